@@ -1,0 +1,136 @@
+//! Storage of activations and gradients, reused from step to step.
+//!
+//! A training step asks for the same few hundred megabytes every time. Handing
+//! them back to the operating system costs a page fault per 4 KiB at the next
+//! step, a third of the arithmetic; so dropped buffers wait in a pool. The pool
+//! never makes the process larger than a quarter above its highest real need.
+
+use std::{
+    collections::BTreeMap,
+    ops::{Deref, DerefMut},
+    sync::{MutexGuard, PoisonError},
+};
+
+use crate::element::Element;
+
+/// Buffers below this length are cheaper to allocate than to look up.
+const MIN_POOLED_LEN: usize = 4096;
+
+/// A slice of numbers whose memory returns to the pool when dropped.
+pub(crate) struct Buffer<T: Element> {
+    /// At least `len` long; the rest is slack of a larger pooled buffer.
+    values: Vec<T>,
+    len: usize,
+}
+
+/// Free buffers by length, and the bookkeeping that bounds them.
+pub(crate) struct Pool<T> {
+    free: BTreeMap<usize, Vec<Vec<T>>>,
+    free_len: usize,
+    live_len: usize,
+    peak_live_len: usize,
+}
+
+impl<T> Pool<T> {
+    pub(crate) const fn new() -> Self {
+        Self { free: BTreeMap::new(), free_len: 0, live_len: 0, peak_live_len: 0 }
+    }
+
+    /// Takes a free buffer of at least `len` and at most a quarter more.
+    fn take(&mut self, len: usize) -> Option<Vec<T>> {
+        let (&size, bin) = self.free.range_mut(len..=len + len / 4).next()?;
+        let values = bin.pop()?;
+        if bin.is_empty() {
+            self.free.remove(&size);
+        }
+        self.free_len -= size;
+        Some(values)
+    }
+
+    fn give(&mut self, values: Vec<T>) {
+        self.free_len += values.len();
+        self.free.entry(values.len()).or_default().push(values);
+    }
+
+    /// Frees the largest buffers until `len` more fit under the bound.
+    fn make_room(&mut self, len: usize) {
+        let peak = self.peak_live_len.max(self.live_len + len);
+        while self.live_len + self.free_len + len > peak + peak / 4 {
+            let Some((&size, _)) = self.free.last_key_value() else {
+                return;
+            };
+            self.take(size);
+        }
+    }
+}
+
+fn lock<T: Element>() -> MutexGuard<'static, Pool<T>> {
+    T::pool().lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<T: Element> Buffer<T> {
+    /// `len` numbers of unspecified value: the caller writes every one.
+    pub(crate) fn unspecified(len: usize) -> Self {
+        if len < MIN_POOLED_LEN {
+            return Self { values: vec![T::zero(); len], len };
+        }
+        let mut pool = lock::<T>();
+        let found = pool.take(len);
+        if found.is_none() {
+            pool.make_room(len);
+        }
+        pool.live_len += found.as_ref().map_or(len, Vec::len);
+        pool.peak_live_len = pool.peak_live_len.max(pool.live_len);
+        drop(pool);
+        let values = found.unwrap_or_else(|| vec![T::zero(); len]);
+        Self { values, len }
+    }
+
+    /// `len` zeros.
+    pub(crate) fn zeroed(len: usize) -> Self {
+        let mut buffer = Self::unspecified(len);
+        buffer.fill(T::zero());
+        buffer
+    }
+
+    /// A copy of `values`.
+    pub(crate) fn copy_of(values: &[T]) -> Self {
+        let mut buffer = Self::unspecified(values.len());
+        buffer.copy_from_slice(values);
+        buffer
+    }
+}
+
+impl<T: Element> Drop for Buffer<T> {
+    fn drop(&mut self) {
+        if self.values.len() >= MIN_POOLED_LEN {
+            let values = std::mem::take(&mut self.values);
+            let mut pool = lock::<T>();
+            pool.live_len -= values.len();
+            pool.give(values);
+        }
+    }
+}
+
+impl<T: Element> Deref for Buffer<T> {
+    type Target = [T];
+    fn deref(&self) -> &[T] {
+        &self.values[..self.len]
+    }
+}
+
+impl<T: Element> DerefMut for Buffer<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        &mut self.values[..self.len]
+    }
+}
+
+/// Gives the memory of all pooled buffers back to the allocator, for a program
+/// that goes on to something else after training.
+pub fn release_buffers() {
+    let free_f32 = std::mem::take(&mut lock::<f32>().free);
+    lock::<f32>().free_len = 0;
+    let free_f64 = std::mem::take(&mut lock::<f64>().free);
+    lock::<f64>().free_len = 0;
+    drop((free_f32, free_f64));
+}

@@ -1,0 +1,174 @@
+//! Two-dimensional convolution with input and weight gradients.
+
+mod general;
+
+use std::sync::Arc;
+
+use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor};
+
+use crate::{
+    Activation, OpError,
+    activation::{Dims, Feature, GradientSlot, Kept, Order, dispatch, token_gradient, token_storage},
+    buffer::Buffer,
+    element::{Element, check_kind, with_values},
+    error::Checked,
+    window::Window,
+};
+
+const OP: &str = "conv2d";
+
+/// Settings of a convolution; dilation is always 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conv2dSpec {
+    /// Pixels between two windows, along both axes; at least 1.
+    pub stride: usize,
+    /// Zero pixels added on each of the four sides.
+    pub padding: usize,
+    /// Independent channel groups; `groups == C` is a depthwise convolution.
+    pub groups: usize,
+}
+
+impl Default for Conv2dSpec {
+    fn default() -> Self {
+        Self { stride: 1, padding: 0, groups: 1 }
+    }
+}
+
+/// Convolves (in the sense of networks: correlates) an activation.
+///
+/// # Shapes
+/// - `x`: `[N, I, H, W]`
+/// - `weight_oihw`: `[O, I / groups, KH, KW]`, dtype of `x`
+/// - result: `[N, O, (H + 2 padding - KH) / stride + 1, (W + 2 padding - KW) / stride + 1]`
+///
+/// # Errors
+/// Channels that do not fit the weight or the groups, a kernel larger than the
+/// padded image, another dtype or device.
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use candle_train_ops::{Activation, Conv2dSpec, conv2d};
+/// # fn main() -> candle_core::Result<()> {
+/// let x = Activation::from_nchw(&Tensor::ones((1, 1, 5, 5), DType::F32, &Device::Cpu)?)?;
+/// let weight_oihw = Tensor::ones((1, 1, 3, 3), DType::F32, &Device::Cpu)?;
+/// let spec = Conv2dSpec { stride: 2, padding: 1, ..Conv2dSpec::default() };
+/// let y = conv2d(&x, &weight_oihw, spec)?.to_nchw()?;
+/// assert_eq!(y.flatten_all()?.to_vec1::<f32>()?, [4., 6., 4., 6., 9., 6., 4., 6., 4.]);
+/// # Ok(())
+/// # }
+/// ```
+pub fn conv2d(x: &Activation, weight_oihw: &Tensor, spec: Conv2dSpec) -> Result<Activation> {
+    dispatch!(x, x => conv2d_feature(x, weight_oihw, spec).map(Activation::from))
+}
+
+/// Extents of one convolution, checked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Geometry {
+    pub input: Dims,
+    pub output: Dims,
+    pub window: Window,
+    pub groups: usize,
+}
+
+impl Geometry {
+    fn new(input: Dims, weight_oihw: &[usize], spec: Conv2dSpec) -> Checked<Self> {
+        let &[out_channels, group_channels, kernel_h, kernel_w] = weight_oihw else {
+            return Err(OpError::Shape {
+                op: OP,
+                argument: "weight_oihw",
+                got: weight_oihw.to_vec(),
+                expected: "[O, I / groups, KH, KW]".to_owned(),
+            });
+        };
+        if weight_oihw.contains(&0) {
+            return Err(OpError::Empty { op: OP, argument: "weight_oihw", got: weight_oihw.to_vec() });
+        }
+        if spec.groups == 0 || input.c % spec.groups != 0 || out_channels % spec.groups != 0 {
+            return Err(OpError::Setting {
+                op: OP,
+                reason: format!(
+                    "{} groups do not divide {} input and {out_channels} output channels",
+                    spec.groups, input.c
+                ),
+            });
+        }
+        if group_channels * spec.groups != input.c {
+            return Err(OpError::Shape {
+                op: OP,
+                argument: "weight_oihw",
+                got: weight_oihw.to_vec(),
+                expected: format!("[O, {}, KH, KW]", input.c / spec.groups),
+            });
+        }
+        let window = Window { kernel_h, kernel_w, stride: spec.stride, padding: spec.padding };
+        let (h, w) = window.output(OP, input)?;
+        let output = Dims { n: input.n, c: out_channels, h, w };
+        Ok(Self { input, output, window, groups: spec.groups })
+    }
+
+    /// Numbers in the weight.
+    pub(crate) fn weight_count(&self) -> usize {
+        self.output.c * self.input.c / self.groups * self.taps()
+    }
+
+    /// Pixels of the kernel.
+    pub(crate) fn taps(&self) -> usize {
+        self.window.kernel_h * self.window.kernel_w
+    }
+}
+
+fn conv2d_feature<T: Element>(x: &Feature<T>, weight_oihw: &Tensor, spec: Conv2dSpec) -> Result<Feature<T>> {
+    check_kind(OP, "weight_oihw", weight_oihw, T::DTYPE)?;
+    let geometry = Geometry::new(x.dims, weight_oihw.dims(), spec)?;
+    let x = &x.in_order(Order::Plain)?;
+    let values =
+        with_values::<T, _>(OP, weight_oihw, |weight| Ok(general::forward(&x.values, weight, &geometry)))?;
+    Feature::produce(values, geometry.output, Order::Plain, |_, output| {
+        x.token.apply_op2(weight_oihw, Conv2d { geometry, input: x.clone_without_token(), output })
+    })
+}
+
+struct Conv2d<T: Element> {
+    geometry: Geometry,
+    input: Kept<T>,
+    output: Arc<GradientSlot<T>>,
+}
+
+impl<T: Element> CustomOp2 for Conv2d<T> {
+    fn name(&self) -> &'static str {
+        OP
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        Ok(token_storage())
+    }
+
+    fn bwd(
+        &self,
+        input_token: &Tensor,
+        weight_oihw: &Tensor,
+        _: &Tensor,
+        _: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let geometry = &self.geometry;
+        let gradient = self.output.take(OP)?;
+        let weight_gradient = if weight_oihw.track_op() {
+            let values = general::weight_gradient(&self.input.values, &gradient, geometry);
+            Some(Tensor::from_vec(values, weight_oihw.shape(), &Device::Cpu)?)
+        } else {
+            None
+        };
+        let input_gradient = if input_token.track_op() {
+            let sum = self.input.gradient.take_sum();
+            let sum = sum.unwrap_or_else(|| Buffer::zeroed(geometry.input.count()));
+            let values = with_values::<T, _>(OP, weight_oihw, |weight| {
+                Ok(general::input_gradient(sum, weight, &gradient, geometry))
+            })?;
+            self.input.gradient.add(values);
+            token_gradient()?
+        } else {
+            None
+        };
+        Ok((input_gradient, weight_gradient))
+    }
+}

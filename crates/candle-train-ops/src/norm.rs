@@ -1,0 +1,463 @@
+//! Batch normalisation fused with a residual addition and an activation function.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+use crate::{
+    Activation, OpError,
+    activation::{BLOCK, Dims, Feature, GradientSlot, Kept, Repr, token_gradient, token_storage},
+    buffer::Buffer,
+    element::{Element, check_kind, check_shape, with_values},
+    kernels::lanes::{self, Lanes},
+};
+
+const OP: &str = "batch_norm";
+
+/// Added to the variance before its square root, as PyTorch.
+const EPSILON: f64 = 1e-5;
+
+/// Weight of the new batch in the running statistics, as PyTorch.
+const MOMENTUM: f64 = 0.1;
+
+/// Running mean and unbiased variance per channel, `[C]` f32; updated by every
+/// training pass, used by evaluation, saved with the model. Clones share them.
+#[derive(Clone, Debug)]
+pub struct RunningStats(Arc<Mutex<Moments>>);
+
+#[derive(Clone, Debug)]
+struct Moments {
+    mean: Vec<f32>,
+    var: Vec<f32>,
+}
+
+impl RunningStats {
+    /// Mean 0 and variance 1 in every channel.
+    pub fn new(channels: usize) -> Self {
+        Self(Arc::new(Mutex::new(Moments { mean: vec![0.0; channels], var: vec![1.0; channels] })))
+    }
+
+    /// Mean per channel.
+    pub fn mean(&self) -> Vec<f32> {
+        self.lock().mean.clone()
+    }
+
+    /// Unbiased variance per channel.
+    pub fn var(&self) -> Vec<f32> {
+        self.lock().var.clone()
+    }
+
+    /// Replaces both, when a model is loaded.
+    ///
+    /// # Errors
+    /// Another number of channels than at construction.
+    pub fn set(&self, mean: Vec<f32>, var: Vec<f32>) -> Result<()> {
+        let mut moments = self.lock();
+        let channels = moments.mean.len();
+        for (argument, values) in [("mean", &mean), ("var", &var)] {
+            if values.len() != channels {
+                return Err(OpError::Shape {
+                    op: "RunningStats::set",
+                    argument,
+                    got: vec![values.len()],
+                    expected: format!("[{channels}]"),
+                }
+                .into());
+            }
+        }
+        *moments = Moments { mean, var };
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Moments> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Activation function applied after the normalisation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// None.
+    Identity,
+    /// `max(x, 0)`, with gradient 0 at 0.
+    Relu,
+}
+
+/// `act((x - mean) / sqrt(var + 1e-5) * gamma + beta + residual)`.
+///
+/// In training mode mean and (biased) variance are those of the batch over N, H
+/// and W, and the running statistics move by a tenth towards them, the variance
+/// unbiased, as PyTorch's `BatchNorm2d`. Otherwise the running statistics are
+/// used and left alone.
+///
+/// # Shapes
+/// - `x`, `residual`, result: `[N, C, H, W]`
+/// - `gamma_c`, `beta_c`: `[C]`, dtype of `x`
+///
+/// # Errors
+/// Shapes that do not fit; one value per channel in training mode; another dtype
+/// or device.
+pub fn batch_norm(
+    x: &Activation,
+    gamma_c: &Tensor,
+    beta_c: &Tensor,
+    stats: &RunningStats,
+    residual: Option<&Activation>,
+    act: Act,
+    train: bool,
+) -> Result<Activation> {
+    let mixed = || OpError::DType {
+        op: OP,
+        argument: "residual",
+        got: "of another type".to_owned(),
+        expected: "the dtype of x".to_owned(),
+    };
+    let affine = (gamma_c, beta_c);
+    match (&x.0, residual.map(|residual| &residual.0)) {
+        (Repr::F32(x), None) => feature(x, affine, stats, None, act, train).map(Into::into),
+        (Repr::F64(x), None) => feature(x, affine, stats, None, act, train).map(Into::into),
+        (Repr::F32(x), Some(Repr::F32(residual))) => {
+            feature(x, affine, stats, Some(residual), act, train).map(Into::into)
+        }
+        (Repr::F64(x), Some(Repr::F64(residual))) => {
+            feature(x, affine, stats, Some(residual), act, train).map(Into::into)
+        }
+        _ => Err(mixed().into()),
+    }
+}
+
+fn feature<T: Element>(
+    x: &Feature<T>,
+    (gamma_c, beta_c): (&Tensor, &Tensor),
+    stats: &RunningStats,
+    residual: Option<&Feature<T>>,
+    act: Act,
+    train: bool,
+) -> Result<Feature<T>> {
+    let dims = x.dims;
+    for (argument, tensor) in [("gamma_c", gamma_c), ("beta_c", beta_c)] {
+        check_kind(OP, argument, tensor, T::DTYPE)?;
+        check_shape(OP, argument, tensor, &[dims.c])?;
+    }
+    if stats.lock().mean.len() != dims.c {
+        return Err(OpError::Shape {
+            op: OP,
+            argument: "stats",
+            got: vec![stats.lock().mean.len()],
+            expected: format!("[{}]", dims.c),
+        }
+        .into());
+    }
+    if train && dims.count() == dims.c {
+        return Err(OpError::Setting {
+            op: OP,
+            reason: "training needs more than one value per channel".to_owned(),
+        }
+        .into());
+    }
+    let residual = match residual {
+        Some(residual) if residual.dims != dims => {
+            return Err(OpError::Shape {
+                op: OP,
+                argument: "residual",
+                got: residual.dims.to_vec(),
+                expected: format!("{:?}", dims.to_vec()),
+            }
+            .into());
+        }
+        Some(residual) => Some(residual.in_order(x.order)?),
+        None => None,
+    };
+    let layout = Channels { dims, block: x.order.block() };
+    let statistics = if train {
+        let statistics = layout.batch_statistics(&x.values);
+        stats.update(&statistics, dims.count() / dims.c);
+        statistics
+    } else {
+        Statistics::from_running(stats)
+    };
+
+    let affine = Tensor::cat(&[gamma_c, beta_c], 0)?;
+    let values = with_values::<T, _>(OP, &affine, |affine| {
+        let residual = residual.as_ref().map(|residual| &residual.values[..]);
+        Ok(layout.normalise(&x.values, residual, affine, &statistics, act))
+    })?;
+    Feature::produce(values, dims, x.order, |y, output| {
+        let no_residual = Tensor::zeros((), DType::F32, &Device::Cpu)?;
+        let residual_token = residual.as_ref().map_or(&no_residual, |residual| &residual.token);
+        x.token.apply_op3(
+            &affine,
+            residual_token,
+            BatchNorm {
+                layout,
+                train,
+                statistics,
+                input: x.clone_without_token(),
+                residual: residual.as_ref().map(|residual| Arc::clone(&residual.gradient)),
+                relu_result: (act == Act::Relu).then(|| Arc::clone(y)),
+                output,
+            },
+        )
+    })
+}
+
+/// What the normalisation subtracts and divides by, per channel.
+struct Statistics {
+    mean: Vec<f64>,
+    /// Biased variance.
+    var: Vec<f64>,
+}
+
+impl Statistics {
+    fn from_running(stats: &RunningStats) -> Self {
+        let moments = stats.lock();
+        Self {
+            mean: moments.mean.iter().map(|mean| f64::from(*mean)).collect(),
+            var: moments.var.iter().map(|var| f64::from(*var)).collect(),
+        }
+    }
+
+    fn inverse_deviation(&self, channel: usize) -> f64 {
+        1.0 / (self.var[channel] + EPSILON).sqrt()
+    }
+}
+
+impl RunningStats {
+    fn update(&self, batch: &Statistics, values_per_channel: usize) {
+        let unbias = values_per_channel as f64 / (values_per_channel - 1) as f64;
+        let mut moments = self.lock();
+        let blend = |old: f32, new: f64| ((1.0 - MOMENTUM) * f64::from(old) + MOMENTUM * new) as f32;
+        for (running, mean) in moments.mean.iter_mut().zip(&batch.mean) {
+            *running = blend(*running, *mean);
+        }
+        for (running, var) in moments.var.iter_mut().zip(&batch.var) {
+            *running = blend(*running, *var * unbias);
+        }
+    }
+}
+
+/// Walks an activation by groups of channels that lie side by side.
+#[derive(Clone, Copy)]
+struct Channels {
+    dims: Dims,
+    block: usize,
+}
+
+impl Channels {
+    fn n_groups(self) -> usize {
+        self.dims.c / self.block
+    }
+
+    fn plane_len(self) -> usize {
+        self.dims.h * self.dims.w * self.block
+    }
+
+    /// The planes of one channel group, image by image.
+    fn planes<T>(self, values: &[T], group: usize) -> impl Iterator<Item = &[T]> {
+        values.chunks_exact(self.plane_len()).skip(group).step_by(self.n_groups())
+    }
+
+    /// Spreads per-channel numbers of one group over the lanes.
+    fn lanes<T: Element>(self, group: usize, value: impl Fn(usize) -> f64) -> Lanes<T> {
+        std::array::from_fn(|lane| T::from_f64(value(group * self.block + lane % self.block)))
+    }
+
+    /// Adds up the lanes that belong to one channel.
+    fn fold(self, sums: Lanes<f64>) -> Lanes<f64> {
+        let mut folded = [0.0; BLOCK];
+        for (lane, sum) in sums.into_iter().enumerate() {
+            folded[lane % self.block] += sum;
+        }
+        folded
+    }
+
+    fn batch_statistics<T: Element>(self, x: &[T]) -> Statistics {
+        let count = (self.dims.count() / self.dims.c) as f64;
+        let mut moments = vec![(0.0, 0.0); self.dims.c];
+        moments.par_chunks_mut(self.block).enumerate().for_each(|(group, moments)| {
+            // Sums of squares around a value of the channel itself lose no
+            // digits when its mean is far from 0.
+            let first = group * self.plane_len();
+            let shift: Lanes<T> = std::array::from_fn(|lane| x[first + lane % self.block]);
+            let (mut sum, mut sum_of_squares) = ([0.0; BLOCK], [0.0; BLOCK]);
+            for plane in self.planes(x, group) {
+                lanes::moments(plane, &shift, &mut sum, &mut sum_of_squares);
+            }
+            let (sum, sum_of_squares) = (self.fold(sum), self.fold(sum_of_squares));
+            for (lane, moments) in moments.iter_mut().enumerate() {
+                let mean = sum[lane] / count;
+                let var = (sum_of_squares[lane] / count - mean * mean).max(0.0);
+                *moments = (shift[lane].to_f64() + mean, var);
+            }
+        });
+        let (mean, var) = moments.into_iter().unzip();
+        Statistics { mean, var }
+    }
+
+    fn normalise<T: Element>(
+        self,
+        x: &[T],
+        residual: Option<&[T]>,
+        affine: &[T],
+        statistics: &Statistics,
+        act: Act,
+    ) -> Buffer<T> {
+        let (gamma, beta) = affine.split_at(self.dims.c);
+        let plane_len = self.plane_len();
+        let scale = |c: usize| gamma[c].to_f64() * statistics.inverse_deviation(c);
+        let offset = |c: usize| beta[c].to_f64() - statistics.mean[c] * scale(c);
+        let mut y = Buffer::unspecified(x.len());
+        y.par_chunks_mut(plane_len).zip(x.par_chunks(plane_len)).enumerate().for_each(|(index, (y, x))| {
+            let group = index % self.n_groups();
+            let residual = residual.map_or(&[][..], |r| &r[index * plane_len..][..plane_len]);
+            let (scale, offset) = (self.lanes(group, scale), self.lanes(group, offset));
+            lanes::normalise(y, x, residual, &scale, &offset, act == Act::Relu);
+        });
+        y
+    }
+}
+
+struct BatchNorm<T: Element> {
+    layout: Channels,
+    train: bool,
+    statistics: Statistics,
+    input: Kept<T>,
+    residual: Option<Arc<GradientSlot<T>>>,
+    /// The result, kept where a ReLU followed: positive where the gradient passes.
+    relu_result: Option<Arc<Buffer<T>>>,
+    output: Arc<GradientSlot<T>>,
+}
+
+impl<T: Element> BatchNorm<T> {
+    /// Per channel `sum(dy)` (the gradient of beta) and `sum(dy * (x - mean))`.
+    fn sums(&self, dy: &[T]) -> Vec<(f64, f64)> {
+        let layout = self.layout;
+        let mut sums = vec![(0.0, 0.0); layout.dims.c];
+        sums.par_chunks_mut(layout.block).enumerate().for_each(|(group, sums)| {
+            let mean = layout.lanes(group, |c| self.statistics.mean[c]);
+            let (mut sum, mut sum_times_x) = ([0.0; BLOCK], [0.0; BLOCK]);
+            let x_planes = layout.planes(&self.input.values, group);
+            for (dy, x) in layout.planes(dy, group).zip(x_planes) {
+                lanes::normalise_sums(dy, x, &mean, &mut sum, &mut sum_times_x);
+            }
+            let (sum, sum_times_x) = (layout.fold(sum), layout.fold(sum_times_x));
+            for (lane, sums) in sums.iter_mut().enumerate() {
+                *sums = (sum[lane], sum_times_x[lane]);
+            }
+        });
+        sums
+    }
+
+    /// Turns the gradient of the normalised values into that of `x`.
+    fn input_gradient(
+        &self,
+        dy: Buffer<T>,
+        keep_dy: bool,
+        gamma: &[T],
+        sums: &[(f64, f64)],
+    ) -> (Buffer<T>, Option<Buffer<T>>) {
+        let layout = self.layout;
+        let count = (layout.dims.count() / layout.dims.c) as f64;
+        let inverse = |c: usize| self.statistics.inverse_deviation(c);
+        let scale = |c: usize| gamma[c].to_f64() * inverse(c);
+        let train = f64::from(u8::from(self.train));
+        let offset = |c: usize| -train * scale(c) * sums[c].0 / count;
+        let slope = |c: usize| -train * scale(c) * inverse(c) * inverse(c) * sums[c].1 / count;
+        let coefficients = |group: usize| {
+            (
+                layout.lanes::<T>(group, |c| self.statistics.mean[c]),
+                layout.lanes::<T>(group, scale),
+                layout.lanes::<T>(group, offset),
+                layout.lanes::<T>(group, slope),
+            )
+        };
+        let plane_len = layout.plane_len();
+        let x = self.input.values.par_chunks(plane_len);
+        if keep_dy {
+            let mut dx = Buffer::unspecified(dy.len());
+            dx.par_chunks_mut(plane_len).zip(dy.par_chunks(plane_len)).zip(x).enumerate().for_each(
+                |(index, ((dx, dy), x))| {
+                    let (mean, scale, offset, slope) = coefficients(index % layout.n_groups());
+                    lanes::normalise_backward(dx, dy, x, &mean, &scale, &offset, &slope);
+                },
+            );
+            (dx, Some(dy))
+        } else {
+            let mut dx = dy;
+            dx.par_chunks_mut(plane_len).zip(x).enumerate().for_each(|(index, (dx, x))| {
+                let (mean, scale, offset, slope) = coefficients(index % layout.n_groups());
+                lanes::normalise_backward_in_place(dx, x, &mean, &scale, &offset, &slope);
+            });
+            (dx, None)
+        }
+    }
+}
+
+impl<T: Element> CustomOp3 for BatchNorm<T> {
+    fn name(&self) -> &'static str {
+        OP
+    }
+
+    fn cpu_fwd(
+        &self,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        Ok(token_storage())
+    }
+
+    fn bwd(
+        &self,
+        input_token: &Tensor,
+        affine: &Tensor,
+        residual_token: &Tensor,
+        _: &Tensor,
+        _: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let channels = self.layout.dims.c;
+        let mut dy = self.output.take(OP)?;
+        if let Some(y) = &self.relu_result {
+            let plane_len = self.layout.plane_len();
+            dy.par_chunks_mut(plane_len)
+                .zip(y.par_chunks(plane_len))
+                .for_each(|(dy, y)| lanes::relu_backward(dy, y));
+        }
+        let sums = self.sums(&dy);
+        let affine_gradient = affine
+            .track_op()
+            .then(|| {
+                let gamma = sums
+                    .iter()
+                    .enumerate()
+                    .map(|(channel, sums)| T::from_f64(sums.1 * self.statistics.inverse_deviation(channel)));
+                let beta = sums.iter().map(|sums| T::from_f64(sums.0));
+                let values: Vec<T> = gamma.chain(beta).collect();
+                Tensor::from_vec(values, 2 * channels, &Device::Cpu)
+            })
+            .transpose()?;
+
+        let residual = self.residual.as_ref().filter(|_| residual_token.track_op());
+        let (mut input_gradient, mut residual_gradient) = (None, None);
+        let mut residual_values = None;
+        if input_token.track_op() {
+            let (dx, dy) = with_values::<T, _>(OP, affine, |affine| {
+                Ok(self.input_gradient(dy, residual.is_some(), &affine[..channels], &sums))
+            })?;
+            self.input.gradient.add(dx);
+            input_gradient = token_gradient()?;
+            residual_values = dy;
+        } else if residual.is_some() {
+            residual_values = Some(dy);
+        }
+        if let (Some(residual), Some(values)) = (residual, residual_values) {
+            residual.add(values);
+            residual_gradient = token_gradient()?;
+        }
+        Ok((input_gradient, affine_gradient, residual_gradient))
+    }
+}
