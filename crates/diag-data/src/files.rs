@@ -1,0 +1,175 @@
+//! Files that are either whole or absent, and their hashes.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use crate::DataError;
+
+/// Writes a file so that a reader sees the old content or the new, never a part.
+///
+/// # Errors
+/// When the folder is missing or the disk is full; the old file is then untouched.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), DataError> {
+    let staged = sibling(path, "part");
+    let write = || -> std::io::Result<()> {
+        let mut file = fs::File::create(&staged)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&staged, path)
+    };
+    write().map_err(|source| {
+        let _ = fs::remove_file(&staged);
+        DataError::Io { action: "write", path: path.into(), source }
+    })
+}
+
+/// Reads a whole file.
+///
+/// # Errors
+/// When it cannot be read; the error names it.
+pub fn read(path: &Path) -> Result<Vec<u8>, DataError> {
+    fs::read(path).map_err(DataError::io("read", path))
+}
+
+/// Reads a JSON file into a checked type.
+///
+/// # Errors
+/// When it cannot be read, or does not have the type's form.
+pub fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, DataError> {
+    serde_json::from_slice(&read(path)?).map_err(|err| DataError::malformed(path, err))
+}
+
+/// Writes a value as indented JSON, atomically, with a final newline.
+///
+/// # Errors
+/// As [`write_atomic`].
+pub fn write_json<T: serde::Serialize>(path: &Path, value: &T) -> Result<(), DataError> {
+    let mut text = serde_json::to_vec_pretty(value).map_err(|err| DataError::malformed(path, err))?;
+    text.push(b'\n');
+    write_atomic(path, &text)
+}
+
+/// SHA-256 of some bytes, in hex.
+///
+/// ```
+/// assert!(diag_data::files::sha256_hex(b"").starts_with("e3b0c442"));
+/// ```
+pub fn sha256_hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// SHA-256 of a file, in hex, read piece by piece.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn sha256_file(path: &Path) -> Result<String, DataError> {
+    let mut file = fs::File::open(path).map_err(DataError::io("read", path))?;
+    let mut hasher = Sha256::new();
+    std::io::copy(&mut file, &mut hasher).map_err(DataError::io("read", path))?;
+    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// A folder under construction beside its final place. Dropped without
+/// [`commit`](Self::commit), it disappears with all that is in it.
+#[derive(Debug)]
+pub struct StagedDir {
+    staged: PathBuf,
+    target: PathBuf,
+    committed: bool,
+}
+
+impl StagedDir {
+    /// Starts a folder. What an earlier, killed run left in its place is removed.
+    ///
+    /// # Errors
+    /// When the target exists and is not an empty folder, or its parent cannot be written.
+    pub fn create(target: &Path) -> Result<Self, DataError> {
+        let occupied = match fs::read_dir(target) {
+            Ok(mut entries) => entries.next().is_some(),
+            Err(err) if err.kind() == std::io::ErrorKind::NotFound => false,
+            Err(_) => true,
+        };
+        if occupied {
+            return Err(DataError::OutputExists { path: target.into() });
+        }
+        let staged = sibling(target, "partial");
+        if staged.exists() {
+            fs::remove_dir_all(&staged).map_err(DataError::io("remove", &staged))?;
+        }
+        fs::create_dir_all(&staged).map_err(DataError::io("create", &staged))?;
+        Ok(Self { staged, target: target.into(), committed: false })
+    }
+
+    /// Where to write until [`commit`](Self::commit).
+    pub fn path(&self) -> &Path {
+        &self.staged
+    }
+
+    /// Moves the folder to its final place.
+    ///
+    /// # Errors
+    /// When the move is refused; the staged folder is then removed.
+    pub fn commit(mut self) -> Result<(), DataError> {
+        if self.target.exists() {
+            fs::remove_dir(&self.target).map_err(DataError::io("replace", &self.target))?;
+        }
+        fs::rename(&self.staged, &self.target).map_err(DataError::io("create", &self.target))?;
+        self.committed = true;
+        Ok(())
+    }
+}
+
+impl Drop for StagedDir {
+    fn drop(&mut self) {
+        if !self.committed {
+            let _ = fs::remove_dir_all(&self.staged);
+        }
+    }
+}
+
+/// `dir/name` becomes `dir/.name.suffix`: the same file system, so that a rename is atomic.
+fn sibling(path: &Path, suffix: &str) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.{suffix}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_abandoned_folder_leaves_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("shards");
+        let staged = StagedDir::create(&target).unwrap();
+        fs::write(staged.path().join("half"), b"x").unwrap();
+        drop(staged);
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_committed_folder_is_whole_and_is_not_overwritten() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("shards");
+        let staged = StagedDir::create(&target).unwrap();
+        fs::write(staged.path().join("all"), b"x").unwrap();
+        staged.commit().unwrap();
+        assert_eq!(fs::read(target.join("all")).unwrap(), b"x");
+        assert!(matches!(StagedDir::create(&target), Err(DataError::OutputExists { .. })));
+    }
+
+    #[test]
+    fn a_failed_write_keeps_the_old_file() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("missing").join("file");
+        assert!(write_atomic(&path, b"new").is_err());
+        let path = root.path().join("file");
+        write_atomic(&path, b"old").unwrap();
+        write_atomic(&path, b"new").unwrap();
+        assert_eq!(read(&path).unwrap(), b"new");
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,22 @@
+//! What one stage writes and the next one reads.
+//!
+//! In: nothing but values. Out: the checked types ([`units`], [`case`],
+//! [`slice`]) and the files ([`shard`], [`run`]) that pass between
+//! `ct-ingest`, `diag-train`, `diag-predict` and `diag-report`, plus the one
+//! algorithm that all of them must agree on: the [`split`] by case.
+//!
+//! This crate refuses to know DICOM, tensors and HTML. Nothing in it can name
+//! a patient: a [`case::CaseId`] is a pseudonym by the time it gets here.
+
+pub mod case;
+mod error;
+pub mod files;
+pub mod manifest;
+pub mod predictions;
+pub mod run;
+pub mod shard;
+pub mod slice;
+pub mod split;
+pub mod units;
+
+pub use error::DataError;

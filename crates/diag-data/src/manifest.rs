@@ -1,0 +1,191 @@
+//! `manifest.json` of a shard folder: what it holds, and what became of every
+//! file and case that was looked at.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::case::{LabelSet, Split};
+use crate::units::HuWindow;
+
+/// Version of the shard format. Rises whenever a reader of the old one would fail.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// The description of a shard folder.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// [`FORMAT_VERSION`] of the writer.
+    pub format_version: u32,
+    /// Name and version of the program that wrote it.
+    pub tool: String,
+    /// Whether any source said that it is synthetic.
+    pub synthetic: bool,
+    /// What was stored.
+    pub spec: ShardSpec,
+    /// The command's resolved settings.
+    pub config: serde_json::Value,
+    /// SHA-256 of `config` as compact JSON.
+    pub config_sha256: String,
+    /// Inclusion and exclusion, with counts that add up.
+    pub flow: Flow,
+    /// Slices and cases by split and class name.
+    pub table: Vec<TableRow>,
+    /// The Parquet files of slices, in order.
+    pub files: Vec<ShardFile>,
+}
+
+/// What every row of a shard folder has in common.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ShardSpec {
+    /// Class names, in the order of the `label` column.
+    pub labels: LabelSet,
+    /// Height of the stored image in pixels.
+    pub height: u32,
+    /// Width of the stored image in pixels.
+    pub width: u32,
+    /// HU range mapped to 0..255; absent when the source was already grey levels.
+    pub window: Option<HuWindow>,
+    /// Resize filter, by name.
+    pub resize: String,
+    /// How pixels are stored.
+    pub layout: Layout,
+    /// Whether the `hu` column is filled.
+    pub with_hu: bool,
+    /// Seed of the split; absent when the split was given.
+    pub split_seed: Option<u64>,
+}
+
+impl ShardSpec {
+    /// Bytes of one stored image.
+    pub fn pixels_len(&self) -> usize {
+        self.height as usize * self.width as usize
+    }
+}
+
+/// How pixels are stored in a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Layout {
+    /// `pixels`: fixed-size binary, one byte a pixel.
+    Raw,
+    /// `image`: struct of PNG bytes and path, as Hugging Face data sets store images.
+    Hf,
+}
+
+/// One row of Table 1.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableRow {
+    /// Class name.
+    pub label: String,
+    /// Part of the data.
+    pub split: Split,
+    /// Number of cases.
+    pub n_cases: u64,
+    /// Number of slices.
+    pub n_slices: u64,
+}
+
+/// One Parquet file of slices.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardFile {
+    /// Path below the shard folder, with `/`.
+    pub path: String,
+    /// Part of the data that all its rows belong to.
+    pub split: Split,
+    /// Number of rows.
+    pub n_rows: u64,
+    /// SHA-256 of the file, in hex.
+    pub sha256: String,
+}
+
+/// The flow of inclusion and exclusion. Each level adds up:
+/// `seen = used + sum of set_aside`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flow {
+    /// Files below the root.
+    pub files: Level,
+    /// Series, or folders of images.
+    pub series: Level,
+    /// Cases of the label table.
+    pub cases: Level,
+    /// Slices of the used series: `used` are in the shards.
+    pub slices: Level,
+}
+
+/// Counts of one level of the flow.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Level {
+    /// How many there were.
+    pub seen: u64,
+    /// How many went on.
+    pub used: u64,
+    /// How many did not, by reason.
+    pub set_aside: BTreeMap<String, u64>,
+}
+
+impl Level {
+    /// Counts one that goes on.
+    pub fn keep(&mut self) {
+        self.seen += 1;
+        self.used += 1;
+    }
+
+    /// Counts one that does not, under its reason.
+    pub fn drop_for(&mut self, reason: impl Into<String>) {
+        self.seen += 1;
+        *self.set_aside.entry(reason.into()).or_default() += 1;
+    }
+
+    /// Whether the counts add up.
+    pub fn adds_up(&self) -> bool {
+        self.seen == self.used + self.set_aside.values().sum::<u64>()
+    }
+}
+
+/// One line of `quarantine.jsonl`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quarantined {
+    /// The file or folder below the root; hashed where a path could name a patient.
+    pub source: String,
+    /// Short name of the reason, fixed, for scripts.
+    pub reason: String,
+    /// The reason in words.
+    pub detail: String,
+    /// What the user can do about it.
+    pub remedy: String,
+}
+
+/// One row of `cases.parquet`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CaseRow {
+    /// Pseudonym.
+    pub case_id: crate::case::CaseId,
+    /// Class.
+    pub label: crate::case::Label,
+    /// Part of the data.
+    pub split: Split,
+    /// Slices in the shards.
+    pub n_slices: i32,
+    /// Slices of the source series.
+    pub n_source_slices: i32,
+    /// Keyed hash of the patient; equal in two splits is a leak.
+    pub patient_hash: Option<String>,
+    /// Keyed hash of StudyInstanceUID.
+    pub study_uid_hash: Option<String>,
+    /// Keyed hash of SeriesInstanceUID.
+    pub series_uid_hash: Option<String>,
+    /// Manufacturer (0008,0070).
+    pub manufacturer: Option<String>,
+    /// ManufacturerModelName (0008,1090).
+    pub model: Option<String>,
+    /// ConvolutionKernel (0018,1210).
+    pub kernel: Option<String>,
+    /// SliceThickness in mm.
+    pub slice_thickness_mm: Option<f64>,
+    /// PatientSex: M, F or O.
+    pub patient_sex: Option<String>,
+    /// PatientAge in whole years; 90 stands for 90 and over.
+    pub patient_age_years: Option<i32>,
+    /// What was odd about the case, in words.
+    pub warnings: Vec<String>,
+}
