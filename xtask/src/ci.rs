@@ -1,0 +1,43 @@
+//! `cargo xtask ci`: everything that continuous integration checks.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use crate::{Failure, process};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Only the checks that take seconds: format, lints, unit tests; no whole-pipeline tests
+    #[arg(long)]
+    quick: bool,
+}
+
+pub fn run(args: &Args) -> Result<ExitCode, Failure> {
+    process::forward_interrupts()?;
+    let mut steps = vec![
+        ("format", vec!["fmt", "--all", "--check"]),
+        ("build", vec!["build", "--release", "--locked", "--workspace", "--bins"]),
+        (
+            "lints",
+            vec!["clippy", "--release", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"],
+        ),
+    ];
+    // One test at a time in the whole-pipeline crate: its tests measure time.
+    if args.quick {
+        steps.push((
+            "tests",
+            vec!["test", "--release", "--locked", "--workspace", "--exclude", "covid19-diag-tests"],
+        ));
+    } else {
+        steps.push(("tests", vec!["test", "--release", "--locked", "--workspace", "--no-fail-fast"]));
+    }
+    let mut summary = Vec::new();
+    for (name, arguments) in steps {
+        eprintln!("== {name}: cargo {}", arguments.join(" "));
+        let started = Instant::now();
+        process::cargo(&arguments)?;
+        summary.push(format!("{name} {:.0} s", started.elapsed().as_secs_f64()));
+    }
+    println!("all checks passed: {}", summary.join(", "));
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,133 @@
+//! A stage: a command that is skipped when its inputs did not change.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use anyhow::{Context, anyhow};
+use serde::{Deserialize, Serialize};
+
+use crate::fingerprint::Fingerprint;
+use crate::{Failure, process};
+
+/// Exit code of a stage that is done but has set something aside.
+const SET_ASIDE: i32 = 3;
+
+/// One command of the pipeline.
+pub struct Stage {
+    /// Its name on the screen.
+    pub name: &'static str,
+    /// What is run.
+    pub command: Command,
+    /// What it reads.
+    pub inputs: Vec<Input>,
+    /// Files or folders that it alone makes: removed before it runs again.
+    pub outputs: Vec<PathBuf>,
+    /// The output that is written last; the stage is not done without it.
+    pub proof: PathBuf,
+}
+
+/// Something that a stage reads.
+pub enum Input {
+    /// A file, known by its content.
+    File(PathBuf),
+    /// A folder of many large files, known by names, sizes and times.
+    Folder(PathBuf),
+}
+
+/// What the last run of each stage read and how it ended.
+#[derive(Default, Serialize, Deserialize)]
+pub struct Ledger {
+    stages: BTreeMap<String, Entry>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Entry {
+    inputs_sha256: String,
+    set_aside: bool,
+}
+
+impl Ledger {
+    /// Reads the ledger of an output folder; a damaged one counts as none.
+    pub fn load(path: &Path) -> Self {
+        std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+    }
+
+    fn save(&self, path: &Path) -> anyhow::Result<()> {
+        let staged = path.with_extension("part");
+        std::fs::write(&staged, serde_json::to_vec_pretty(self)?)?;
+        Ok(std::fs::rename(&staged, path)?)
+    }
+
+    /// Runs a stage, or says that it was skipped.
+    pub fn run(&mut self, path: &Path, stage: &mut Stage) -> Result<(), Failure> {
+        let hash =
+            inputs_sha256(stage).map_err(|err| Failure::new(err, "check the path and its permissions"))?;
+        let before = self.stages.get(stage.name);
+        if stage.proof.exists() && before.is_some_and(|entry| entry.inputs_sha256 == hash) {
+            eprintln!("{:>9}  skipped, inputs unchanged", stage.name);
+            return Ok(());
+        }
+        let ours = before.is_some();
+        self.stages.remove(stage.name);
+        self.save(path).map_err(|err| Failure::new(err, "check that the output folder can be written"))?;
+        for output in &stage.outputs {
+            remove(output, ours)?;
+        }
+        eprintln!("{:>9}  {}", stage.name, process::shown(&stage.command));
+        let started = Instant::now();
+        let status = process::run(&mut stage.command)?;
+        let set_aside = status.code() == Some(SET_ASIDE);
+        if !(status.success() || set_aside) || !stage.proof.exists() {
+            let error = anyhow!("stage {} failed ({status})", stage.name);
+            return Err(Failure::new(error, "see its message above; finished stages are kept"));
+        }
+        eprintln!("{:>9}  done in {:.1} s", stage.name, started.elapsed().as_secs_f64());
+        self.stages.insert(stage.name.into(), Entry { inputs_sha256: hash, set_aside });
+        self.save(path).map_err(|err| Failure::new(err, "check that the output folder can be written"))
+    }
+
+    /// The exit code of the whole: 3 when any stage set something aside.
+    pub fn exit_code(&self) -> ExitCode {
+        let set_aside = self.stages.iter().filter(|(_, entry)| entry.set_aside);
+        let names: Vec<_> = set_aside.map(|(name, _)| name.as_str()).collect();
+        if names.is_empty() {
+            return ExitCode::SUCCESS;
+        }
+        eprintln!("something was set aside in: {} (see quarantine.jsonl in the shards)", names.join(", "));
+        ExitCode::from(3)
+    }
+}
+
+/// A stage depends on its program, its arguments and what it reads.
+fn inputs_sha256(stage: &Stage) -> anyhow::Result<String> {
+    let mut hash = Fingerprint::default();
+    hash.file(Path::new(stage.command.get_program()))?;
+    for word in stage.command.get_args() {
+        hash.text(&word.to_string_lossy());
+    }
+    for input in &stage.inputs {
+        match input {
+            Input::File(path) => hash.file(path)?,
+            Input::Folder(path) => hash.listing(path)?,
+        }
+    }
+    Ok(hash.hex())
+}
+
+/// Clears the way for a stage. What the pipeline did not write, it does not remove.
+fn remove(output: &Path, ours: bool) -> Result<(), Failure> {
+    if !output.exists() {
+        return Ok(());
+    }
+    if !ours {
+        let error = anyhow!("{} exists and is not from this pipeline", output.display());
+        return Err(Failure::new(error, "choose another --out, or pass --fresh to replace it"));
+    }
+    let removed =
+        if output.is_dir() { std::fs::remove_dir_all(output) } else { std::fs::remove_file(output) };
+    removed
+        .with_context(|| format!("cannot remove {}", output.display()))
+        .map_err(|err| Failure::new(err, "check its permissions"))
+}
