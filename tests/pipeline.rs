@@ -1,0 +1,54 @@
+//! The whole way, on the smoke cohort.
+
+use std::time::{Duration, Instant};
+
+use covid19_diag_tests::{metric, program, smoke_folder, smoke_run, stderr, succeed, workspace};
+
+const BALANCED_ACCURACY: [&str; 4] = ["splits", "test", "case", "balanced_accuracy"];
+
+#[test]
+fn the_pipeline_learns_and_a_control_on_shuffled_labels_does_not() {
+    // From nothing, from built programs.
+    let out = smoke_folder();
+    let started = Instant::now();
+    let output = succeed(program("xtask").args(["pipeline", "--fresh", "--out"]).arg(&out));
+    let first = started.elapsed();
+    assert!(first < Duration::from_secs(180), "the smoke pipeline took {first:?}");
+    let report = String::from_utf8(output.stdout).unwrap();
+    assert!(report.trim_end().ends_with("report.html"), "{report}");
+    assert!(std::path::Path::new(report.trim_end()).is_file());
+
+    // Again, unchanged.
+    let started = Instant::now();
+    let output = succeed(program("xtask").args(["pipeline", "--out"]).arg(&out));
+    let again = started.elapsed();
+    assert!(again < Duration::from_secs(3), "an unchanged pipeline took {again:?}");
+    assert_eq!(stderr(&output).matches("skipped, inputs unchanged").count(), 5, "{}", stderr(&output));
+
+    let learnt = metric(&out.join("run"), &BALANCED_ACCURACY);
+    assert!(learnt >= 0.8, "balanced accuracy by case {learnt}");
+
+    // The same recipe on labels shuffled among the training cases.
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = std::fs::read_to_string(workspace().join("data/recipes/smoke.toml")).unwrap();
+    let control = folder.path().join("control.toml");
+    std::fs::write(&control, format!("shuffle_labels = true\n{recipe}")).unwrap();
+    let run = folder.path().join("run");
+    succeed(program("diag-train").arg("fit").arg("--shards").arg(out.join("shards")).arg("--recipe").arg(&control).arg("--out").arg(&run));
+    succeed(program("diag-train").arg("evaluate").arg(&run).arg("--shards").arg(out.join("shards")));
+    let chance = metric(&run, &BALANCED_ACCURACY);
+    // Chance is 1/3 of three classes; with this many held-out cases its standard error is about 0.13.
+    assert!(chance <= 0.6, "a control on shuffled labels reached {chance}");
+}
+
+#[test]
+fn one_study_is_predicted_with_probabilities_that_sum_to_one() {
+    let out = smoke_run();
+    let case = std::fs::read_dir(out.join("dicom")).unwrap().map(|entry| entry.unwrap().path()).find(|path| path.is_dir());
+    let output = succeed(program("diag-predict").arg(out.join("run")).arg(case.unwrap()).arg("--json"));
+    let prediction: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let probabilities = prediction["case"]["probabilities"].as_object().unwrap();
+    let sum: f64 = probabilities.values().map(|p| p.as_f64().unwrap()).sum();
+    assert_eq!(probabilities.len(), 3);
+    assert!((sum - 1.0).abs() < 1e-5, "{sum}");
+}
