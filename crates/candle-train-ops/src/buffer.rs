@@ -16,10 +16,18 @@ use crate::element::Element;
 /// Buffers below this length are cheaper to allocate than to look up.
 const MIN_POOLED_LEN: usize = 4096;
 
-/// A slice of numbers whose memory returns to the pool when dropped.
+/// A cache line: a vector load that straddles two costs double.
+const ALIGNMENT_BYTES: usize = 64;
+
+/// Numbers allocated beyond the wanted ones, so that the start can be aligned.
+const ALIGNMENT_SLACK: usize = ALIGNMENT_BYTES / size_of::<f32>();
+
+/// A slice of numbers, starting on a cache line, whose memory returns to the pool
+/// when dropped.
 pub(crate) struct Buffer<T: Element> {
-    /// At least `len` long; the rest is slack of a larger pooled buffer.
+    /// At least `start + len` long; the rest is slack of a larger pooled buffer.
     values: Vec<T>,
+    start: usize,
     len: usize,
 }
 
@@ -71,19 +79,27 @@ fn lock<T: Element>() -> MutexGuard<'static, Pool<T>> {
 impl<T: Element> Buffer<T> {
     /// `len` numbers of unspecified value: the caller writes every one.
     pub(crate) fn unspecified(len: usize) -> Self {
-        if len < MIN_POOLED_LEN {
-            return Self { values: vec![T::zero(); len], len };
+        let want = len + ALIGNMENT_SLACK;
+        let values = if want < MIN_POOLED_LEN {
+            vec![T::zero(); want]
+        } else {
+            let mut pool = lock::<T>();
+            let found = pool.take(want);
+            if found.is_none() {
+                pool.make_room(want);
+            }
+            pool.live_len += found.as_ref().map_or(want, Vec::len);
+            pool.peak_live_len = pool.peak_live_len.max(pool.live_len);
+            drop(pool);
+            found.unwrap_or_else(|| vec![T::zero(); want])
+        };
+        let start = values.as_ptr().align_offset(ALIGNMENT_BYTES);
+        Self {
+            // An allocator that cannot tell leaves the start where it is.
+            start: if start < ALIGNMENT_SLACK { start } else { 0 },
+            values,
+            len,
         }
-        let mut pool = lock::<T>();
-        let found = pool.take(len);
-        if found.is_none() {
-            pool.make_room(len);
-        }
-        pool.live_len += found.as_ref().map_or(len, Vec::len);
-        pool.peak_live_len = pool.peak_live_len.max(pool.live_len);
-        drop(pool);
-        let values = found.unwrap_or_else(|| vec![T::zero(); len]);
-        Self { values, len }
     }
 
     /// `len` zeros.
@@ -115,13 +131,13 @@ impl<T: Element> Drop for Buffer<T> {
 impl<T: Element> Deref for Buffer<T> {
     type Target = [T];
     fn deref(&self) -> &[T] {
-        &self.values[..self.len]
+        &self.values[self.start..][..self.len]
     }
 }
 
 impl<T: Element> DerefMut for Buffer<T> {
     fn deref_mut(&mut self) -> &mut [T] {
-        &mut self.values[..self.len]
+        &mut self.values[self.start..][..self.len]
     }
 }
 

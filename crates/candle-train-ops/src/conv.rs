@@ -1,17 +1,22 @@
 //! Two-dimensional convolution with input and weight gradients.
 
+mod correlation;
+mod direct;
 mod general;
+mod packing;
+mod weight_gradient;
 
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, DType, Device, Layout, Result, Shape, Tensor};
 
 use crate::{
     Activation, OpError,
-    activation::{Dims, Feature, GradientSlot, Kept, Order, dispatch, token_gradient, token_storage},
+    activation::{Dims, Feature, GradientSlot, Kept, Order, Repr, token_gradient, token_storage},
     buffer::Buffer,
     element::{Element, check_kind, with_values},
     error::Checked,
+    kernels::vector_width,
     window::Window,
 };
 
@@ -58,7 +63,22 @@ impl Default for Conv2dSpec {
 /// # }
 /// ```
 pub fn conv2d(x: &Activation, weight_oihw: &Tensor, spec: Conv2dSpec) -> Result<Activation> {
-    dispatch!(x, x => conv2d_feature(x, weight_oihw, spec).map(Activation::from))
+    match &x.0 {
+        Repr::F32(x) => {
+            check_kind(OP, "weight_oihw", weight_oihw, DType::F32)?;
+            let geometry = Geometry::new(x.dims, weight_oihw.dims(), spec)?;
+            match vector_width().filter(|_| direct::takes(&geometry)) {
+                Some(width) => direct::conv2d(width, x, weight_oihw, geometry),
+                None => conv2d_general(x, weight_oihw, geometry),
+            }
+            .map(Activation::from)
+        }
+        Repr::F64(x) => {
+            check_kind(OP, "weight_oihw", weight_oihw, DType::F64)?;
+            let geometry = Geometry::new(x.dims, weight_oihw.dims(), spec)?;
+            conv2d_general(x, weight_oihw, geometry).map(Activation::from)
+        }
+    }
 }
 
 /// Extents of one convolution, checked.
@@ -117,9 +137,11 @@ impl Geometry {
     }
 }
 
-fn conv2d_feature<T: Element>(x: &Feature<T>, weight_oihw: &Tensor, spec: Conv2dSpec) -> Result<Feature<T>> {
-    check_kind(OP, "weight_oihw", weight_oihw, T::DTYPE)?;
-    let geometry = Geometry::new(x.dims, weight_oihw.dims(), spec)?;
+fn conv2d_general<T: Element>(
+    x: &Feature<T>,
+    weight_oihw: &Tensor,
+    geometry: Geometry,
+) -> Result<Feature<T>> {
     let x = &x.in_order(Order::Plain)?;
     let values =
         with_values::<T, _>(OP, weight_oihw, |weight| Ok(general::forward(&x.values, weight, &geometry)))?;

@@ -1,7 +1,8 @@
 //! What can be wrong with the arguments of an operation.
 
-/// Arguments that an operation refuses. Reaches the caller inside
-/// [`candle_core::Error`]; nothing in this crate panics on data.
+/// Arguments that an operation refuses. Reaches the caller as the text of a
+/// [`candle_core::Error`], followed by the remedy; nothing in this crate panics on
+/// data.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OpError {
     /// A tensor has the wrong number of axes or the wrong extent along one.
@@ -95,7 +96,7 @@ impl OpError {
 
 impl From<OpError> for candle_core::Error {
     fn from(error: OpError) -> Self {
-        Self::wrap(error)
+        Self::wrap(format!("{error}; {}", error.remedy()))
     }
 }
 

@@ -2,8 +2,12 @@
 //! crate. The functions offered here are safe; they check the extents of their
 //! slices before they touch memory.
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod direct;
 pub(crate) mod gemm;
 pub(crate) mod lanes;
+#[cfg(target_arch = "x86_64")]
+mod vector;
 
 use std::sync::OnceLock;
 
