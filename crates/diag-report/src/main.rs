@@ -1,0 +1,86 @@
+//! `diag-report`: one run, or several side by side, to one HTML file.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use diag_data::case::Split;
+use diag_data::files;
+use diag_report::{Card, Options, ReportError, RunDir};
+
+/// Makes one offline HTML report from one or more run folders.
+#[derive(Parser)]
+#[command(version)]
+struct Args {
+    /// Run folders that `diag-train` made; later ones are compared with the first
+    #[arg(required = true, value_name = "RUN")]
+    runs: Vec<PathBuf>,
+    /// Where to write the page [default: report.html in the first run folder]
+    #[arg(long, value_name = "FILE.html")]
+    out: Option<PathBuf>,
+    /// Part of the data to report on
+    #[arg(long, default_value = "test", value_name = "SPLIT")]
+    split: Split,
+    /// Authors' text for the reporting checklist
+    #[arg(long, value_name = "FILE.toml")]
+    card: Option<PathBuf>,
+    /// Number of bootstrap resamples, at least 100
+    #[arg(long, default_value_t = 2000, value_name = "N")]
+    resamples: usize,
+    /// Seed of the bootstrap
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    seed: u64,
+    /// Print the page's numbers as one JSON document instead of its path
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_ansi(std::env::var_os("NO_COLOR").is_none())
+        .init();
+    match run(&Args::parse()) {
+        Ok(answer) => {
+            #[expect(clippy::print_stdout, reason = "standard output carries the result")]
+            {
+                println!("{answer}");
+            }
+            ExitCode::SUCCESS
+        }
+        Err((error, remedy)) => {
+            #[expect(clippy::print_stderr, reason = "errors go to standard error in two lines")]
+            {
+                eprintln!("error: {error:#}\n  fix: {remedy}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+type Failure = (anyhow::Error, String);
+
+fn run(args: &Args) -> Result<String, Failure> {
+    let of_report = |err: ReportError| (err.remedy(), anyhow::Error::new(err));
+    let of_data = |err: diag_data::DataError| (err.remedy(), anyhow::Error::new(err));
+    let swap = |(remedy, err)| (err, remedy);
+    let mut options = Options { split: args.split, ..Options::default() };
+    options.bootstrap.n_resamples = args.resamples;
+    options.bootstrap.seed = args.seed;
+    if let Some(path) = &args.card {
+        let bytes = files::read(path).map_err(of_data).map_err(swap)?;
+        let text = String::from_utf8_lossy(&bytes);
+        options.card = Card::from_toml(&text).map_err(of_report).map_err(swap)?;
+    }
+    let runs: Vec<RunDir> = args.runs.iter().map(RunDir::new).collect();
+    let out = args.out.clone().unwrap_or_else(|| runs[0].report());
+    let (page, numbers) =
+        diag_report::render_with_numbers(&runs, &options).map_err(of_report).map_err(swap)?;
+    files::write_atomic(&out, page.as_bytes()).map_err(of_data).map_err(swap)?;
+    if args.json {
+        return serde_json::to_string_pretty(&numbers)
+            .map_err(|err| (err.into(), "report this as a bug".to_string()));
+    }
+    Ok(out.display().to_string())
+}

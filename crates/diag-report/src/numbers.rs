@@ -1,0 +1,352 @@
+//! Every number of the page, computed once: the page and `--json` show the same.
+
+use diag_metrics::{
+    Aggregation, Bootstrap, Estimate, Measure, Measures, MetricsError, NetBenefitPoint, PrPoint,
+    Recalibration, ReliabilityBin, RocBandPoint, RocPoint, Scores, Summary, aggregate, net_benefit_curve,
+    pr_curve, predictive_values, recalibrate, reliability, roc_band, roc_curve, summarise, wilson_interval,
+};
+use serde::Serialize;
+
+use crate::compare::{AgainstFirst, against_first};
+use crate::load::Run;
+use crate::{Options, ReportError};
+
+/// A class with fewer test cases than this gets a warning in words.
+const FEW_CASES: usize = 10;
+/// Slices of the top-k mean.
+const TOP_K: usize = 3;
+/// Shares at which predictive values are restated.
+const PREVALENCES: [f64; 4] = [0.01, 0.05, 0.2, 0.5];
+
+/// All runs of a report. This is the document that `--json` prints.
+#[derive(Debug, Serialize)]
+pub struct Numbers {
+    /// Version of this form.
+    pub schema_version: u32,
+    /// Program and version.
+    pub tool: String,
+    /// Always "research use only, not for clinical decisions".
+    pub notice: &'static str,
+    /// Part of the data: "test" unless chosen otherwise.
+    pub split: String,
+    /// How the intervals were made.
+    pub bootstrap: Bootstrap,
+    /// One entry a run, in the order given.
+    pub runs: Vec<RunNumbers>,
+    /// Every later run against the first.
+    pub comparisons: Vec<AgainstFirst>,
+}
+
+/// The numbers of one run.
+#[derive(Debug, Serialize)]
+pub struct RunNumbers {
+    /// Name of the run folder.
+    pub name: String,
+    /// Whether the data is synthetic.
+    pub synthetic: bool,
+    /// Class names, in the order of every per-class list.
+    pub labels: Vec<String>,
+    /// Unit of analysis: case, by mean probability over its slices.
+    pub by_case: UnitNumbers,
+    /// Unit of analysis: slice; intervals still by case.
+    pub by_slice: UnitNumbers,
+    /// Unit of analysis: case, by the mean of its 3 highest slice probabilities per class.
+    pub by_case_top_3: Vec<NamedEstimate>,
+    /// Every head by case, shallowest first.
+    pub heads: Vec<HeadNumbers>,
+    /// Calibration of each class, by case.
+    pub calibration: Vec<ClassCalibration>,
+    /// Each case, most wrong first.
+    pub cases: Vec<CaseResult>,
+    /// What a reader must know before using the numbers, in words.
+    pub warnings: Vec<String>,
+}
+
+/// Measures of one unit of analysis.
+#[derive(Debug, Serialize)]
+pub struct UnitNumbers {
+    /// "case" or "slice".
+    pub unit: &'static str,
+    /// Number of units.
+    pub n: usize,
+    /// Number of cases behind them.
+    pub n_cases: usize,
+    /// Cases per class.
+    pub cases_per_class: Vec<usize>,
+    /// Counts, `[actual][predicted]`.
+    pub confusion: Vec<Vec<u64>>,
+    /// Every measure with its interval.
+    pub estimates: Vec<NamedEstimate>,
+    /// ROC curve of each class; `None` where a side is absent.
+    pub roc: Vec<Option<Vec<RocPoint>>>,
+    /// 95 % band of each ROC curve, by case.
+    pub roc_band: Vec<Option<Vec<RocBandPoint>>>,
+    /// Precision-recall curve of each class.
+    pub precision_recall: Vec<Option<Vec<PrPoint>>>,
+}
+
+impl UnitNumbers {
+    /// One measure; `None` when it was not computed.
+    pub fn get(&self, measure: Measure) -> Option<&NamedEstimate> {
+        find(&self.estimates, measure)
+    }
+}
+
+/// A measure with its interval.
+#[derive(Clone, Debug, Serialize)]
+pub struct NamedEstimate {
+    /// [`Measure::key`].
+    pub measure: &'static str,
+    /// Index of the class; absent for a measure over all classes.
+    pub class: Option<usize>,
+    /// The value; absent where it is undefined.
+    pub value: Option<f64>,
+    /// Lower bound.
+    pub low: Option<f64>,
+    /// Upper bound.
+    pub high: Option<f64>,
+    /// How the bounds were made.
+    pub interval: Interval,
+}
+
+/// How an interval was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Interval {
+    /// Resampling cases.
+    Bootstrap,
+    /// Wilson score interval, because every resample gave the same value.
+    Wilson,
+    /// There is none: undefined value, too many undefined resamples, or every
+    /// resample equal for a measure that is not a share of cases.
+    None,
+}
+
+/// One head of the network.
+#[derive(Debug, Serialize)]
+pub struct HeadNumbers {
+    /// Name of the head.
+    pub head: String,
+    /// Every measure by case.
+    pub estimates: Vec<NamedEstimate>,
+}
+
+/// Calibration of one class against the rest, by case.
+#[derive(Debug, Serialize)]
+pub struct ClassCalibration {
+    /// Reliability bins, 10 of equal width.
+    pub bins: Vec<ReliabilityBin>,
+    /// Logistic recalibration; absent when it has no finite answer.
+    pub recalibration: Option<Recalibration>,
+    /// Decision curve.
+    pub net_benefit: Vec<NetBenefitPoint>,
+    /// Predictive values where the class has another share.
+    pub at_prevalence: Vec<AtPrevalence>,
+}
+
+/// Predictive values at a share of the class, from sensitivity and specificity.
+#[derive(Debug, Serialize)]
+pub struct AtPrevalence {
+    /// Share of the class, 0 to 1.
+    pub prevalence: f64,
+    /// Positive predictive value.
+    pub ppv: Option<f64>,
+    /// Negative predictive value.
+    pub npv: Option<f64>,
+}
+
+/// What became of one case.
+#[derive(Debug, Serialize)]
+pub struct CaseResult {
+    /// Pseudonym.
+    pub case_id: String,
+    /// True class.
+    pub label: usize,
+    /// Most probable class.
+    pub predicted: usize,
+    /// Mean probability of each class over the slices.
+    pub probabilities: Vec<f64>,
+    /// Number of slices.
+    pub n_slices: usize,
+    /// Index in the run's own order of cases.
+    #[serde(skip)]
+    pub(crate) case: usize,
+}
+
+pub(crate) fn find(estimates: &[NamedEstimate], measure: Measure) -> Option<&NamedEstimate> {
+    estimates.iter().find(|e| e.measure == measure.key() && e.class == measure.class())
+}
+
+pub(crate) fn measure_all(runs: &[Run], options: &Options) -> Result<Numbers, ReportError> {
+    let failed = |run: &Run| {
+        let run = run.dir.root().to_path_buf();
+        move |source| ReportError::Metrics { run, source }
+    };
+    let measured: Result<Vec<_>, _> =
+        runs.iter().map(|run| measure_run(run, options).map_err(failed(run))).collect();
+    let mut comparisons = Vec::new();
+    for run in runs.iter().skip(1) {
+        comparisons.push(against_first(&runs[0], run, &options.bootstrap).map_err(failed(run))?);
+    }
+    Ok(Numbers {
+        schema_version: 1,
+        tool: concat!("diag-report ", env!("CARGO_PKG_VERSION")).into(),
+        notice: "research use only, not for clinical decisions",
+        split: options.split.to_string(),
+        bootstrap: options.bootstrap,
+        runs: measured?,
+        comparisons,
+    })
+}
+
+/// Predictions of one head by case.
+pub(crate) fn case_scores(run: &Run, head: usize, how: Aggregation) -> Result<Scores, MetricsError> {
+    Ok(aggregate(&run.slice_scores(head)?, &run.case_of_slice(), how)?.scores)
+}
+
+fn measure_run(run: &Run, options: &Options) -> Result<RunNumbers, MetricsError> {
+    let plan = &options.bootstrap;
+    let last = run.heads().len() - 1;
+    let cases = case_scores(run, last, Aggregation::Mean)?;
+    let each_case: Vec<usize> = (0..cases.len()).collect();
+    let by_case = unit("case", &cases, &each_case, plan)?;
+    let top = case_scores(run, last, Aggregation::TopKMean { k: TOP_K })?;
+    let mut heads = Vec::new();
+    for (head, name) in run.heads().iter().enumerate() {
+        let scores = case_scores(run, head, Aggregation::Mean)?;
+        let summary = summarise(&scores, &each_case, plan)?;
+        heads.push(HeadNumbers { head: name.clone(), estimates: named(&summary, true) });
+    }
+    Ok(RunNumbers {
+        name: run.name.clone(),
+        synthetic: run.info.shards.synthetic,
+        labels: run.info.labels.names().to_vec(),
+        by_slice: unit("slice", &run.slice_scores(last)?, &run.case_of_slice(), plan)?,
+        by_case_top_3: named(&summarise(&top, &each_case, plan)?, true),
+        heads,
+        calibration: (0..cases.n_classes()).map(|k| calibration(&cases, k, &by_case)).collect(),
+        cases: case_results(run, &cases),
+        warnings: warnings(run, &by_case),
+        by_case,
+    })
+}
+
+fn unit(
+    unit: &'static str,
+    scores: &Scores,
+    case_n: &[usize],
+    plan: &Bootstrap,
+) -> Result<UnitNumbers, MetricsError> {
+    let summary = summarise(scores, case_n, plan)?;
+    let classes = 0..scores.n_classes();
+    let bands: Result<Vec<_>, _> = classes.clone().map(|k| roc_band(scores, case_n, k, plan)).collect();
+    Ok(UnitNumbers {
+        unit,
+        n: scores.len(),
+        n_cases: summary.n_cases,
+        cases_per_class: summary.cases_per_class.clone(),
+        confusion: summary.measures.confusion.counts().to_vec(),
+        estimates: named(&summary, unit == "case"),
+        roc: classes.clone().map(|k| roc_curve(&scores.of_class(k), &scores.is_class(k))).collect(),
+        roc_band: bands?,
+        precision_recall: classes.map(|k| pr_curve(&scores.of_class(k), &scores.is_class(k))).collect(),
+    })
+}
+
+/// Wilson's interval needs independent trials, which cases are and slices are not.
+fn named(summary: &Summary, independent: bool) -> Vec<NamedEstimate> {
+    let name = |&(measure, estimate): &(Measure, Estimate)| {
+        let Estimate { value, low, high, degenerate } = estimate;
+        let (low, high, interval) = match (low, degenerate) {
+            (None, _) => (None, None, Interval::None),
+            (Some(_), false) => (low, high, Interval::Bootstrap),
+            (Some(_), true) => {
+                let trials = share_of(&summary.measures, measure).filter(|_| independent);
+                let level = summary.bootstrap.level;
+                match trials.and_then(|(part, whole)| wilson_interval(part, whole, level)) {
+                    Some((low, high)) => (Some(low), Some(high), Interval::Wilson),
+                    None => (None, None, Interval::None),
+                }
+            }
+        };
+        NamedEstimate { measure: measure.key(), class: measure.class(), value, low, high, interval }
+    };
+    summary.estimates().iter().map(name).collect()
+}
+
+/// The two counts behind a measure that is a share of units.
+fn share_of(measures: &Measures, measure: Measure) -> Option<(u64, u64)> {
+    let counts = |k: usize| measures.classes.get(k).map(|class| class.counts);
+    match measure {
+        Measure::Accuracy => {
+            let right = measures.classes.iter().map(|class| class.counts.true_positive).sum();
+            Some((right, measures.n))
+        }
+        Measure::Sensitivity(k) => counts(k).map(|c| (c.true_positive, c.true_positive + c.false_negative)),
+        Measure::Specificity(k) => counts(k).map(|c| (c.true_negative, c.true_negative + c.false_positive)),
+        Measure::Precision(k) => counts(k).map(|c| (c.true_positive, c.true_positive + c.false_positive)),
+        Measure::NegativePredictiveValue(k) => {
+            counts(k).map(|c| (c.true_negative, c.true_negative + c.false_negative))
+        }
+        _ => None,
+    }
+}
+
+fn calibration(cases: &Scores, class: usize, by_case: &UnitNumbers) -> ClassCalibration {
+    let (prob_n, event_n) = (cases.of_class(class), cases.is_class(class));
+    let thresholds: Vec<f64> = (1..100).map(|i| f64::from(i) / 100.0).collect();
+    let value = |measure| by_case.get(measure).and_then(|e| e.value);
+    let pair = value(Measure::Sensitivity(class)).zip(value(Measure::Specificity(class)));
+    let at = |prevalence: f64| {
+        let values =
+            pair.map(|(sensitivity, specificity)| predictive_values(sensitivity, specificity, prevalence));
+        let (ppv, npv) = values.unwrap_or((None, None));
+        AtPrevalence { prevalence, ppv, npv }
+    };
+    ClassCalibration {
+        bins: reliability(&prob_n, &event_n, 10),
+        recalibration: recalibrate(&prob_n, &event_n),
+        net_benefit: net_benefit_curve(&prob_n, &event_n, &thresholds).unwrap_or_default(),
+        at_prevalence: PREVALENCES.map(at).into(),
+    }
+}
+
+fn case_results(run: &Run, cases: &Scores) -> Vec<CaseResult> {
+    let predicted = cases.predicted();
+    let mut n_slices = vec![0; cases.len()];
+    for slice in &run.slices {
+        n_slices[slice.case] += 1;
+    }
+    let result = |case: usize| CaseResult {
+        case_id: run.case_ids[case].to_string(),
+        label: cases.labels()[case],
+        predicted: predicted[case],
+        probabilities: cases.row(case).to_vec(),
+        n_slices: n_slices[case],
+        case,
+    };
+    let mut results: Vec<CaseResult> = (0..cases.len()).map(result).collect();
+    results.sort_by(|a, b| {
+        let truth = |r: &CaseResult| r.probabilities[r.label];
+        truth(a).total_cmp(&truth(b)).then_with(|| a.case_id.cmp(&b.case_id))
+    });
+    results
+}
+
+fn warnings(run: &Run, by_case: &UnitNumbers) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for (name, &n) in run.info.labels.names().iter().zip(&by_case.cases_per_class) {
+        if n == 0 {
+            warnings.push(format!("There is no case of class {name}: nothing is known about it."));
+        } else if n < FEW_CASES {
+            let cases = if n == 1 { "case" } else { "cases" };
+            warnings.push(format!(
+                "Class {name} has only {n} {cases}, fewer than {FEW_CASES}: its numbers can change greatly with a single case."
+            ));
+        }
+    }
+    if let Err(why) = &run.shards {
+        warnings.push(format!("Of the shards: {why}."));
+    }
+    warnings
+}

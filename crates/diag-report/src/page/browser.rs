@@ -1,0 +1,154 @@
+//! The cases, most wrong first: slices, probabilities, and a viewer on top.
+//!
+//! Without scripts and in print the worst cases stand open with all their
+//! slices; the script only rearranges what the page already holds.
+
+use maud::{Markup, html};
+
+use super::{Context, count, plain};
+use crate::load::SliceRow;
+use crate::numbers::CaseResult;
+use crate::pictures::{N_WORST, Pictures};
+
+pub(crate) fn section(context: &Context, pictures: &Pictures) -> Markup {
+    let mut slices_of: Vec<Vec<&SliceRow>> = vec![Vec::new(); context.run.case_ids.len()];
+    for slice in &context.run.slices {
+        slices_of[slice.case].push(slice);
+    }
+    let n_slices = context.run.slices.len();
+    let labels = context.labels();
+    html! {
+        p {
+            "Every case of this part, the one whose true class got the lowest probability first. "
+            @if pictures.is_empty() {
+                "No slices are shown: the shards are not at hand. "
+            } @else if pictures.len() < n_slices {
+                (pictures.len()) " of " (n_slices) " slices are embedded, to keep the file small: all slices of the "
+                (N_WORST) " worst cases, then as many of every other case as fit, spread over its height. "
+            } @else {
+                "All " (n_slices) " slices are embedded, losslessly, as the network saw them. "
+            }
+            "There are no heat maps yet: nothing here says where in a slice the network looked."
+        }
+        ul.legend { @for (k, name) in labels.iter().enumerate() { li { (key(k)) (name) } } }
+        div.viewer hidden data-labels=(labels.join("\u{1f}")) {}
+        @for (rank, result) in context.numbers.cases.iter().enumerate() {
+            (case(context, rank, result, &slices_of[result.case], pictures))
+        }
+    }
+}
+
+/// The colour of a class in bars and strips.
+fn key(class: usize) -> Markup {
+    let name = format!("key f{}", class % 7);
+    html! { span class=(name) aria-hidden="true" { (class + 1) } }
+}
+
+fn case(
+    context: &Context,
+    rank: usize,
+    result: &CaseResult,
+    slices: &[&SliceRow],
+    pictures: &Pictures,
+) -> Markup {
+    let labels = context.labels();
+    let right = result.label == result.predicted;
+    let worst = rank < N_WORST;
+    let shown: Vec<&&SliceRow> =
+        slices.iter().filter(|s| pictures.contains_key(&(result.case, s.slice_index))).collect();
+    let row = |s: &&SliceRow| {
+        let probs: Vec<String> = s.probs().iter().map(|p| format!("{p:.3}")).collect();
+        format!("{}:{}", s.slice_index, probs.join(","))
+    };
+    let rows: Vec<String> = slices.iter().map(row).collect();
+    html! {
+        article.case id=(format!("{}case{}", context.anchor, rank + 1))
+            data-case=(result.case_id) data-truth=(result.label) data-called=(result.predicted)
+            data-slices=(rows.join(";")) data-mean=(joined(&result.probabilities)) {
+            h3 {
+                (rank + 1) ". " (result.case_id) " "
+                @if right { span.verdict.good { "✓ right" } } @else { span.verdict.bad { "✗ wrong" } }
+            }
+            p {
+                "True class " strong { (labels[result.label]) } ", called " strong { (labels[result.predicted]) }
+                ". Probability of the true class " strong { (plain(result.probabilities[result.label])) }
+                " (mean over " (count(result.n_slices, "slice")) "): "
+                @for (k, p) in result.probabilities.iter().enumerate() {
+                    @if k > 0 { ", " }
+                    (labels[k]) " " (plain(*p))
+                }
+                "."
+            }
+            (strip(labels, slices))
+            @if worst {
+                (film(context, result, &shown, pictures))
+            } @else if !shown.is_empty() {
+                details { summary { (count(shown.len(), "slice")) " of this case" } (film(context, result, &shown, pictures)) }
+            }
+            details { summary { "Probabilities by slice" } div.scroll { (table(labels, slices)) } }
+        }
+    }
+}
+
+fn film(context: &Context, result: &CaseResult, shown: &[&&SliceRow], pictures: &Pictures) -> Markup {
+    html! {
+        div.film {
+            @for slice in shown {
+                @if let Some(uri) = pictures.get(&(result.case, slice.slice_index)) {
+                    figure.slice data-index=(slice.slice_index) {
+                        img src=(uri) loading="lazy" width="112" height="112"
+                            alt=(format!("CT slice {} of case {}, true class {}", slice.slice_index, result.case_id, context.labels()[result.label]));
+                        figcaption { (slice.slice_index) " · " (key(top(slice.probs()))) " " (plain(highest(slice.probs()))) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Stacked probabilities, a column a slice, classes always in the same order from below.
+fn strip(labels: &[String], slices: &[&SliceRow]) -> Markup {
+    let width = 10 * slices.len();
+    let alt = format!(
+        "Stacked class probabilities of {} slices in order, {} at the bottom",
+        slices.len(),
+        labels[0]
+    );
+    html! {
+        svg.strip viewBox=(format!("0 0 {width} 40")) preserveAspectRatio="none" role="img" aria-label=(alt) {
+            @for (i, slice) in slices.iter().enumerate() {
+                @let mut top = 40.0;
+                @for (k, p) in slice.probs().iter().enumerate() {
+                    @let height = 40.0 * p;
+                    @let _ = { top -= height };
+                    rect class=(format!("f{}", k % 7)) x=(10 * i) y=(format!("{top:.1}")) width="9.2" height=(format!("{height:.1}")) {}
+                }
+            }
+        }
+    }
+}
+
+fn table(labels: &[String], slices: &[&SliceRow]) -> Markup {
+    html! {
+        table {
+            thead { tr { th.n { "Slice" } @for name in labels { th.n { (name) } } } }
+            tbody {
+                @for slice in slices {
+                    tr { td.n { (slice.slice_index) } @for p in slice.probs() { td.n { (plain(*p)) } } }
+                }
+            }
+        }
+    }
+}
+
+fn joined(probs: &[f64]) -> String {
+    probs.iter().map(|p| format!("{p:.3}")).collect::<Vec<_>>().join(",")
+}
+
+fn top(probs: &[f64]) -> usize {
+    (0..probs.len()).rev().max_by(|&a, &b| probs[a].total_cmp(&probs[b])).unwrap_or(0)
+}
+
+fn highest(probs: &[f64]) -> f64 {
+    probs.iter().copied().fold(0.0, f64::max)
+}

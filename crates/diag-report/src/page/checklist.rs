@@ -1,0 +1,111 @@
+//! The reporting checklist and the definitions.
+
+use diag_metrics::Measure;
+use maud::{Markup, html};
+
+use super::Context;
+use crate::Options;
+use crate::card::ITEMS;
+
+/// What this program computes: question, and the section that answers it.
+const COMPUTED: [(&str, &str); 17] = [
+    ("Cases and slices per class and partition", "data"),
+    ("Flow of inclusion and exclusion with counts", "data"),
+    ("Architecture, initialisation and number of weights", "provenance"),
+    ("Loss, optimiser and hyper-parameters", "provenance"),
+    ("Training course and rule for choosing the weights", "training"),
+    ("Seeds, software versions and hardware", "provenance"),
+    ("Confusion matrix by case", "performance"),
+    ("Sensitivity, specificity, PPV and NPV per class", "performance"),
+    ("Predictive values at stated prevalences", "calibration"),
+    ("AUROC, AUPRC, balanced accuracy, MCC", "performance"),
+    ("Confidence intervals by case", "performance"),
+    ("Reliability diagram, Brier score, ECE, slope and intercept", "calibration"),
+    ("Net benefit", "calibration"),
+    ("Unit of analysis stated with every number", "summary"),
+    ("Warning where a class has few cases", "summary"),
+    ("Failure cases shown", "cases"),
+    ("Hashes from shards to predictions", "provenance"),
+];
+
+/// What the shards answer when they are at hand.
+const FROM_SHARDS: [(&str, &str); 2] =
+    [("Scanner, kernel and slice thickness per partition", "data"), ("Age and sex per partition", "data")];
+
+/// What no part of this program computes yet.
+const NOT_COMPUTED: [&str; 3] = [
+    "Subgroups by scanner, kernel, thickness and lesion load",
+    "Leakage evidence between partitions (run `ct-ingest verify`)",
+    "Robustness: noise, dose and scanner shift",
+];
+
+pub(crate) fn section(context: &Context) -> Markup {
+    let link = |id: &str| format!("#{}{id}", context.anchor);
+    let shards = context.run.shards.as_ref().ok();
+    let has_demographics = shards.is_some_and(|shards| {
+        shards.cases.iter().any(|case| case.patient_age_years.is_some() || case.patient_sex.is_some())
+    });
+    let from_shards = [shards.is_some(), has_demographics];
+    html! {
+        p {
+            "Items that reporting guidelines for diagnostic AI ask for (after CLAIM, STARD-AI, TRIPOD+AI and Metrics Reloaded). "
+            "Each is marked as computed by this program, supplied by the authors, or missing. "
+            "This list claims no compliance with any guideline."
+        }
+        div.scroll {
+            table.checklist {
+                thead { tr { th { "Item" } th { "State" } th { "Where, or text" } } }
+                tbody {
+                    @for (item, id) in COMPUTED { (computed(item, &link(id), id)) }
+                    @for ((item, id), there) in FROM_SHARDS.into_iter().zip(from_shards) {
+                        @if there { (computed(item, &link(id), id)) } @else { (missing(item)) }
+                    }
+                    @for (key, item) in ITEMS {
+                        @match context.options.card.get(key) {
+                            Some(text) => tr { td { (item) } td { span.state.supplied { "◆ supplied" } } td { (text) } },
+                            None => (missing(item)),
+                        }
+                    }
+                    @for item in NOT_COMPUTED { (missing(item)) }
+                }
+            }
+        }
+    }
+}
+
+fn computed(item: &str, href: &str, id: &str) -> Markup {
+    html! { tr { td { (item) } td { span.state.computed { "● computed" } } td { a href=(href) { (id) } } } }
+}
+
+fn missing(item: &str) -> Markup {
+    html! { tr { td { (item) } td { span.state.missing { "○ missing" } } td { "–" } } }
+}
+
+pub(crate) fn definitions(options: &Options) -> Markup {
+    let measures = Measure::OVERALL.into_iter().chain(Measure::of_class(0));
+    html! {
+        dl {
+            dt { "Case, slice" }
+            dd { "A case is one CT series of one patient; a slice is one axial image of it. A case's probability is the mean over its slices, in the top-3 column the mean of its three highest slice probabilities per class, scaled to sum to 1. The called class is the most probable one; no threshold was tuned on this part." }
+            dt { "95 % CI" }
+            dd {
+                "Percentile bootstrap with " (options.bootstrap.n_resamples)
+                " samples (seed " (options.bootstrap.seed) "): cases are drawn with replacement within their class and keep all their slices. "
+                "No interval is given when more than 5 % of the samples leave the measure undefined, or when all samples agree and the measure is no share of cases."
+            }
+            dt { "†, Wilson score interval" }
+            dd { "For shares of cases whose bootstrap samples all agree (for example none wrong), where the bootstrap would claim certainty." }
+            @for measure in measures { dt { (measure.title()) } dd { (measure.definition()) } }
+            dt { "ROC band" }
+            dd { "Pointwise 95 % band of the sensitivity at each false positive rate, from the same bootstrap." }
+            dt { "Slope, intercept, calibration in the large" }
+            dd { "Logistic regression of the class on the logit of its probability (Cox 1958): a slope below 1 means predictions that are too extreme; calibration in the large is the intercept with the slope held at 1. The slope's interval is from its standard error." }
+            dt { "Net benefit" }
+            dd { "TP/n − FP/n · t/(1 − t) at threshold probability t (Vickers and Elkin 2006); acting on nobody is worth 0." }
+            dt { "DeLong, McNemar, paired bootstrap, Holm" }
+            dd { "Two runs on the same cases: DeLong's test for two AUROCs; McNemar's for two error counts, exact with fewer than 25 discordant cases; paired bootstrap for any measure; p values adjusted together by Holm's step-down method." }
+            dt { "Cross entropy, reverse cross entropy, alpha, beta" }
+            dd { "Parts and learned weights of the self-adaptive auxiliary loss: the negative log probability of the label; a bounded loss that a wrong label cannot dominate; the overlap between neighbouring slices in the effective number of samples; the weight of the reverse cross entropy in each head." }
+        }
+    }
+}

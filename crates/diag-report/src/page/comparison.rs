@@ -1,0 +1,88 @@
+//! Several runs side by side, and the paired tests against the first.
+
+use diag_metrics::Measure;
+use maud::{Markup, html};
+
+use super::{bounds, estimate_cell, number, plain};
+use crate::compare::{AgainstFirst, Test};
+use crate::numbers::Numbers;
+
+pub(crate) fn section(numbers: &Numbers) -> Markup {
+    html! {
+        section #comparison {
+            h2 { "Comparison of runs" }
+            (side_by_side(numbers))
+            @for comparison in &numbers.comparisons { (against_first(comparison)) }
+        }
+    }
+}
+
+fn side_by_side(numbers: &Numbers) -> Markup {
+    html! {
+        div.scroll {
+            table {
+                caption { "Unit: case. 95 % intervals by case below each value." }
+                thead {
+                    tr {
+                        th { "Run" } th.n { "cases" }
+                        @for measure in Measure::OVERALL { th.n title=(measure.definition()) { (measure.title()) } }
+                    }
+                }
+                tbody {
+                    @for run in &numbers.runs {
+                        tr {
+                            th scope="row" { (run.name) }
+                            td.n { (run.by_case.n) }
+                            @for measure in Measure::OVERALL { (estimate_cell(run.by_case.get(measure))) }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn against_first(comparison: &AgainstFirst) -> Markup {
+    html! {
+        h3 { (comparison.second) " against " (comparison.first) }
+        @if let Some(why) = &comparison.not_paired {
+            p.warning { strong { "No paired test. " } "Paired tests need the same cases: " (why) "." }
+        } @else {
+            div.scroll {
+                table {
+                    caption {
+                        "Unit: case; both runs on the same cases. Differences are " (comparison.second) " minus "
+                        (comparison.first) ". Holm's correction is over the tests of this table."
+                    }
+                    thead { tr {
+                        th { "What" } th { "Test" } th.n { "Difference" } th.n { "p" } th.n { "p, Holm" }
+                    } }
+                    tbody { @for test in &comparison.tests { (row(test)) } }
+                }
+            }
+        }
+    }
+}
+
+fn row(test: &Test) -> Markup {
+    html! {
+        tr {
+            th scope="row" { (test.what) }
+            td { (test.test) }
+            td.n {
+                (number(test.difference))
+                @if test.low.is_some() { span.ci { (bounds(test.low, test.high)) } }
+            }
+            td.n { (p_value(test.p_value)) }
+            td.n { (p_value(test.p_holm)) }
+        }
+    }
+}
+
+fn p_value(p: Option<f64>) -> Markup {
+    match p {
+        Some(p) if p < 0.001 => html! { "< 0.001" },
+        Some(p) => html! { (plain(p)) },
+        None => html! { span.undefined { "undefined" } },
+    }
+}

@@ -1,0 +1,206 @@
+//! Table 1, the flow of inclusion and exclusion, scanners.
+
+use std::collections::BTreeMap;
+
+use diag_data::case::Split;
+use diag_data::manifest::{CaseRow, Level};
+use maud::{Markup, html};
+
+use super::Context;
+use super::summary::thousands;
+
+pub(crate) fn section(context: &Context) -> Markup {
+    html! {
+        h3 { "Cases and slices per class and part (Table 1)" }
+        (table_1(context))
+        @if !context.run.info.cases.is_empty() { (parts(context)) }
+        h3 { "Flow of inclusion and exclusion" }
+        (flow(context))
+        h3 { "Scanners" }
+        (scanners(context))
+        (demographics(context))
+    }
+}
+
+fn table_1(context: &Context) -> Markup {
+    let table = &context.run.info.shards.table;
+    let splits: Vec<Split> =
+        Split::ALL.into_iter().filter(|s| table.iter().any(|row| row.split == *s)).collect();
+    let sum = |label: Option<&str>, split: Option<Split>| {
+        let rows = table.iter().filter(|row| {
+            label.is_none_or(|label| row.label == label) && split.is_none_or(|split| row.split == split)
+        });
+        rows.fold((0, 0), |(cases, slices), row| (cases + row.n_cases, slices + row.n_slices))
+    };
+    let row = |label: Option<&str>| {
+        html! {
+            @for split in splits.iter().map(|s| Some(*s)).chain([None]) {
+                @let (cases, slices) = sum(label, split);
+                td.n { (thousands(cases)) }
+                td.n { (thousands(slices)) }
+            }
+        }
+    };
+    html! {
+        div.scroll {
+            table {
+                caption { "As the shards hold them. Unit: case and slice." }
+                thead {
+                    tr {
+                        th rowspan="2" { "Class" }
+                        @for split in &splits { th.group colspan="2" { (split) } }
+                        th.group colspan="2" { "all" }
+                    }
+                    tr { @for _ in 0..=splits.len() { th.n { "cases" } th.n { "slices" } } }
+                }
+                tbody {
+                    @for label in context.labels() { tr { th scope="row" { (label) } (row(Some(label))) } }
+                    tr.total { th scope="row" { "all" } (row(None)) }
+                }
+            }
+        }
+    }
+}
+
+/// The partition that training used: the validation part comes out of the training cases.
+fn parts(context: &Context) -> Markup {
+    html! {
+        div.scroll {
+            table {
+                caption { "Cases per part as the run used them: validation is taken from the training cases, by case." }
+                thead { tr { th { "Part" } @for label in context.labels() { th.n { (label) } } } }
+                tbody {
+                    @for (part, counts) in &context.run.info.cases {
+                        tr {
+                            th scope="row" { (part) }
+                            @for label in context.labels() { td.n { (counts.get(label).copied().unwrap_or(0)) } }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn flow(context: &Context) -> Markup {
+    let flow = &context.run.info.shards.flow;
+    let levels =
+        [("Files", &flow.files), ("Series", &flow.series), ("Cases", &flow.cases), ("Slices", &flow.slices)];
+    let n_quarantined = context.run.shards.as_ref().map(|shards| shards.quarantined.len());
+    html! {
+        ol.flow { @for (name, level) in levels { (flow_level(name, level)) } }
+        @match n_quarantined {
+            Ok(0) => p { "Nothing was quarantined." },
+            Ok(n) => p { "Quarantine list: " (n) " entries, each with its reason." },
+            Err(_) => p.note { "The quarantine list is with the shards, which are not at hand." },
+        }
+    }
+}
+
+fn flow_level(name: &str, level: &Level) -> Markup {
+    let n_aside: u64 = level.set_aside.values().sum();
+    html! {
+        li {
+            h4 { (name) }
+            p { span.big { (thousands(level.seen)) } " seen" }
+            p { span.big { (thousands(level.used)) } " used" }
+            @if n_aside > 0 {
+                p { (thousands(n_aside)) " set aside:" }
+                ul { @for (reason, n) in &level.set_aside { li { (thousands(*n)) " " (reason) } } }
+            } @else {
+                p { "none set aside" }
+            }
+            p.note {
+                @if level.adds_up() { "adds up: " (level.seen) " = " (level.used) " + " (n_aside) }
+                @else { strong { "does not add up: " (level.seen) " is not " (level.used) " + " (n_aside) } }
+            }
+        }
+    }
+}
+
+fn scanners(context: &Context) -> Markup {
+    let Ok(shards) = &context.run.shards else {
+        return html! { p.note { "Missing: the shards are not at hand." } };
+    };
+    let unknown = || "not stated".to_string();
+    let mut rows: BTreeMap<[String; 4], BTreeMap<(Split, usize), u64>> = BTreeMap::new();
+    for case in &shards.cases {
+        let thickness = case.slice_thickness_mm.map_or_else(unknown, |mm| format!("{mm} mm"));
+        let text = |value: &Option<String>| value.clone().unwrap_or_else(unknown);
+        let key = [text(&case.manufacturer), text(&case.model), text(&case.kernel), thickness];
+        *rows.entry(key).or_default().entry((case.split, case.label.index())).or_default() += 1;
+    }
+    let splits: Vec<Split> =
+        Split::ALL.into_iter().filter(|s| shards.cases.iter().any(|case| case.split == *s)).collect();
+    html! {
+        div.scroll {
+            table {
+                caption { "Unit: case. A class that comes from one scanner only can be told by the scanner." }
+                thead {
+                    tr {
+                        @for title in ["Manufacturer", "Model", "Kernel", "Slice thickness"] { th rowspan="2" { (title) } }
+                        @for split in &splits { th.group colspan=(context.labels().len()) { (split) } }
+                    }
+                    tr { @for _ in &splits { @for label in context.labels() { th.n { (label) } } } }
+                }
+                tbody {
+                    @for (key, counts) in &rows {
+                        tr {
+                            @for text in key { td { (text) } }
+                            @for split in &splits {
+                                @for k in 0..context.labels().len() {
+                                    td.n { (counts.get(&(*split, k)).copied().unwrap_or(0)) }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn demographics(context: &Context) -> Markup {
+    let Ok(shards) = &context.run.shards else { return html! {} };
+    let known = |case: &&CaseRow| case.patient_sex.is_some() || case.patient_age_years.is_some();
+    if !shards.cases.iter().any(|case| known(&case)) {
+        return html! { p.note { "Age and sex: not in the shards." } };
+    }
+    html! {
+        h3 { "Age and sex" }
+        div.scroll {
+            table {
+                caption { "Unit: case. Ages are in whole years; 90 stands for 90 and over." }
+                thead { tr {
+                    th { "Part" } th.n { "Cases" } th.n { "Female" } th.n { "Male" } th.n { "Other or not stated" }
+                    th.n { "Median age" } th.n { "Youngest" } th.n { "Oldest" }
+                } }
+                tbody {
+                    @for split in Split::ALL {
+                        @let cases: Vec<&CaseRow> = shards.cases.iter().filter(|case| case.split == split).collect();
+                        @if !cases.is_empty() { (demographics_row(split, &cases)) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn demographics_row(split: Split, cases: &[&CaseRow]) -> Markup {
+    let of_sex = |sex: &str| cases.iter().filter(|case| case.patient_sex.as_deref() == Some(sex)).count();
+    let mut ages: Vec<i32> = cases.iter().filter_map(|case| case.patient_age_years).collect();
+    ages.sort_unstable();
+    let age = |i: usize| ages.get(i).map_or("not stated".to_string(), i32::to_string);
+    html! {
+        tr {
+            th scope="row" { (split) }
+            td.n { (cases.len()) }
+            td.n { (of_sex("F")) }
+            td.n { (of_sex("M")) }
+            td.n { (cases.len() - of_sex("F") - of_sex("M")) }
+            td.n { (age(ages.len() / 2)) }
+            td.n { (age(0)) }
+            td.n { (age(ages.len().saturating_sub(1))) }
+        }
+    }
+}

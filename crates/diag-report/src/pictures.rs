@@ -1,0 +1,107 @@
+//! Which slices are embedded, and their PNGs.
+
+use std::collections::BTreeMap;
+use std::io::Cursor;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use diag_data::case::Split;
+use image::{ExtendedColorType, ImageFormat};
+
+use crate::ReportError;
+use crate::load::Run;
+use crate::numbers::CaseResult;
+
+/// The cases shown openly, without scripts and in print, with all their slices.
+pub(crate) const N_WORST: usize = 6;
+
+/// What one 224x224 slice takes as a base64 PNG, at most, in bytes.
+const BYTES_PER_PIXEL: f64 = 0.85;
+
+/// Data URIs by case (in the run's order) and slice index.
+pub(crate) type Pictures = BTreeMap<(usize, i32), String>;
+
+/// Embeds slices until the budget is spent: all slices of the worst cases first,
+/// then in turns one more slice of every case, spread over its height. A case
+/// outside the budget has its probabilities shown without pictures.
+pub(crate) fn embed(
+    run: &Run,
+    results: &[CaseResult],
+    split: Split,
+    budget: usize,
+) -> Result<Pictures, ReportError> {
+    let Ok(shards) = &run.shards else { return Ok(Pictures::new()) };
+    let spec = &shards.set.manifest().spec;
+    let n_pictures = (budget as f64 / (BYTES_PER_PIXEL * spec.pixels_len().max(1) as f64)) as usize;
+    let wanted = choose(run, results, n_pictures);
+    let index: BTreeMap<_, usize> = run.case_ids.iter().enumerate().map(|(i, id)| (id, i)).collect();
+    let mut pictures = Pictures::new();
+    for slice in shards.set.slices(split) {
+        let slice = slice.map_err(|source| ReportError::Run { run: run.dir.root().into(), source })?;
+        let Some(&case) = index.get(&slice.case_id) else { continue };
+        let key = (case, slice.slice_index);
+        if wanted.contains(&key) {
+            pictures.insert(key, png_uri(&slice.pixels, spec.width, spec.height)?);
+        }
+    }
+    Ok(pictures)
+}
+
+fn choose(run: &Run, results: &[CaseResult], n_pictures: usize) -> std::collections::BTreeSet<(usize, i32)> {
+    let mut slices_of: Vec<Vec<i32>> = vec![Vec::new(); run.case_ids.len()];
+    for slice in &run.slices {
+        slices_of[slice.case].push(slice.slice_index);
+    }
+    let keys = |result: &CaseResult| {
+        let slices = &slices_of[result.case];
+        spread(slices.len()).into_iter().map(|i| (result.case, slices[i])).collect::<Vec<_>>()
+    };
+    let (worst, others) = results.split_at(results.len().min(N_WORST));
+    let others: Vec<Vec<(usize, i32)>> = others.iter().map(keys).collect();
+    let longest = others.iter().map(Vec::len).max().unwrap_or(0);
+    let in_turns =
+        (0..longest).flat_map(|turn| others.iter().filter_map(move |keys| keys.get(turn).copied()));
+    worst.iter().flat_map(keys).chain(in_turns).take(n_pictures).collect()
+}
+
+/// The numbers below `n`, the middle first, then ever finer: any beginning of
+/// the list covers the range.
+fn spread(n: usize) -> Vec<usize> {
+    let mut order = Vec::with_capacity(n);
+    let mut seen = vec![false; n];
+    let mut parts = 1;
+    while order.len() < n {
+        for part in 0..parts {
+            let middle = (2 * part + 1) * n / (2 * parts);
+            if middle < n && !seen[middle] {
+                seen[middle] = true;
+                order.push(middle);
+            }
+        }
+        parts *= 2;
+    }
+    order
+}
+
+fn png_uri(pixels: &[u8], width: u32, height: u32) -> Result<String, ReportError> {
+    let mut png = Cursor::new(Vec::new());
+    image::write_buffer_with_format(&mut png, pixels, width, height, ExtendedColorType::L8, ImageFormat::Png)
+        .map_err(|source| ReportError::Picture { source })?;
+    Ok(format!("data:image/png;base64,{}", STANDARD.encode(png.into_inner())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_slice_comes_once_and_the_middle_first() {
+        for n in 0..60 {
+            let order = spread(n);
+            let mut sorted = order.clone();
+            sorted.sort_unstable();
+            assert_eq!(sorted, (0..n).collect::<Vec<_>>());
+        }
+        assert_eq!(spread(8), [4, 2, 6, 1, 3, 5, 7, 0]);
+    }
+}
