@@ -1,0 +1,74 @@
+"""Times the training step of examples/step_bench.rs in PyTorch, channels last.
+
+usage: step_torch.py [threads] [steps]
+"""
+
+import resource
+import sys
+import time
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+
+def conv_norm(i, o, kernel, stride):
+    return nn.Sequential(
+        nn.Conv2d(i, o, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(o)
+    )
+
+
+class Block(nn.Module):
+    def __init__(self, i, o, stride):
+        super().__init__()
+        self.first = conv_norm(i, o, 3, stride)
+        self.second = conv_norm(o, o, 3, 1)
+        self.shortcut = conv_norm(i, o, 1, stride) if stride != 1 else nn.Identity()
+
+    def forward(self, x):
+        y = F.relu(self.first(x), inplace=True)
+        return F.relu(self.second(y) + self.shortcut(x), inplace=True)
+
+
+class ResNet18(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = conv_norm(1, 64, 7, 2)
+        blocks, i = [], 64
+        for o, stride in [(64, 1), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1)]:
+            blocks.append(Block(i, o, stride))
+            i = o
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Linear(512, 3)
+
+    def forward(self, x):
+        x = F.max_pool2d(F.relu(self.stem(x), inplace=True), 3, 2, 1)
+        return self.head(self.blocks(x).mean((2, 3)))
+
+
+def main():
+    threads = int(sys.argv[1]) if len(sys.argv) > 1 else 1
+    steps = int(sys.argv[2]) if len(sys.argv) > 2 else 5
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    net = ResNet18().train().to(memory_format=torch.channels_last)
+    x = torch.randn(16, 1, 224, 224).to(memory_format=torch.channels_last)
+    label = torch.arange(16) % 3
+    optimiser = torch.optim.AdamW(net.parameters(), lr=1e-4)
+    best_wall = best_cpu = float("inf")
+    for _ in range(steps):
+        wall, cpu = time.perf_counter(), time.process_time()
+        loss = F.cross_entropy(net(x), label)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        best_wall = min(best_wall, time.perf_counter() - wall)
+        best_cpu = min(best_cpu, time.process_time() - cpu)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(
+        f"PyTorch {torch.__version__} threads {threads}: wall {best_wall * 1e3:.0f} ms, "
+        f"cpu {best_cpu * 1e3:.0f} ms, peak {peak:.0f} MiB"
+    )
+
+
+main()
