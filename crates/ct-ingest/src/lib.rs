@@ -1,1 +1,33 @@
-//! Placeholder while the workspace is laid out.
+//! CT files to training shards.
+//!
+//! In: a folder of DICOM files, or of PNG and JPEG images, and a table of labels.
+//! Out: a shard folder (`diag_data::shard`) of rendered slices, in which nothing
+//! names a patient, with an account of everything that was left out.
+//!
+//! The way of a case: [`listing`] and [`intake`] find its files, [`series`] stacks
+//! them by position, [`decode`] turns them into CT numbers, [`select`] keeps the
+//! slices that show lung, [`render`] makes pictures of them, [`deidentify`] hashes
+//! what must stay comparable. [`dicom_run`] conducts.
+//!
+//! This crate refuses to know tensors, models and reports; and it refuses to
+//! guess: a file whose CT numbers or position are not certain is set aside
+//! with its [`fault`], and the rest goes on.
+
+pub mod cards;
+pub mod decode;
+pub mod deidentify;
+pub mod dicom_run;
+mod error;
+pub mod fault;
+pub mod intake;
+pub mod labels;
+pub mod leakage;
+pub mod listing;
+pub mod render;
+pub mod run;
+pub mod select;
+pub mod series;
+pub mod settings;
+pub mod study;
+
+pub use error::IngestError;

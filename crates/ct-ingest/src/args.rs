@@ -1,0 +1,173 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ct_ingest::settings::{Crop, Match, Select, Settings};
+use diag_data::manifest::Layout;
+use diag_data::split::Ratio;
+use diag_data::units::HuWindow;
+
+/// CT files to training shards. Research software, not for clinical use.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Turn DICOM series into shards.
+    Dicom(DicomArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct DicomArgs {
+    /// Folder with the DICOM files.
+    pub dir: PathBuf,
+    /// Label table: case_id,label and optionally split and patient_id.
+    #[arg(long, value_name = "FILE.csv")]
+    pub labels: PathBuf,
+    /// What a case_id names.
+    #[arg(long = "match", value_enum, default_value = "folder")]
+    pub matching: MatchArg,
+    #[command(flatten)]
+    pub shared: SharedArgs,
+}
+
+/// What `dicom` and `images` share.
+#[derive(Debug, Args)]
+pub struct SharedArgs {
+    /// New folder for the shards.
+    #[arg(long, value_name = "SHARDS")]
+    pub out: PathBuf,
+    /// Which slices to keep.
+    #[arg(long, value_enum, default_value = "lung")]
+    pub select: SelectArg,
+    /// Which part of a slice to keep.
+    #[arg(long, value_enum, default_value = "none")]
+    pub crop: CropArg,
+    /// HU range that becomes black to white.
+    #[arg(long, value_name = "LO:HI", default_value = "-1350:150", allow_hyphen_values = true)]
+    pub window: HuWindow,
+    /// Side of the stored picture in pixels.
+    #[arg(long, default_value_t = 224, value_parser = clap::value_parser!(u32).range(8..=1024))]
+    pub size: u32,
+    /// Shares of training and test cases, where no split is given.
+    #[arg(long, default_value = "7:3")]
+    pub split: Ratio,
+    /// Seed of the split, and of the default key of the pseudonyms.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Table case_id,split instead of a drawn split.
+    #[arg(long, value_name = "FILE.csv")]
+    pub split_file: Option<PathBuf>,
+    /// File that fixes the classes and their order: names = ["...", ...].
+    #[arg(long, value_name = "FILE.toml")]
+    pub label_set: Option<PathBuf>,
+    /// How pixels are stored: bytes, or PNG for Hugging Face data sets.
+    #[arg(long, value_enum, default_value = "raw")]
+    pub layout: LayoutArg,
+    /// Store HU beside the grey levels.
+    #[arg(long)]
+    pub with_hu: bool,
+    /// Set cases with gaps between slices aside.
+    #[arg(long)]
+    pub strict: bool,
+    /// Secret key of the pseudonyms, at least 32 bytes. Needed before publishing:
+    /// the default key follows from the seed and is no secret.
+    #[arg(long, value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
+    /// Keep the table's case ids instead of pseudonyms.
+    #[arg(long)]
+    pub keep_case_ids: bool,
+    /// Show paths in quarantine.jsonl; they may name patients.
+    #[arg(long)]
+    pub keep_paths: bool,
+    /// Worker threads; default one a core.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub jobs: Option<u16>,
+    /// Print the result as one JSON document.
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl SharedArgs {
+    /// As the library wants them.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            select: match self.select {
+                SelectArg::Lung => Select::Lung,
+                SelectArg::All => Select::All,
+            },
+            crop: match self.crop {
+                CropArg::None => Crop::None,
+                CropArg::Body => Crop::Body,
+                CropArg::Lung => Crop::Lung,
+            },
+            window: self.window,
+            size: self.size,
+            ratio: self.split,
+            seed: self.seed,
+            split_file: self.split_file.clone(),
+            label_set: self.label_set.clone(),
+            layout: match self.layout {
+                LayoutArg::Raw => Layout::Raw,
+                LayoutArg::Hf => Layout::Hf,
+            },
+            with_hu: self.with_hu,
+            strict: self.strict,
+            key_file: self.key_file.clone(),
+            keep_case_ids: self.keep_case_ids,
+            keep_paths: self.keep_paths,
+            jobs: self.jobs.map(usize::from),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum MatchArg {
+    /// A folder below DIR, by path or unique name.
+    Folder,
+    /// PatientID.
+    PatientId,
+    /// SeriesInstanceUID.
+    SeriesUid,
+}
+
+impl From<MatchArg> for Match {
+    fn from(arg: MatchArg) -> Self {
+        match arg {
+            MatchArg::Folder => Self::Folder,
+            MatchArg::PatientId => Self::PatientId,
+            MatchArg::SeriesUid => Self::SeriesUid,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum SelectArg {
+    /// Slices that show lung, 2 to 54 a case.
+    Lung,
+    /// All slices.
+    All,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum CropArg {
+    /// The whole image.
+    None,
+    /// The box around the body.
+    Body,
+    /// The box around the lungs.
+    Lung,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum LayoutArg {
+    /// One byte a pixel.
+    Raw,
+    /// PNG.
+    Hf,
+}

@@ -1,0 +1,153 @@
+//! The cards beside the shards: `README.md` for people and Hugging Face,
+//! `croissant.json` for data-set search engines.
+
+use std::collections::BTreeMap;
+
+use diag_data::case::Split;
+use diag_data::manifest::{Layout, Manifest};
+use serde_json::json;
+
+/// All cards of a shard folder, by name.
+pub fn all(manifest: &Manifest, synthetic: bool) -> BTreeMap<String, Vec<u8>> {
+    let croissant = format!("{:#}\n", croissant(manifest, synthetic));
+    BTreeMap::from([
+        ("README.md".to_string(), readme(manifest, synthetic).into_bytes()),
+        ("croissant.json".to_string(), croissant.into_bytes()),
+    ])
+}
+
+fn title(synthetic: bool) -> &'static str {
+    if synthetic { "CT slices of a synthetic cohort" } else { "CT slices" }
+}
+
+/// What may be said about the data without knowing more than the manifest.
+fn description(manifest: &Manifest, synthetic: bool) -> String {
+    let labels = manifest.spec.labels.names().join(", ");
+    let origin =
+        if synthetic { "The images are SYNTHETIC: no patient was ever scanned for them. " } else { "" };
+    format!(
+        "{origin}Axial chest CT slices of {} x {} pixels in classes {labels}. For research only, not for clinical use.",
+        manifest.spec.height, manifest.spec.width
+    )
+}
+
+fn readme(manifest: &Manifest, synthetic: bool) -> String {
+    let mut text = String::from("---\npretty_name: ");
+    text.push_str(title(synthetic));
+    text.push_str("\ntask_categories:\n- image-classification\ntags:\n- medical\n- computed-tomography\n");
+    text.push_str("configs:\n- config_name: default\n  data_files:\n");
+    for split in splits(manifest) {
+        text.push_str(&format!("  - split: {split}\n    path: data/{split}-*.parquet\n"));
+    }
+    text.push_str("---\n\n# ");
+    text.push_str(title(synthetic));
+    text.push_str(&format!("\n\n{}\n\n", description(manifest, synthetic)));
+    text.push_str("| class | part | cases | slices |\n| --- | --- | ---: | ---: |\n");
+    for row in &manifest.table {
+        text.push_str(&format!("| {} | {} | {} | {} |\n", row.label, row.split, row.n_cases, row.n_slices));
+    }
+    let image = match manifest.spec.layout {
+        Layout::Raw => "`pixels`: one byte a pixel, row by row",
+        Layout::Hf => "`image`: PNG",
+    };
+    text.push_str(&format!(
+        "\nEvery row is one slice. {image}; `label` is the index of the class, `case_id` a pseudonym, `split` the part \
+         by case. What was left out and why stands in `manifest.json` (`flow`) and `quarantine.jsonl`; \
+         `SHA256SUMS` covers every file. Made by {}.\n",
+        manifest.tool
+    ));
+    text
+}
+
+fn splits(manifest: &Manifest) -> Vec<Split> {
+    let present = |split: &Split| manifest.files.iter().any(|file| file.split == *split);
+    Split::ALL.into_iter().filter(present).collect()
+}
+
+/// Croissant 1.0 (mlcommons.org/croissant/1.0).
+fn croissant(manifest: &Manifest, synthetic: bool) -> serde_json::Value {
+    let files: Vec<_> = manifest
+        .files
+        .iter()
+        .map(|file| {
+            json!({
+                "@type": "cr:FileObject",
+                "@id": file.path,
+                "name": file.path,
+                "contentUrl": file.path,
+                "encodingFormat": "application/x-parquet",
+                "sha256": file.sha256,
+            })
+        })
+        .chain(std::iter::once(json!({
+            "@type": "cr:FileSet",
+            "@id": "slices-files",
+            "name": "slices-files",
+            "containedIn": manifest.files.iter().map(|file| json!({"@id": file.path})).collect::<Vec<_>>(),
+            "encodingFormat": "application/x-parquet",
+            "includes": "data/*.parquet",
+        })))
+        .collect();
+    let field = |name: &str, data_type: &str| {
+        json!({
+            "@type": "cr:Field",
+            "@id": format!("slices/{name}"),
+            "name": name,
+            "dataType": data_type,
+            "source": {"fileSet": {"@id": "slices-files"}, "extract": {"column": name}},
+        })
+    };
+    json!({
+        "@context": {
+            "@language": "en",
+            "@vocab": "https://schema.org/",
+            "citeAs": "cr:citeAs",
+            "column": "cr:column",
+            "conformsTo": "dct:conformsTo",
+            "cr": "http://mlcommons.org/croissant/",
+            "data": {"@id": "cr:data", "@type": "@json"},
+            "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+            "dct": "http://purl.org/dc/terms/",
+            "extract": "cr:extract",
+            "field": "cr:field",
+            "fileObject": "cr:fileObject",
+            "fileProperty": "cr:fileProperty",
+            "fileSet": "cr:fileSet",
+            "format": "cr:format",
+            "includes": "cr:includes",
+            "isLiveDataset": "cr:isLiveDataset",
+            "jsonPath": "cr:jsonPath",
+            "key": "cr:key",
+            "md5": "cr:md5",
+            "parentField": "cr:parentField",
+            "path": "cr:path",
+            "recordSet": "cr:recordSet",
+            "references": "cr:references",
+            "regex": "cr:regex",
+            "repeated": "cr:repeated",
+            "replace": "cr:replace",
+            "sc": "https://schema.org/",
+            "separator": "cr:separator",
+            "source": "cr:source",
+            "subField": "cr:subField",
+            "transform": "cr:transform",
+        },
+        "@type": "sc:Dataset",
+        "conformsTo": "http://mlcommons.org/croissant/1.0",
+        "name": title(synthetic),
+        "description": description(manifest, synthetic),
+        "distribution": files,
+        "recordSet": [{
+            "@type": "cr:RecordSet",
+            "@id": "slices",
+            "name": "slices",
+            "field": [
+                field("case_id", "sc:Text"),
+                field("slice_index", "sc:Integer"),
+                field("label", "sc:Integer"),
+                field("label_name", "sc:Text"),
+                field("split", "sc:Text"),
+            ],
+        }],
+    })
+}

@@ -1,0 +1,397 @@
+//! From the elements of a CT object to checked values.
+
+use diag_data::units::{Mm, Spacing};
+
+use super::elements::{DataSet, PixelElement, TagNumber};
+use super::syntax::{self, Syntax};
+use super::tags;
+use crate::fault::Fault;
+
+/// Largest side of an image; scanners make 512 to 2048.
+const MAX_SIDE: i64 = 8192;
+/// Most frames of one object.
+const MAX_FRAMES: i64 = 10_000;
+
+/// What a file turned out to be.
+#[derive(Clone, Debug)]
+pub enum Scanned {
+    /// A CT image object.
+    Ct(Box<Header>),
+    /// A sound DICOM object that has no place in a stack of slices.
+    Other {
+        /// Short fixed reason, for counts.
+        reason: &'static str,
+    },
+}
+
+/// Header of a CT object. Free text that could name somebody is not kept,
+/// except the identifiers, which only [`crate::deidentify`] may read.
+#[derive(Clone, Debug)]
+pub struct Header {
+    /// Transfer syntax UID.
+    pub transfer_syntax: String,
+    /// How the file is written.
+    pub syntax: Syntax,
+    /// Where the pixel data lies in the (inflated) file.
+    pub pixels: PixelElement,
+    /// Size and number form of the stored pixels.
+    pub format: PixelFormat,
+    /// One entry an image; a classic CT object has one.
+    pub frames: Vec<Frame>,
+    /// Who and what, by identifiers.
+    pub identity: Identity,
+    /// How it was acquired.
+    pub scanner: Scanner,
+    /// What is odd about the file, in words.
+    pub warnings: Vec<String>,
+}
+
+/// Size and number form of stored pixels. Invariants: sides of 1 to 8192,
+/// 8 or 16 bits allocated, `1 <= bits_stored <= bits_allocated`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PixelFormat {
+    /// Rows.
+    pub rows: usize,
+    /// Columns.
+    pub cols: usize,
+    /// Bits that a pixel takes in the file.
+    pub bits_allocated: u16,
+    /// Low bits that hold the value.
+    pub bits_stored: u16,
+    /// Whether the value is in two's complement.
+    pub signed: bool,
+    /// Padding value as its 16 bits.
+    pub padding: Option<u16>,
+    /// Other end of the padding range as its 16 bits.
+    pub padding_limit: Option<u16>,
+}
+
+impl PixelFormat {
+    /// Bytes of one uncompressed frame.
+    pub fn frame_len(&self) -> usize {
+        self.rows * self.cols * usize::from(self.bits_allocated / 8)
+    }
+}
+
+/// Where one image lies and what its numbers mean.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    /// ImagePositionPatient in mm.
+    pub position: Result<[f64; 3], Fault>,
+    /// ImageOrientationPatient: direction of a row, then of a column.
+    pub orientation: Result<[f64; 6], Fault>,
+    /// PixelSpacing.
+    pub spacing: Result<Spacing, Fault>,
+    /// Stored value to HU.
+    pub rescale: Result<Rescale, Fault>,
+}
+
+/// HU = `slope * stored + intercept`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rescale {
+    /// RescaleSlope; finite, not 0.
+    pub slope: f64,
+    /// RescaleIntercept; finite.
+    pub intercept: f64,
+}
+
+/// Identifiers of the object. They leave this crate only as keyed hashes.
+#[derive(Clone, Debug, Default)]
+pub struct Identity {
+    /// PatientID.
+    pub patient_id: Option<String>,
+    /// StudyInstanceUID.
+    pub study_uid: Option<String>,
+    /// SeriesInstanceUID.
+    pub series_uid: Option<String>,
+    /// SOPInstanceUID.
+    pub sop_uid: Option<String>,
+    /// Whether the object says that it is synthetic.
+    pub synthetic: bool,
+    /// PatientSex, if M, F or O.
+    pub patient_sex: Option<String>,
+    /// PatientAge in whole years; 90 stands for 90 and over.
+    pub patient_age_years: Option<i32>,
+}
+
+/// How the object was acquired.
+#[derive(Clone, Debug, Default)]
+pub struct Scanner {
+    /// Manufacturer.
+    pub manufacturer: Option<String>,
+    /// ManufacturerModelName.
+    pub model: Option<String>,
+    /// ConvolutionKernel.
+    pub kernel: Option<String>,
+    /// KVP in kV.
+    pub kvp: Option<f32>,
+    /// SliceThickness.
+    pub slice_thickness: Option<Mm>,
+    /// ImageType, its first three values.
+    pub image_type: String,
+    /// SeriesNumber.
+    pub series_number: Option<i64>,
+    /// AcquisitionNumber.
+    pub acquisition_number: Option<i64>,
+    /// Whether the pixels went through lossy compression at any time.
+    pub lossy: bool,
+}
+
+/// Reads a data set with its file meta group.
+///
+/// # Errors
+/// A [`Fault`] when the object is of a kind that is used, but broken.
+pub fn read(set: &DataSet<'_>, meta: &DataSet<'_>, transfer_syntax: &str) -> Result<Scanned, Fault> {
+    let syntax = syntax::find(transfer_syntax)
+        .ok_or_else(|| Fault::TransferSyntax { syntax: syntax::name(transfer_syntax) })?;
+    let sop_class = set.text(tags::SOP_CLASS_UID).or_else(|| meta.text(tags::MEDIA_STORAGE_SOP_CLASS_UID));
+    if let Some(reason) = not_ct(sop_class.as_deref(), set.text(tags::MODALITY).as_deref()) {
+        return Ok(Scanned::Other { reason });
+    }
+    let image_type = set.text(tags::IMAGE_TYPE).unwrap_or_default();
+    if image_type.split('\\').any(|part| part.trim() == "LOCALIZER") {
+        return Ok(Scanned::Other { reason: "localizer" });
+    }
+    if set.text(tags::BURNED_IN_ANNOTATION).as_deref() == Some("YES") {
+        return Err(Fault::BurnedIn);
+    }
+    if set.get(tags::MODALITY_LUT_SEQUENCE).is_some() {
+        return Err(Fault::Rescale { name: "ModalityLUTSequence", why: "replaces a linear rescale" });
+    }
+    let pixels = set.pixels.ok_or_else(|| missing("PixelData"))?;
+    let mut warnings = Vec::new();
+    let format = pixel_format(set, &mut warnings)?;
+    let n_frames = match set.get(tags::NUMBER_OF_FRAMES) {
+        None => 1,
+        Some(_) => in_range(set, tags::NUMBER_OF_FRAMES, "NumberOfFrames", 1, MAX_FRAMES)?,
+    };
+    let frames = frames(set, n_frames as usize)?;
+    let lossy = syntax.lossy || set.text(tags::LOSSY_IMAGE_COMPRESSION).as_deref() == Some("01");
+    if lossy {
+        warnings.push("lossy compression".into());
+    }
+    Ok(Scanned::Ct(Box::new(Header {
+        transfer_syntax: transfer_syntax.into(),
+        syntax,
+        pixels,
+        format,
+        frames,
+        identity: identity(set),
+        scanner: scanner(set, &image_type, lossy),
+        warnings,
+    })))
+}
+
+/// Why an object is no CT image; `None` when it is one.
+fn not_ct(sop_class: Option<&str>, modality: Option<&str>) -> Option<&'static str> {
+    let Some(uid) = sop_class else {
+        return (modality != Some("CT")).then_some("no SOP class");
+    };
+    match uid.strip_prefix("1.2.840.10008.5.1.4.1.1.") {
+        Some("2" | "2.1" | "2.2") => None,
+        Some("7" | "7.1" | "7.2" | "7.3" | "7.4") => Some("secondary capture"),
+        Some("88.67") => Some("dose report"),
+        Some(rest) if rest.starts_with("88.") => Some("structured report"),
+        Some(rest) if rest.starts_with("11.") => Some("presentation state"),
+        Some("66.4") => Some("segmentation"),
+        Some(_) => Some("another kind of image"),
+        None if uid == "1.2.840.10008.1.3.10" => Some("DICOMDIR"),
+        None => Some("another kind of object"),
+    }
+}
+
+fn missing(name: &'static str) -> Fault {
+    Fault::Attribute { name, why: "is missing".into() }
+}
+
+fn in_range(set: &DataSet<'_>, tag: TagNumber, name: &'static str, lo: i64, hi: i64) -> Result<i64, Fault> {
+    if set.get(tag).is_none() {
+        return Err(missing(name));
+    }
+    match set.int(tag) {
+        Some(value) if (lo..=hi).contains(&value) => Ok(value),
+        Some(value) => Err(Fault::Attribute { name, why: format!("is {value}, not {lo} to {hi}") }),
+        None => Err(Fault::Attribute { name, why: "is not a whole number".into() }),
+    }
+}
+
+fn pixel_format(set: &DataSet<'_>, warnings: &mut Vec<String>) -> Result<PixelFormat, Fault> {
+    let rows = in_range(set, tags::ROWS, "Rows", 1, MAX_SIDE)? as usize;
+    let cols = in_range(set, tags::COLUMNS, "Columns", 1, MAX_SIDE)? as usize;
+    if let Some(samples @ (..=0 | 2..)) = set.int(tags::SAMPLES_PER_PIXEL) {
+        return Err(Fault::Attribute { name: "SamplesPerPixel", why: format!("is {samples}, not 1") });
+    }
+    let bits_allocated = in_range(set, tags::BITS_ALLOCATED, "BitsAllocated", 1, 64)? as u16;
+    if !matches!(bits_allocated, 8 | 16) {
+        let why = format!("is {bits_allocated}, not 8 or 16");
+        return Err(Fault::Attribute { name: "BitsAllocated", why });
+    }
+    let bits_stored = in_range(set, tags::BITS_STORED, "BitsStored", 1, i64::from(bits_allocated))? as u16;
+    if let Some(high_bit) = set.int(tags::HIGH_BIT) {
+        if high_bit != i64::from(bits_stored) - 1 {
+            let why = format!("is {high_bit} where BitsStored {bits_stored} asks for {}", bits_stored - 1);
+            return Err(Fault::Attribute { name: "HighBit", why });
+        }
+    }
+    let signed = in_range(set, tags::PIXEL_REPRESENTATION, "PixelRepresentation", 0, 1)? == 1;
+    match set.text(tags::PHOTOMETRIC_INTERPRETATION).as_deref() {
+        None | Some("MONOCHROME2") => {}
+        // CT numbers are what they are: MONOCHROME1 only says how to display them.
+        Some("MONOCHROME1") => warnings.push("MONOCHROME1: shown inverted, CT numbers unchanged".into()),
+        Some(_) => {
+            let why = "is not MONOCHROME2 or MONOCHROME1".into();
+            return Err(Fault::Attribute { name: "PhotometricInterpretation", why });
+        }
+    }
+    // The value's kind follows PixelRepresentation, whatever its VR says.
+    let bits =
+        |tag| set.int(tag).filter(|value| (-32_768..=65_535).contains(value)).map(|value| value as u16);
+    Ok(PixelFormat {
+        rows,
+        cols,
+        bits_allocated,
+        bits_stored,
+        signed,
+        padding: bits(tags::PIXEL_PADDING_VALUE),
+        padding_limit: bits(tags::PIXEL_PADDING_RANGE_LIMIT),
+    })
+}
+
+/// Geometry and rescale of each frame. In an enhanced object they lie in the
+/// shared or the per-frame functional groups (PS3.3 C.7.6.16).
+fn frames(set: &DataSet<'_>, n_frames: usize) -> Result<Vec<Frame>, Fault> {
+    let shared = set.items(tags::SHARED_FUNCTIONAL_GROUPS)?;
+    let per_frame = set.items(tags::PER_FRAME_FUNCTIONAL_GROUPS)?;
+    if per_frame.is_empty() && shared.is_empty() {
+        if n_frames > 1 {
+            let why = format!("is {n_frames}, but there are no functional groups");
+            return Err(Fault::Attribute { name: "NumberOfFrames", why });
+        }
+        return Ok(vec![frame_of(&|_| Ok(Some(set.clone())))?]);
+    }
+    if per_frame.len() != n_frames {
+        let why = format!("is {n_frames}, but {} frames are described", per_frame.len());
+        return Err(Fault::Attribute { name: "NumberOfFrames", why });
+    }
+    per_frame.iter().map(|frame| frame_of(&|tag| group_of(frame, &shared, tag))).collect()
+}
+
+/// A functional group of a frame: its own, else the shared one.
+fn group_of<'a>(
+    frame: &DataSet<'a>,
+    shared: &[DataSet<'a>],
+    tag: TagNumber,
+) -> Result<Option<DataSet<'a>>, Fault> {
+    for groups in std::iter::once(frame).chain(shared) {
+        if let Some(group) = groups.items(tag)?.into_iter().next() {
+            return Ok(Some(group));
+        }
+    }
+    Ok(None)
+}
+
+fn frame_of<'a>(group: &dyn Fn(TagNumber) -> Result<Option<DataSet<'a>>, Fault>) -> Result<Frame, Fault> {
+    let numbers = |sequence, tag| Ok(group(sequence)?.map(|set| (set.get(tag).is_some(), set.numbers(tag))));
+    let position = exactly("ImagePositionPatient", numbers(tags::PLANE_POSITION, tags::IMAGE_POSITION)?);
+    let orientation =
+        exactly("ImageOrientationPatient", numbers(tags::PLANE_ORIENTATION, tags::IMAGE_ORIENTATION)?);
+    let spacing = exactly("PixelSpacing", numbers(tags::PIXEL_MEASURES, tags::PIXEL_SPACING)?).and_then(
+        |[row, col]: [f64; 2]| {
+            if (0.01..=50.0).contains(&row) && (0.01..=50.0).contains(&col) {
+                Ok(Spacing { row: Mm(row), col: Mm(col) })
+            } else {
+                Err(Fault::Attribute { name: "PixelSpacing", why: format!("is {row} x {col} mm") })
+            }
+        },
+    );
+    let number = |name, tag| -> Result<f64, Fault> {
+        match numbers(tags::PIXEL_VALUE_TRANSFORMATION, tag)? {
+            None | Some((false, _)) => Err(Fault::Rescale { name, why: "is missing" }),
+            Some((true, Some(values))) if values.len() == 1 => Ok(values[0]),
+            Some((true, _)) => Err(Fault::Rescale { name, why: "is not a number" }),
+        }
+    };
+    let rescale = number("RescaleSlope", tags::RESCALE_SLOPE).and_then(|slope| {
+        let intercept = number("RescaleIntercept", tags::RESCALE_INTERCEPT)?;
+        if slope == 0.0 {
+            return Err(Fault::Rescale { name: "RescaleSlope", why: "is 0" });
+        }
+        Ok(Rescale { slope, intercept })
+    });
+    Ok(Frame { position, orientation: orientation.and_then(orthogonal), spacing, rescale })
+}
+
+fn exactly<const N: usize>(
+    name: &'static str,
+    found: Option<(bool, Option<Vec<f64>>)>,
+) -> Result<[f64; N], Fault> {
+    match found {
+        None | Some((false, _)) => Err(missing(name)),
+        Some((true, None)) => Err(Fault::Attribute { name, why: "is not made of numbers".into() }),
+        Some((true, Some(values))) => {
+            let n_values = values.len();
+            let why = move |_| Fault::Attribute { name, why: format!("has {n_values} values, not {N}") };
+            values.try_into().map_err(why)
+        }
+    }
+}
+
+fn orthogonal(cosines: [f64; 6]) -> Result<[f64; 6], Fault> {
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>();
+    let (row, col) = cosines.split_at(3);
+    let sound = (dot(row, row) - 1.0).abs() < 0.01
+        && (dot(col, col) - 1.0).abs() < 0.01
+        && dot(row, col).abs() < 0.01;
+    if sound {
+        Ok(cosines)
+    } else {
+        Err(Fault::Attribute {
+            name: "ImageOrientationPatient",
+            why: "is not two perpendicular unit vectors".into(),
+        })
+    }
+}
+
+fn identity(set: &DataSet<'_>) -> Identity {
+    let says = |tag| set.text(tag).is_some_and(|text| text.to_uppercase().contains("SYNTHETIC"));
+    let named = set.text(tags::PATIENT_NAME).is_some_and(|name| name.starts_with("SYNTHETIC"));
+    Identity {
+        patient_id: set.text(tags::PATIENT_ID),
+        study_uid: set.text(tags::STUDY_INSTANCE_UID),
+        series_uid: set.text(tags::SERIES_INSTANCE_UID),
+        sop_uid: set.text(tags::SOP_INSTANCE_UID),
+        synthetic: named || says(tags::IMAGE_COMMENTS),
+        patient_sex: set.text(tags::PATIENT_SEX).filter(|sex| matches!(sex.as_str(), "M" | "F" | "O")),
+        patient_age_years: set.text(tags::PATIENT_AGE).as_deref().and_then(age_years),
+    }
+}
+
+/// Reads an age string (`055Y`, `018M`, `003W`, `012D`).
+fn age_years(text: &str) -> Option<i32> {
+    let (number, unit) = text.split_at_checked(3)?;
+    let number: i32 = number.parse().ok()?;
+    match unit {
+        "Y" => Some(number.min(90)),
+        "M" => Some(number / 12),
+        "W" => Some(number / 52),
+        "D" => Some(number / 365),
+        _ => None,
+    }
+}
+
+fn scanner(set: &DataSet<'_>, image_type: &str, lossy: bool) -> Scanner {
+    let number = |tag| set.numbers(tag).and_then(|values| values.first().copied());
+    // Product names are short; a longer text was typed by somebody.
+    let product = |tag| set.text(tag).filter(|text| text.len() <= 64);
+    Scanner {
+        manufacturer: product(tags::MANUFACTURER),
+        model: product(tags::MANUFACTURER_MODEL_NAME),
+        kernel: product(tags::CONVOLUTION_KERNEL),
+        kvp: number(tags::KVP).map(|kvp| kvp as f32),
+        slice_thickness: number(tags::SLICE_THICKNESS).filter(|mm| *mm > 0.0).map(Mm),
+        image_type: image_type.split('\\').take(3).collect::<Vec<_>>().join("\\"),
+        series_number: set.int(tags::SERIES_NUMBER),
+        acquisition_number: set.int(tags::ACQUISITION_NUMBER),
+        lossy,
+    }
+}

@@ -1,0 +1,167 @@
+//! DICOM files to headers and CT numbers: the only place that names dicom-rs and its codecs.
+//!
+//! The walk over the elements is our own ([`elements`] says why); dicom-rs gives
+//! the dictionary, the table of transfer syntaxes and the codecs.
+
+mod codestream;
+mod elements;
+pub mod header;
+pub mod pixels;
+mod rle;
+mod syntax;
+mod tags;
+
+use std::borrow::Cow;
+use std::io::Read;
+use std::path::Path;
+
+use dicom::encoding::Codec;
+use dicom::encoding::transfer_syntax::TransferSyntaxIndex;
+use dicom::transfer_syntax::TransferSyntaxRegistry;
+
+use self::elements::{DataSet, Encoding};
+pub use self::header::{Frame, Header, Rescale, Scanned, Scanner};
+pub use self::pixels::{HuTable, stored_words};
+use crate::fault::Fault;
+
+/// Bytes read first: nearly every CT header is shorter.
+const PREFIX_LEN: u64 = 16 * 1024;
+/// Files above this are refused: the largest multi-frame objects stay below 2 GiB.
+const MAX_FILE_LEN: u64 = 4 << 30;
+/// A deflated file may always inflate to this much...
+const MIN_INFLATE_LIMIT: u64 = 64 << 20;
+/// ...and to this many times its own size.
+const MAX_INFLATE_RATIO: u64 = 16;
+
+/// Reads the header of a file, and no more of the file than that needs.
+///
+/// # Errors
+/// A [`Fault`] when the file is unreadable, no DICOM file, or broken.
+pub fn scan_file(path: &Path) -> Result<Scanned, Fault> {
+    let unreadable = |err: std::io::Error| Fault::Unreadable { why: err.kind().to_string() };
+    let mut file = std::fs::File::open(path).map_err(unreadable)?;
+    let file_len = checked_len(&file)?;
+    let mut bytes = Vec::with_capacity(PREFIX_LEN.min(file_len) as usize);
+    file.by_ref().take(PREFIX_LEN).read_to_end(&mut bytes).map_err(unreadable)?;
+    let is_whole = bytes.len() as u64 == file_len;
+    match scan(&bytes, file_len) {
+        // The walk may only have run into the end of the prefix.
+        Err(_) | Ok(Scanned::Other { .. }) if !is_whole => {
+            file.read_to_end(&mut bytes).map_err(unreadable)?;
+            scan(&bytes, file_len)
+        }
+        scanned => scanned,
+    }
+}
+
+/// Reads a whole file, with a limit.
+///
+/// # Errors
+/// [`Fault::Unreadable`] or [`Fault::TooLarge`].
+pub fn read_file(path: &Path) -> Result<Vec<u8>, Fault> {
+    let unreadable = |err: std::io::Error| Fault::Unreadable { why: err.kind().to_string() };
+    let mut file = std::fs::File::open(path).map_err(unreadable)?;
+    let mut bytes = Vec::with_capacity(checked_len(&file)? as usize);
+    file.read_to_end(&mut bytes).map_err(unreadable)?;
+    Ok(bytes)
+}
+
+/// The bytes in which a header's pixel offsets count: the file's own, or what a
+/// deflated file inflates to.
+///
+/// # Errors
+/// As [`scan_file`].
+pub fn inflate(bytes: &[u8]) -> Result<Cow<'_, [u8]>, Fault> {
+    Ok(open(bytes)?.bytes)
+}
+
+fn checked_len(file: &std::fs::File) -> Result<u64, Fault> {
+    let metadata = file.metadata().map_err(|err| Fault::Unreadable { why: err.kind().to_string() })?;
+    if !metadata.is_file() {
+        return Err(Fault::Unreadable { why: "it is not a plain file".into() });
+    }
+    if metadata.len() > MAX_FILE_LEN {
+        return Err(Fault::TooLarge { limit: MAX_FILE_LEN });
+    }
+    Ok(metadata.len())
+}
+
+/// Reads the header in `bytes`, which are the start of a file of `file_len` bytes.
+fn scan(bytes: &[u8], file_len: u64) -> Result<Scanned, Fault> {
+    let opened = open(bytes)?;
+    let inflated = matches!(opened.bytes, Cow::Owned(_));
+    let set = DataSet::walk(&opened.bytes, opened.body, opened.encoding)?;
+    let scanned = header::read(&set, &opened.meta, &opened.transfer_syntax)?;
+    if let Scanned::Ct(header) = &scanned {
+        let available = if inflated { opened.bytes.len() as u64 } else { file_len };
+        let pixels_end = header.pixels.start as u64 + header.pixels.length.map_or(0, u64::from);
+        if pixels_end > available {
+            return Err(Fault::Truncated);
+        }
+    }
+    Ok(scanned)
+}
+
+struct Opened<'a> {
+    bytes: Cow<'a, [u8]>,
+    meta: DataSet<'a>,
+    transfer_syntax: String,
+    body: usize,
+    encoding: Encoding,
+}
+
+/// Finds the data set: behind preamble and meta group, or, in files written
+/// without them, at the start.
+fn open(bytes: &[u8]) -> Result<Opened<'_>, Fault> {
+    let not_dicom = |why: &str| Err(Fault::NotDicom { why: why.into() });
+    let meta_start = match bytes {
+        [] => return not_dicom("it is empty"),
+        [0xFF, 0xD8, 0xFF, ..] => return not_dicom("it is a JPEG image"),
+        [0x89, b'P', b'N', b'G', ..] => return not_dicom("it is a PNG image"),
+        [b'P', b'K', 3, 4, ..] => return not_dicom("it is a zip archive"),
+        _ if bytes.get(128..132) == Some(b"DICM") => 132,
+        [2, 0, ..] => 0,
+        [8, 0, _, 0, rest @ ..] => {
+            let explicit = rest.starts_with(b"UL")
+                || rest.starts_with(b"CS")
+                || rest.starts_with(b"UI")
+                || rest.starts_with(b"DA");
+            let (encoding, uid) = if explicit {
+                (Encoding::EXPLICIT_LITTLE, "1.2.840.10008.1.2.1")
+            } else {
+                (Encoding::IMPLICIT_LITTLE, "1.2.840.10008.1.2")
+            };
+            let (meta, _) = DataSet::walk_meta(&[], 0)?;
+            return Ok(Opened { bytes: bytes.into(), meta, transfer_syntax: uid.into(), body: 0, encoding });
+        }
+        _ => return not_dicom("it has neither the DICM mark nor a data set at its start"),
+    };
+    let (meta, body) = DataSet::walk_meta(bytes, meta_start)?;
+    let Some(transfer_syntax) = meta.text(tags::TRANSFER_SYNTAX_UID) else {
+        return Err(Fault::Attribute { name: "TransferSyntaxUID", why: "is missing".into() });
+    };
+    let unsupported = || Fault::TransferSyntax { syntax: syntax::name(&transfer_syntax) };
+    let syntax = syntax::find(&transfer_syntax).ok_or_else(unsupported)?;
+    if syntax.compression != syntax::Compression::Deflate {
+        return Ok(Opened { bytes: bytes.into(), meta, transfer_syntax, body, encoding: syntax.encoding });
+    }
+    let limit = MIN_INFLATE_LIMIT.max(MAX_INFLATE_RATIO * bytes.len() as u64);
+    let inflated = inflate_body(&transfer_syntax, &bytes[body..], limit)?;
+    Ok(Opened { bytes: inflated.into(), meta, transfer_syntax, body: 0, encoding: syntax.encoding })
+}
+
+fn inflate_body(transfer_syntax: &str, deflated: &[u8], limit: u64) -> Result<Vec<u8>, Fault> {
+    let syntax = TransferSyntaxRegistry.get(transfer_syntax);
+    let Some(Codec::Dataset(Some(adapter))) = syntax.map(|syntax| syntax.codec()) else {
+        return Err(Fault::TransferSyntax { syntax: syntax::name(transfer_syntax) });
+    };
+    let mut inflated = Vec::new();
+    let mut reader = adapter.adapt_reader(Box::new(deflated)).take(limit + 1);
+    reader
+        .read_to_end(&mut inflated)
+        .map_err(|_| Fault::Malformed { why: "its deflated data set does not inflate".into() })?;
+    if inflated.len() as u64 > limit {
+        return Err(Fault::TooLarge { limit });
+    }
+    Ok(inflated)
+}

@@ -1,0 +1,68 @@
+//! Transfer syntaxes (PS3.5 section 10): how elements and pixels are written.
+
+use dicom::encoding::transfer_syntax::TransferSyntaxIndex;
+use dicom::transfer_syntax::TransferSyntaxRegistry;
+
+use super::elements::Encoding;
+
+/// What a transfer syntax UID stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// Pixels as plain numbers.
+    None,
+    /// Plain pixels in a deflated data set.
+    Deflate,
+    /// RLE Lossless (PS3.5 annex G).
+    Rle,
+    /// JPEG baseline, extended and lossless (ISO 10918).
+    Jpeg,
+    /// JPEG-LS (ISO 14495).
+    JpegLs,
+    /// JPEG 2000 and HTJ2K (ISO 15444).
+    Jpeg2000,
+}
+
+/// A transfer syntax that this program knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Syntax {
+    /// How elements are written.
+    pub encoding: Encoding,
+    /// How pixels are written.
+    pub compression: Compression,
+    /// Whether the syntax is meant for lossy pixels.
+    pub lossy: bool,
+}
+
+/// Looks up a UID; `None` for one that cannot be read at all.
+pub fn find(uid: &str) -> Option<Syntax> {
+    let explicit = |compression, lossy| Syntax { encoding: Encoding::EXPLICIT_LITTLE, compression, lossy };
+    Some(match uid.strip_prefix("1.2.840.10008.1.2")? {
+        "" => Syntax { encoding: Encoding::IMPLICIT_LITTLE, ..explicit(Compression::None, false) },
+        ".1" => explicit(Compression::None, false),
+        ".2" => Syntax { encoding: Encoding::EXPLICIT_BIG, ..explicit(Compression::None, false) },
+        ".1.99" => explicit(Compression::Deflate, false),
+        ".5" => explicit(Compression::Rle, false),
+        ".4.50" | ".4.51" => explicit(Compression::Jpeg, true),
+        ".4.57" | ".4.70" => explicit(Compression::Jpeg, false),
+        ".4.80" => explicit(Compression::JpegLs, false),
+        ".4.81" => explicit(Compression::JpegLs, true),
+        ".4.90" | ".4.201" | ".4.202" => explicit(Compression::Jpeg2000, false),
+        ".4.91" | ".4.203" => explicit(Compression::Jpeg2000, true),
+        _ => return None,
+    })
+}
+
+/// Name of a transfer syntax for messages.
+pub fn name(uid: &str) -> String {
+    match TransferSyntaxRegistry.get(uid) {
+        Some(syntax) => format!("{} ({uid})", syntax.name()),
+        // An unknown value may be free text: only what has the form of a UID is shown.
+        None if !uid.is_empty()
+            && uid.len() <= 64
+            && uid.bytes().all(|b| b.is_ascii_digit() || b == b'.') =>
+        {
+            uid.to_string()
+        }
+        None => "that it names".into(),
+    }
+}

@@ -1,0 +1,91 @@
+//! Why a whole run ends without a result.
+
+use std::path::PathBuf;
+
+use diag_data::DataError;
+
+/// What stops a run. A fault of one file or case is a [`crate::fault::Fault`] instead.
+#[derive(Debug, thiserror::Error)]
+pub enum IngestError {
+    /// The input folder is missing or unreadable.
+    #[error("cannot read the folder {}", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// The system's words.
+        source: std::io::Error,
+    },
+    /// The input folder has nothing to work on.
+    #[error("found no {what} below {}", path.display())]
+    Empty {
+        /// "files", "DICOM files", "images".
+        what: &'static str,
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A table of labels or splits cannot be read.
+    #[error("cannot read the table {}", path.display())]
+    Table {
+        /// The table.
+        path: PathBuf,
+        /// The reader's words.
+        source: csv::Error,
+    },
+    /// A table of labels or splits breaks a rule.
+    #[error("{why}, in line {line} of {}", path.display())]
+    TableRow {
+        /// The table.
+        path: PathBuf,
+        /// Line, from 1; the header is line 1.
+        line: u64,
+        /// The rule.
+        why: String,
+    },
+    /// A settings file is not what it should be.
+    #[error("{why}: {}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// Settings that contradict each other or the input.
+    #[error("{why}")]
+    Settings {
+        /// What is wrong.
+        why: String,
+        /// How to put it right.
+        fix: String,
+    },
+    /// Every case was set aside.
+    #[error("none of the {n_cases} cases could be used")]
+    NothingUsable {
+        /// Number of cases in the label table.
+        n_cases: usize,
+    },
+    /// The user stopped the run.
+    #[error("interrupted; nothing was written")]
+    Interrupted,
+    /// Reading or writing of shards failed.
+    #[error(transparent)]
+    Data(#[from] DataError),
+}
+
+impl IngestError {
+    /// What the user can do about it.
+    pub fn remedy(&self) -> String {
+        match self {
+            Self::Folder { .. } => "check the path and its permissions".into(),
+            Self::Empty { .. } => "point the command at the folder that holds them".into(),
+            Self::Table { .. } => {
+                "give a CSV file with the header case_id,label and optionally split and patient_id".into()
+            }
+            Self::TableRow { .. } => "correct the line and run again".into(),
+            Self::File { .. } => "correct the file and run again".into(),
+            Self::Settings { fix, .. } => fix.clone(),
+            Self::NothingUsable { .. } => "see the reasons above, case by case".into(),
+            Self::Interrupted => "run the same command again".into(),
+            Self::Data(err) => err.remedy(),
+        }
+    }
+}

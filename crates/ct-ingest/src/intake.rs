@@ -1,0 +1,136 @@
+//! Which files make which case.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use crate::decode::{self, Header, Scanned};
+use crate::fault::Fault;
+use crate::labels::LabelTable;
+use crate::listing::{self, Listing};
+use crate::settings::Match;
+
+/// What the header of a listed file said.
+#[derive(Clone, Debug)]
+pub enum Scan {
+    /// A CT object.
+    Ct(Arc<Header>),
+    /// A file that is no CT image, and why.
+    Other(&'static str),
+    /// A file that should have been one.
+    Broken(Fault),
+}
+
+/// Reads the headers of all listed files, in parallel.
+pub fn scan(listing: &Listing) -> Vec<Scan> {
+    let scan_one = |file: &listing::ListedFile| {
+        if listing::is_companion(&file.relative) {
+            return Scan::Other("not an image");
+        }
+        match decode::scan_file(&file.path) {
+            Ok(Scanned::Ct(header)) => Scan::Ct(Arc::from(header)),
+            Ok(Scanned::Other { reason }) => Scan::Other(reason),
+            Err(fault) => Scan::Broken(fault),
+        }
+    };
+    listing.files.par_iter().map(scan_one).collect()
+}
+
+/// The files of each row of a label table, and the files of none.
+#[derive(Clone, Debug, Default)]
+pub struct Assigned {
+    /// One entry a row, in the table's order: its files, or why it has none.
+    pub cases: Vec<Result<Vec<usize>, Fault>>,
+    /// Files that no row names, by the folder or group that they share.
+    pub unlabelled: BTreeMap<String, Vec<usize>>,
+}
+
+/// Divides the files among the rows of the table.
+pub fn assign(listing: &Listing, scans: &[Scan], table: &LabelTable, matching: Match) -> Assigned {
+    match matching {
+        Match::Folder => by_folder(listing, scans, table),
+        Match::PatientId => by_header(listing, scans, table, |header| header.identity.patient_id.as_deref()),
+        Match::SeriesUid => by_header(listing, scans, table, |header| header.identity.series_uid.as_deref()),
+    }
+}
+
+fn by_folder(listing: &Listing, scans: &[Scan], table: &LabelTable) -> Assigned {
+    let row_of: BTreeMap<&str, usize> =
+        table.rows.iter().enumerate().map(|(row, entry)| (entry.case.as_str(), row)).collect();
+    // A row may give a folder's path or its name; a name must be unique.
+    let mut folders_named: BTreeMap<usize, BTreeSet<&str>> = BTreeMap::new();
+    let mut files_of: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    let mut unlabelled: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for (file, listed) in listing.files.iter().enumerate() {
+        let folders = || ancestors(&listed.relative);
+        let by_path = folders().find_map(|folder| row_of.get(folder).map(|row| (*row, folder)));
+        let by_name = || {
+            folders().find_map(|folder| {
+                let name = folder.rsplit('/').next().unwrap_or(folder);
+                row_of.get(name).map(|row| (*row, folder))
+            })
+        };
+        match by_path.or_else(by_name) {
+            Some((row, folder)) => {
+                folders_named.entry(row).or_default().insert(folder);
+                files_of.entry(row).or_default().push(file);
+            }
+            // Tables and notes beside the cases belong to nobody.
+            None if matches!(scans[file], Scan::Other(_)) => {}
+            None => {
+                let folder = folders().last().unwrap_or(".").to_string();
+                unlabelled.entry(folder).or_default().push(file);
+            }
+        }
+    }
+    let case = |row: usize| match folders_named.get(&row).map_or(0, BTreeSet::len) {
+        0 => Err(Fault::NoFiles),
+        1 => Ok(files_of.remove(&row).unwrap_or_default()),
+        count => Err(Fault::AmbiguousFolder { count }),
+    };
+    Assigned { cases: (0..table.rows.len()).map(case).collect(), unlabelled }
+}
+
+/// The folders that hold a file, innermost first, and the root as `.`.
+fn ancestors(relative: &str) -> impl Iterator<Item = &str> {
+    fn parent(path: &str) -> Option<&str> {
+        path.rsplit_once('/').map(|(parent, _)| parent)
+    }
+    let start = parent(relative);
+    std::iter::successors(start, |path| parent(path)).chain(start.is_none().then_some("."))
+}
+
+fn by_header(
+    listing: &Listing,
+    scans: &[Scan],
+    table: &LabelTable,
+    key: impl Fn(&Header) -> Option<&str>,
+) -> Assigned {
+    let row_of: BTreeMap<&str, usize> =
+        table.rows.iter().enumerate().map(|(row, entry)| (entry.case.as_str(), row)).collect();
+    let mut cases: Vec<Result<Vec<usize>, Fault>> = vec![Err(Fault::NoFiles); table.rows.len()];
+    let mut unlabelled: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for file in 0..listing.files.len() {
+        let Scan::Ct(header) = &scans[file] else { continue };
+        match key(header).and_then(|text| row_of.get(text)) {
+            Some(&row) => match &mut cases[row] {
+                Ok(files) => files.push(file),
+                case @ Err(_) => *case = Ok(vec![file]),
+            },
+            None => unlabelled.entry(key(header).unwrap_or_default().into()).or_default().push(file),
+        }
+    }
+    Assigned { cases, unlabelled }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_s_folders_are_named_innermost_first() {
+        assert_eq!(ancestors("a/b/c.dcm").collect::<Vec<_>>(), ["a/b", "a"]);
+        assert_eq!(ancestors("c.dcm").collect::<Vec<_>>(), ["."]);
+    }
+}

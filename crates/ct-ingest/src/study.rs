@@ -1,0 +1,426 @@
+//! One case: from its files to rendered slices.
+
+use std::collections::BTreeMap;
+
+use diag_data::case::{CaseId, Label, Split};
+use diag_data::manifest::CaseRow;
+use diag_data::slice::{Acquisition, CtSlice, Geometry, Provenance, Selection};
+use diag_data::units::{HuWindow, Mm};
+use rayon::prelude::*;
+
+use crate::decode::header::PixelFormat;
+use crate::decode::{self, Header, HuTable, Rescale};
+use crate::deidentify::{Kind, Pseudonyms};
+use crate::fault::Fault;
+use crate::intake::Scan;
+use crate::listing::Listing;
+use crate::render::{self, Image};
+use crate::select::{self, LungMeasure, MIN_SLICES, Region};
+use crate::series::{self, ImageRef, PlacedImage, Stack};
+use crate::settings::{Crop, Select, Settings};
+
+/// A case to be read.
+#[derive(Clone, Debug)]
+pub struct CaseTask {
+    /// Its name in the shards.
+    pub case_id: CaseId,
+    /// Its class.
+    pub label: Label,
+    /// Its part.
+    pub split: Split,
+    /// Keyed hash of its patient.
+    pub patient_hash: Option<String>,
+    /// Its files, by index in the listing.
+    pub files: Vec<usize>,
+}
+
+/// What every case of a run shares.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading<'a> {
+    /// The files.
+    pub listing: &'a Listing,
+    /// Their headers.
+    pub scans: &'a [Scan],
+    /// What is asked for.
+    pub settings: &'a Settings,
+    /// The hashes.
+    pub pseudonyms: &'a Pseudonyms,
+}
+
+/// A case that was read.
+#[derive(Clone, Debug)]
+pub struct ReadCase {
+    /// Its row in `cases.parquet`.
+    pub row: CaseRow,
+    /// Its slices, lowest first.
+    pub slices: Vec<CtSlice>,
+    /// Whether a used file says that it is synthetic.
+    pub synthetic: bool,
+    /// Files that are not in the used series, with the reason.
+    pub files_aside: Vec<(usize, &'static str)>,
+    /// Reasons of the series that were not used.
+    pub series_aside: Vec<&'static str>,
+    /// Reasons of the slices of the used series that were not kept.
+    pub slices_aside: Vec<&'static str>,
+}
+
+/// Why a case cannot be used, and the file at fault where it is one.
+pub type CaseFault = (Option<usize>, Fault);
+
+/// Reads a case: finds its stack, decodes it in parallel, keeps and renders slices.
+///
+/// # Errors
+/// The [`Fault`] that sets the whole case aside.
+pub fn read(task: &CaseTask, reading: &Reading<'_>) -> Result<ReadCase, CaseFault> {
+    let chosen = choose_stack(task, reading)?;
+    let stack = &chosen.stack;
+    if reading.settings.strict {
+        if let Some((count, largest)) = stack.gaps() {
+            return Err((None, Fault::Gaps { count, largest_mm: format!("{:.1}", largest.0) }));
+        }
+    }
+    let decoded = decode_stack(stack, reading)?;
+    let fractions: Vec<f32> = decoded.iter().map(|slice| slice.lung.fraction).collect();
+    let kept = match reading.settings.select {
+        Select::All => (0..decoded.len()).collect(),
+        Select::Lung => select::choose(&fractions).ok_or((None, Fault::NoLung))?,
+    };
+    let slices = render_kept(task, stack, &decoded, &kept, reading)?;
+    let mut warnings = chosen.warnings;
+    warnings.extend(stack.warnings.iter().cloned());
+    let first: &Header = &stack.slices[0].image.header;
+    let hash = |kind, text: &Option<String>| text.as_deref().map(|text| reading.pseudonyms.hash(kind, text));
+    Ok(ReadCase {
+        row: CaseRow {
+            case_id: task.case_id.clone(),
+            label: task.label,
+            split: task.split,
+            n_slices: slices.len() as i32,
+            n_source_slices: stack.slices.len() as i32,
+            patient_hash: task.patient_hash.clone(),
+            study_uid_hash: hash(Kind::Study, &first.identity.study_uid),
+            series_uid_hash: hash(Kind::Series, &first.identity.series_uid),
+            manufacturer: first.scanner.manufacturer.clone(),
+            model: first.scanner.model.clone(),
+            kernel: first.scanner.kernel.clone(),
+            slice_thickness_mm: first.scanner.slice_thickness.map(|thickness| thickness.0),
+            patient_sex: first.identity.patient_sex.clone(),
+            patient_age_years: first.identity.patient_age_years,
+            warnings,
+        },
+        synthetic: stack.slices.iter().any(|slice| slice.image.header.identity.synthetic),
+        slices_aside: vec!["shows too little lung, or thinned out"; decoded.len() - kept.len()],
+        slices,
+        files_aside: chosen.files_aside,
+        series_aside: chosen.series_aside,
+    })
+}
+
+struct Chosen {
+    stack: Stack,
+    files_aside: Vec<(usize, &'static str)>,
+    series_aside: Vec<&'static str>,
+    warnings: Vec<String>,
+}
+
+/// The stack with the most slices; among equals the lowest series number, then
+/// the lowest series UID.
+fn choose_stack(task: &CaseTask, reading: &Reading<'_>) -> Result<Chosen, CaseFault> {
+    let mut files_aside = Vec::new();
+    let mut images = Vec::new();
+    for &file in &task.files {
+        match &reading.scans[file] {
+            Scan::Broken(fault) => return Err((Some(file), fault.clone())),
+            Scan::Other(reason) => files_aside.push((file, *reason)),
+            Scan::Ct(header) => images.extend((0..header.frames.len()).map(|frame| ImageRef {
+                file,
+                frame,
+                header: header.clone(),
+            })),
+        }
+    }
+    let same_bytes = |a: usize, b: usize| {
+        let bytes = |file: usize| std::fs::read(&reading.listing.files[file].path).ok();
+        bytes(a).is_some_and(|a| Some(a) == bytes(b))
+    };
+    let mut series_aside = Vec::new();
+    let mut stacks = Vec::new();
+    for group in series::group(images).map_err(|(file, fault)| (Some(file), fault))? {
+        let files: Vec<usize> = group.images.iter().map(|image| image.file).collect();
+        let reason = if !group.is_axial() {
+            "not axial"
+        } else if group.images.len() < MIN_SLICES {
+            "too few slices"
+        } else {
+            stacks.extend(series::stack(group, &same_bytes).map_err(|fault| (None, fault))?);
+            continue;
+        };
+        files_aside.extend(files.into_iter().map(|file| (file, reason)));
+        series_aside.push(reason);
+    }
+    let order = |stack: &Stack| {
+        let header = &stack.slices[0].image.header;
+        let number = header.scanner.series_number.unwrap_or(i64::MAX);
+        (std::cmp::Reverse(stack.slices.len()), number, header.identity.series_uid.clone())
+    };
+    stacks.sort_by_key(order);
+    let n_candidates = stacks.len();
+    let mut stacks = stacks.into_iter();
+    let Some(stack) = stacks.next().filter(|stack| stack.slices.len() >= MIN_SLICES) else {
+        let mut reasons: Vec<&str> = files_aside.iter().map(|(_, reason)| *reason).collect();
+        reasons.sort_unstable();
+        reasons.dedup();
+        let why = if reasons.is_empty() { "too few slices".into() } else { reasons.join(", ") };
+        return Err((None, Fault::NoSeries { n_min: MIN_SLICES, why }));
+    };
+    for other in stacks {
+        let files = other.slices.iter().map(|slice| slice.image.file);
+        files_aside.extend(files.map(|file| (file, "another series of the case was used")));
+        series_aside.push("another series of the case was used");
+    }
+    files_aside.extend(stack.repeated.iter().map(|file| (*file, "repeats another file")));
+    files_aside.sort_unstable();
+    files_aside.dedup_by_key(|aside| aside.0);
+    let warnings = if n_candidates > 1 {
+        vec![format!("{n_candidates} axial series; the one with most slices was used")]
+    } else {
+        Vec::new()
+    };
+    Ok(Chosen { stack, files_aside, series_aside, warnings })
+}
+
+/// A decoded slice, reduced to what rendering and its row need.
+struct Decoded {
+    lung: LungMeasure,
+    hu_min: f32,
+    hu_max: f32,
+    hu_mean: f32,
+    n_padding: usize,
+    rescale: Rescale,
+    source_sha256: String,
+    pixel_sha256: String,
+    picture: Picture,
+}
+
+/// With a crop, the region is known only after every slice was seen.
+enum Picture {
+    Done { grey: Vec<u8>, hu: Option<Vec<i16>> },
+    Waiting { grey: Image<u8>, hu: Option<Image<f32>> },
+}
+
+/// HU and grey levels of every stored word, for one rescale.
+struct Tables {
+    format: PixelFormat,
+    rescale: Rescale,
+    hu: HuTable,
+    grey: Vec<u8>,
+}
+
+impl Tables {
+    fn new(format: PixelFormat, rescale: Rescale, window: HuWindow) -> Self {
+        let hu = HuTable::new(format, rescale);
+        let grey = hu.map(render::grey_level(window));
+        Self { format, rescale, hu, grey }
+    }
+}
+
+/// Tables are shared by slices of equal rescale; series that change it with
+/// every slice (PET does, CT hardly) make their own.
+const MAX_SHARED_TABLES: usize = 4;
+
+fn decode_stack(stack: &Stack, reading: &Reading<'_>) -> Result<Vec<Decoded>, CaseFault> {
+    let mut frames_of: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    let mut tables: Vec<Tables> = Vec::new();
+    for (i, slice) in stack.slices.iter().enumerate() {
+        let image = &slice.image;
+        frames_of.entry(image.file).or_default().push(i);
+        let rescale =
+            image.header.frames[image.frame].rescale.clone().map_err(|fault| (Some(image.file), fault))?;
+        let format = image.header.format;
+        let known = tables.iter().any(|table| (table.format, table.rescale) == (format, rescale));
+        if !known && tables.len() < MAX_SHARED_TABLES {
+            tables.push(Tables::new(format, rescale, reading.settings.window));
+        }
+    }
+    let decode_file = |(file, slices): (usize, Vec<usize>)| -> Result<Vec<(usize, Decoded)>, CaseFault> {
+        let fail = |fault| (Some(file), fault);
+        let bytes = decode::read_file(&reading.listing.files[file].path).map_err(fail)?;
+        let source_sha256 = diag_data::files::sha256_hex(&bytes);
+        let inflated = decode::inflate(&bytes).map_err(fail)?;
+        let mut decoded = Vec::with_capacity(slices.len());
+        for i in slices {
+            let slice = &stack.slices[i];
+            let one =
+                decode_slice(slice, stack, &inflated, &source_sha256, &tables, reading).map_err(fail)?;
+            decoded.push((i, one));
+        }
+        Ok(decoded)
+    };
+    let files: Vec<(usize, Vec<usize>)> = frames_of.into_iter().collect();
+    // Collected in full, so that the first fault in order is reported, not the
+    // first in time.
+    let results: Vec<_> = files.into_par_iter().map(decode_file).collect();
+    let mut decoded: Vec<(usize, Decoded)> = Vec::with_capacity(stack.slices.len());
+    for result in results {
+        decoded.extend(result?);
+    }
+    decoded.sort_by_key(|(i, _)| *i);
+    Ok(decoded.into_iter().map(|(_, decoded)| decoded).collect())
+}
+
+fn decode_slice(
+    slice: &PlacedImage,
+    stack: &Stack,
+    file: &[u8],
+    source_sha256: &str,
+    tables: &[Tables],
+    reading: &Reading<'_>,
+) -> Result<Decoded, Fault> {
+    let image = &slice.image;
+    let (header, settings) = (&image.header, reading.settings);
+    let rescale = header.frames[image.frame].rescale.clone()?;
+    let own;
+    let shared = tables.iter().find(|table| (table.format, table.rescale) == (header.format, rescale));
+    let table = match shared {
+        Some(table) => table,
+        None => {
+            own = Tables::new(header.format, rescale, settings.window);
+            &own
+        }
+    };
+    let words = decode::stored_words(file, header, image.frame)?;
+    let little_endian: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let (hu, n_padding) = table.hu.hu_without_padding(&words);
+    let (rows, cols) = (header.format.rows, header.format.cols);
+    let (hu_min, hu_max, hu_mean) = statistics(&hu);
+    let lung = select::measure(&hu, rows, cols);
+    let grey = words.iter().map(|word| table.grey[usize::from(*word)]).collect();
+    let grey = Image { rows, cols, values: grey };
+    let hu = settings.with_hu.then_some(Image { rows, cols, values: hu });
+    let picture = if settings.crop == Crop::None {
+        let region = render::square(Region::whole(rows, cols), stack.spacing, false);
+        finished(&grey, hu.as_ref(), region, settings.size)?
+    } else {
+        Picture::Waiting { grey, hu }
+    };
+    Ok(Decoded {
+        lung,
+        hu_min,
+        hu_max,
+        hu_mean,
+        n_padding,
+        rescale,
+        source_sha256: source_sha256.into(),
+        pixel_sha256: diag_data::files::sha256_hex(&little_endian),
+        picture,
+    })
+}
+
+fn statistics(hu: &[f32]) -> (f32, f32, f32) {
+    let min = hu.iter().copied().fold(f32::INFINITY, f32::min);
+    let max = hu.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mean = hu.iter().map(|hu| f64::from(*hu)).sum::<f64>() / hu.len() as f64;
+    (min, max, mean as f32)
+}
+
+fn finished(grey: &Image<u8>, hu: Option<&Image<f32>>, region: Region, size: u32) -> Result<Picture, Fault> {
+    let wrong = |err: render::ResizeError| Fault::Image { why: err.to_string() };
+    Ok(Picture::Done {
+        grey: render::resize_grey(grey, region, size).map_err(wrong)?,
+        hu: hu.map(|hu| render::resize_hu(hu, region, size)).transpose().map_err(wrong)?,
+    })
+}
+
+fn render_kept(
+    task: &CaseTask,
+    stack: &Stack,
+    decoded: &[Decoded],
+    kept: &[usize],
+    reading: &Reading<'_>,
+) -> Result<Vec<CtSlice>, CaseFault> {
+    let format = stack.slices[0].image.header.format;
+    let whole = Region::whole(format.rows, format.cols);
+    let box_of = |slice: &Decoded| match reading.settings.crop {
+        Crop::None => None,
+        Crop::Body => slice.lung.body,
+        Crop::Lung => slice.lung.lung,
+    };
+    let region = kept.iter().filter_map(|&i| box_of(&decoded[i])).reduce(Region::union).unwrap_or(whole);
+    let region = render::square(region, stack.spacing, true);
+    let render_one = |(slice_index, &i): (usize, &usize)| -> Result<CtSlice, CaseFault> {
+        let (placed, decoded) = (&stack.slices[i], &decoded[i]);
+        let done;
+        let picture = match &decoded.picture {
+            picture @ Picture::Done { .. } => picture,
+            Picture::Waiting { grey, hu } => {
+                done = finished(grey, hu.as_ref(), region, reading.settings.size)
+                    .map_err(|fault| (Some(placed.image.file), fault))?;
+                &done
+            }
+        };
+        let Picture::Done { grey, hu } = picture else {
+            return Err((None, Fault::Image { why: "it was not rendered".into() }));
+        };
+        Ok(row(task, stack, placed, decoded, slice_index, (grey.clone(), hu.clone()), reading))
+    };
+    kept.par_iter().enumerate().map(|(index, i)| render_one((index, i))).collect()
+}
+
+fn row(
+    task: &CaseTask,
+    stack: &Stack,
+    placed: &PlacedImage,
+    decoded: &Decoded,
+    slice_index: usize,
+    (pixels, hu): (Vec<u8>, Option<Vec<i16>>),
+    reading: &Reading<'_>,
+) -> CtSlice {
+    let header = &placed.image.header;
+    let hash = |kind, text: &Option<String>| text.as_deref().map(|text| reading.pseudonyms.hash(kind, text));
+    let mut warnings = header.warnings.clone();
+    if placed.is_after_gap {
+        let gap = placed.gap_before.unwrap_or(Mm(0.0));
+        warnings.push(format!("gap of {:.1} mm below", gap.0));
+    }
+    CtSlice {
+        case_id: task.case_id.clone(),
+        slice_index: slice_index as i32,
+        label: task.label,
+        split: task.split,
+        pixels,
+        hu,
+        geometry: Geometry {
+            z: Some(placed.z),
+            gap_before: placed.gap_before,
+            spacing: Some(stack.spacing),
+            slice_thickness: header.scanner.slice_thickness,
+            tilt_deg: Some(stack.tilt_deg as f32),
+            source_rows: header.format.rows as i32,
+            source_cols: header.format.cols as i32,
+        },
+        acquisition: Acquisition {
+            manufacturer: header.scanner.manufacturer.clone(),
+            model: header.scanner.model.clone(),
+            kernel: header.scanner.kernel.clone(),
+            kvp: header.scanner.kvp,
+            transfer_syntax: header.transfer_syntax.clone(),
+            lossy: header.scanner.lossy,
+            rescale_slope: Some(decoded.rescale.slope),
+            rescale_intercept: Some(decoded.rescale.intercept),
+            padding_px: decoded.n_padding as i32,
+        },
+        selection: Selection {
+            lung_fraction: Some(decoded.lung.fraction),
+            hu_min: Some(decoded.hu_min),
+            hu_max: Some(decoded.hu_max),
+            hu_mean: Some(decoded.hu_mean),
+        },
+        provenance: Provenance {
+            source_sha256: decoded.source_sha256.clone(),
+            pixel_sha256: decoded.pixel_sha256.clone(),
+            sop_uid_hash: hash(Kind::Sop, &header.identity.sop_uid),
+            series_uid_hash: hash(Kind::Series, &header.identity.series_uid),
+            warnings,
+        },
+    }
+}
