@@ -6,7 +6,9 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use covid19_diag_tests::{output, program, smoke_run, stderr, succeed, test_data, tiny_cohort, tiny_cohort_copy, workspace};
+use covid19_diag_tests::{
+    output, program, smoke_run, stderr, succeed, test_data, tiny_cohort, tiny_cohort_copy, workspace,
+};
 
 /// Exit code, and an error of two lines: what and where, how to fix it.
 #[track_caller]
@@ -28,14 +30,22 @@ fn check_nothing_left(folder: &Path) {
 
 fn ingest(dicom: &Path, labels: &Path, shards: &Path) -> Command {
     let mut command = program("ct-ingest");
-    command.arg("dicom").arg(dicom).arg("--labels").arg(labels).arg("--out").arg(shards).args(["--select", "all"]);
+    command
+        .arg("dicom")
+        .arg(dicom)
+        .arg("--labels")
+        .arg(labels)
+        .arg("--out")
+        .arg(shards)
+        .args(["--select", "all"]);
     command
 }
 
 #[test]
 fn an_empty_folder_is_refused() {
     let (empty, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let refused = output(&mut ingest(empty.path(), &tiny_cohort().join("labels.csv"), &out.path().join("shards")));
+    let refused =
+        output(&mut ingest(empty.path(), &tiny_cohort().join("labels.csv"), &out.path().join("shards")));
     check_refused(&refused, 1, "");
     check_nothing_left(out.path());
 }
@@ -43,7 +53,8 @@ fn an_empty_folder_is_refused() {
 #[test]
 fn a_missing_label_table_is_named() {
     let out = tempfile::tempdir().unwrap();
-    let refused = output(&mut ingest(tiny_cohort(), Path::new("no-such-labels.csv"), &out.path().join("shards")));
+    let refused =
+        output(&mut ingest(tiny_cohort(), Path::new("no-such-labels.csv"), &out.path().join("shards")));
     check_refused(&refused, 1, "no-such-labels.csv");
     check_nothing_left(out.path());
 }
@@ -91,12 +102,14 @@ fn an_unreadable_file_is_an_error_of_its_case() {
 #[test]
 fn a_full_disk_leaves_nothing() {
     let mount = tempfile::tempdir().unwrap();
-    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"]).arg(mount.path()).output();
+    let mounted =
+        Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"]).arg(mount.path()).output();
     if !mounted.is_ok_and(|output| output.status.success()) {
         eprintln!("SKIPPED: mounting a small disk needs the superuser");
         return;
     }
-    let refused = output(&mut ingest(tiny_cohort(), &tiny_cohort().join("labels.csv"), &mount.path().join("shards")));
+    let refused =
+        output(&mut ingest(tiny_cohort(), &tiny_cohort().join("labels.csv"), &mount.path().join("shards")));
     let left = fs::read_dir(mount.path()).unwrap().count();
     succeed(Command::new("umount").arg(mount.path()));
     check_refused(&refused, 1, "");

@@ -11,7 +11,13 @@ fn made_with(threads: &str, root: &Path) -> Vec<(&'static str, Vec<u8>)> {
         command.env("RAYON_NUM_THREADS", threads);
         command
     };
-    succeed(with_threads("ct-phantom").arg("--cohort").arg(workspace().join("tests/tiny.toml")).args(["--seed", "3", "--out"]).arg(&dicom));
+    succeed(
+        with_threads("ct-phantom")
+            .arg("--cohort")
+            .arg(workspace().join("tests/tiny.toml"))
+            .args(["--seed", "3", "--out"])
+            .arg(&dicom),
+    );
     succeed(
         with_threads("ct-ingest")
             .arg("dicom")
@@ -23,7 +29,17 @@ fn made_with(threads: &str, root: &Path) -> Vec<(&'static str, Vec<u8>)> {
             .args(["--select", "all", "--seed", "1"]),
     );
     let recipe = workspace().join("tests/tiny-recipe.toml");
-    succeed(with_threads("diag-train").arg("fit").arg("--shards").arg(&shards).arg("--recipe").arg(recipe).arg("--out").arg(&run).args(["--device", "cpu"]));
+    succeed(
+        with_threads("diag-train")
+            .arg("fit")
+            .arg("--shards")
+            .arg(&shards)
+            .arg("--recipe")
+            .arg(recipe)
+            .arg("--out")
+            .arg(&run)
+            .args(["--device", "cpu"]),
+    );
     succeed(with_threads("diag-train").arg("evaluate").arg(&run).arg("--shards").arg(&shards));
     let files = [
         ("truth", dicom.join("truth.json")),
@@ -48,8 +64,18 @@ fn one_thread_and_two_threads_give_the_same_bytes() {
 fn the_label_table_does_not_depend_on_the_run() {
     let again = tempfile::tempdir().unwrap();
     let out = again.path().join("dicom");
-    succeed(program("ct-phantom").arg("--cohort").arg(workspace().join("tests/tiny.toml")).args(["--seed", "3", "--out"]).arg(&out));
+    succeed(
+        program("ct-phantom")
+            .arg("--cohort")
+            .arg(workspace().join("tests/tiny.toml"))
+            .args(["--seed", "3", "--out"])
+            .arg(&out),
+    );
     for name in ["labels.csv", "truth.json"] {
-        assert_eq!(std::fs::read(out.join(name)).unwrap(), std::fs::read(tiny_cohort().join(name)).unwrap(), "{name}");
+        assert_eq!(
+            std::fs::read(out.join(name)).unwrap(),
+            std::fs::read(tiny_cohort().join(name)).unwrap(),
+            "{name}"
+        );
     }
 }

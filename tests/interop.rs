@@ -14,7 +14,8 @@ fn pyarrow_duckdb_and_polars_read_what_rust_wrote() {
     let shards = smoke_run().join("shards");
     let set = ShardSet::open(&shards).unwrap();
     let mut want: Vec<Value> = Vec::new();
-    let mut rows: Vec<_> = Split::ALL.iter().flat_map(|split| set.slices(*split)).map(|row| row.unwrap()).collect();
+    let mut rows: Vec<_> =
+        Split::ALL.iter().flat_map(|split| set.slices(*split)).map(|row| row.unwrap()).collect();
     rows.sort_by(|a, b| (&a.case_id, a.slice_index).cmp(&(&b.case_id, b.slice_index)));
     for row in rows {
         want.push(json!([row.case_id.as_str(), row.slice_index, row.label.0, sha256_hex(&row.pixels)]));

@@ -34,7 +34,16 @@ fn the_pipeline_learns_and_a_control_on_shuffled_labels_does_not() {
     let control = folder.path().join("control.toml");
     std::fs::write(&control, format!("shuffle_labels = true\n{recipe}")).unwrap();
     let run = folder.path().join("run");
-    succeed(program("diag-train").arg("fit").arg("--shards").arg(out.join("shards")).arg("--recipe").arg(&control).arg("--out").arg(&run));
+    succeed(
+        program("diag-train")
+            .arg("fit")
+            .arg("--shards")
+            .arg(out.join("shards"))
+            .arg("--recipe")
+            .arg(&control)
+            .arg("--out")
+            .arg(&run),
+    );
     succeed(program("diag-train").arg("evaluate").arg(&run).arg("--shards").arg(out.join("shards")));
     let chance = metric(&run, &BALANCED_ACCURACY);
     // Chance is 1/3 of three classes; with this many held-out cases its standard error is about 0.13.
@@ -44,7 +53,10 @@ fn the_pipeline_learns_and_a_control_on_shuffled_labels_does_not() {
 #[test]
 fn one_study_is_predicted_with_probabilities_that_sum_to_one() {
     let out = smoke_run();
-    let case = std::fs::read_dir(out.join("dicom")).unwrap().map(|entry| entry.unwrap().path()).find(|path| path.is_dir());
+    let case = std::fs::read_dir(out.join("dicom"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.is_dir());
     let output = succeed(program("diag-predict").arg(out.join("run")).arg(case.unwrap()).arg("--json"));
     let prediction: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let probabilities = prediction["case"]["probabilities"].as_object().unwrap();

@@ -16,14 +16,29 @@ fn covid_ct_keeps_its_official_split_and_can_be_trained_on() {
     let folder = tempfile::tempdir().unwrap();
     let (shards, run) = (folder.path().join("shards"), folder.path().join("run"));
     succeed(
-        program("ct-ingest").arg("images").arg(&data).arg("--split-lists").arg(data.join("split")).arg("--out").arg(&shards),
+        program("ct-ingest")
+            .arg("images")
+            .arg(&data)
+            .arg("--split-lists")
+            .arg(data.join("split"))
+            .arg("--out")
+            .arg(&shards),
     );
     let set = ShardSet::open(&shards).unwrap();
     let rows = Split::ALL.map(|split| n_rows(&set, split));
     assert_eq!(rows, [425, 118, 203]);
 
     let recipe = workspace().join("tests/tiny-recipe.toml");
-    succeed(program("diag-train").arg("fit").arg("--shards").arg(&shards).arg("--recipe").arg(recipe).arg("--out").arg(&run));
+    succeed(
+        program("diag-train")
+            .arg("fit")
+            .arg("--shards")
+            .arg(&shards)
+            .arg("--recipe")
+            .arg(recipe)
+            .arg("--out")
+            .arg(&run),
+    );
     succeed(program("diag-train").arg("evaluate").arg(&run).arg("--shards").arg(&shards));
     succeed(program("diag-report").arg(&run));
     let report = std::fs::read_to_string(run.join("report.html")).unwrap();
@@ -42,7 +57,9 @@ fn real_series_become_shards_without_the_patient() {
     let labels = folder.path().join("labels.csv");
     std::fs::write(&labels, "case_id,label\nlungfcp-01-0001,normal\ncovid-ct-md-P002,covid-19\n").unwrap();
     let shards = folder.path().join("shards");
-    let output = output(program("ct-ingest").arg("dicom").arg(&dicom).arg("--labels").arg(&labels).arg("--out").arg(&shards));
+    let output = output(
+        program("ct-ingest").arg("dicom").arg(&dicom).arg("--labels").arg(&labels).arg("--out").arg(&shards),
+    );
     assert!(matches!(output.status.code(), Some(0 | 3)), "{}", stderr(&output));
 
     let set = ShardSet::open(&shards).unwrap();
@@ -68,7 +85,11 @@ fn no_name_in(folder: &Path, names: &[&str]) {
         }
         let bytes = std::fs::read(&path).unwrap();
         for name in names {
-            assert!(!bytes.windows(name.len()).any(|part| part == name.as_bytes()), "{name} in {}", path.display());
+            assert!(
+                !bytes.windows(name.len()).any(|part| part == name.as_bytes()),
+                "{name} in {}",
+                path.display()
+            );
         }
     }
 }

@@ -4,9 +4,6 @@
 //! Build the programs first (`cargo build --release --workspace --bins`);
 //! `cargo xtask ci` does.
 
-#![expect(clippy::print_stderr, reason = "a test says loudly that it skips")]
-#![expect(clippy::panic, clippy::unwrap_used, reason = "test support: a failure here fails the test")]
-
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
@@ -80,7 +77,10 @@ pub fn chromium() -> Option<PathBuf> {
 
 fn tool(found: Option<PathBuf>, what: &str) -> Option<PathBuf> {
     if found.is_none() {
-        assert!(std::env::var_os("COVID19_DIAG_REQUIRE_TOOLS").is_none(), "{what} is required here and missing");
+        assert!(
+            std::env::var_os("COVID19_DIAG_REQUIRE_TOOLS").is_none(),
+            "{what} is required here and missing"
+        );
         eprintln!("SKIPPED: needs {what}");
     }
     found

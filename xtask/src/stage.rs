@@ -131,3 +131,63 @@ fn remove(output: &Path, ours: bool) -> Result<(), Failure> {
         .with_context(|| format!("cannot remove {}", output.display()))
         .map_err(|err| Failure::new(err, "check its permissions"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// A stage that appends a line to its output, so that runs can be counted.
+    fn stage(root: &Path) -> Stage {
+        let output = root.join("output");
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", "cat \"$0\" > \"$1\"; echo ran >> \"$2\""]);
+        command.arg(root.join("input")).arg(&output).arg(root.join("log"));
+        Stage {
+            name: "copy",
+            command,
+            inputs: vec![Input::File(root.join("input"))],
+            outputs: vec![output.clone()],
+            proof: output,
+        }
+    }
+
+    #[track_caller]
+    fn check_runs(root: &Path, want: usize) {
+        let path = root.join("pipeline.json");
+        assert!(Ledger::load(&path).run(&path, &mut stage(root)).is_ok());
+        assert_eq!(fs::read_to_string(root.join("log")).unwrap().lines().count(), want);
+    }
+
+    #[test]
+    fn a_stage_runs_again_only_when_something_changed() {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("input"), "a").unwrap();
+        check_runs(root.path(), 1);
+        check_runs(root.path(), 1);
+        fs::write(root.path().join("input"), "b").unwrap();
+        check_runs(root.path(), 2);
+        fs::remove_file(root.path().join("output")).unwrap();
+        check_runs(root.path(), 3);
+    }
+
+    #[test]
+    fn a_file_of_somebody_else_is_not_removed() {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("input"), "a").unwrap();
+        fs::write(root.path().join("output"), "precious").unwrap();
+        let path = root.path().join("pipeline.json");
+        assert!(Ledger::load(&path).run(&path, &mut stage(root.path())).is_err());
+        assert_eq!(fs::read_to_string(root.path().join("output")).unwrap(), "precious");
+    }
+
+    #[test]
+    fn a_failed_stage_is_tried_again() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("pipeline.json");
+        assert!(Ledger::load(&path).run(&path, &mut stage(root.path())).is_err(), "its input is missing");
+        fs::write(root.path().join("input"), "a").unwrap();
+        check_runs(root.path(), 1);
+    }
+}
