@@ -1,0 +1,100 @@
+//! `ct-phantom`: parses, calls the library, renders.
+
+use clap::Parser;
+use ct_phantom::{CohortSpec, Options, PhantomError, Progress, Summary, generate};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::{
+    ops::ControlFlow,
+    path::PathBuf,
+    process::ExitCode,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+/// Makes a synthetic chest CT cohort: DICOM series, labels.csv, truth.json.
+#[derive(Parser)]
+#[command(version)]
+struct Args {
+    /// smoke, middling, paper, or a cohort file (see data/cohorts/README.md)
+    #[arg(long)]
+    cohort: String,
+    /// Same cohort and seed: same bytes
+    #[arg(long)]
+    seed: u64,
+    /// Folder to make; must be new or empty
+    #[arg(long)]
+    out: PathBuf,
+    /// Threads; 0 is one a core
+    #[arg(long, default_value_t = 0)]
+    jobs: usize,
+    /// Replace a cohort that ct-phantom made in the output folder before
+    #[arg(long)]
+    force: bool,
+    /// Print the summary as one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+/// Set by Ctrl-C and SIGTERM; read before every slice.
+static STOP: AtomicBool = AtomicBool::new(false);
+
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "a binary renders results and errors")]
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let started = std::time::Instant::now();
+    match run(&args) {
+        Ok(summary) => {
+            if args.json {
+                println!("{}", serde_json::json!(summary));
+            } else {
+                print!("{}", table(&summary));
+            }
+            let seconds = started.elapsed().as_secs_f64();
+            eprintln!("{} slices in {seconds:.1} s: {:.0} a second", summary.slices, {
+                summary.slices as f64 / seconds
+            });
+            ExitCode::SUCCESS
+        }
+        Err(err) => {
+            let usage = err.downcast_ref::<PhantomError>().is_some_and(PhantomError::is_usage);
+            let remedy = err
+                .downcast_ref::<PhantomError>()
+                .map_or("try again with --jobs 1".into(), PhantomError::remedy);
+            // A parser's message may span lines; an error is two.
+            let what = format!("{err:#}").split_whitespace().collect::<Vec<_>>().join(" ");
+            eprintln!("error: {what}\n  fix: {remedy}");
+            ExitCode::from(if usage { 2 } else { 1 })
+        }
+    }
+}
+
+fn run(args: &Args) -> anyhow::Result<Summary> {
+    let spec = CohortSpec::load(&args.cohort)?;
+    ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed))?;
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(args.jobs).build()?;
+    let bar = ProgressBar::new(u64::from(spec.n_cases()));
+    bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} cases, {msg} slices, {eta} left")?);
+    let progress = |state: Progress| {
+        bar.set_position(state.cases_done as u64);
+        bar.set_message(state.slices_done.to_string());
+        if STOP.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    let options = Options { force: args.force };
+    let summary = pool.install(|| generate(&spec, args.seed, &args.out, options, &progress));
+    bar.finish_and_clear();
+    Ok(summary?)
+}
+
+fn table(summary: &Summary) -> String {
+    let mut text = format!("{:<22}{:>7}{:>9}{:>13}{:>12}\n", "class", "cases", "slices", "with lesion", "mislabelled");
+    for class in &summary.classes {
+        text += &format!(
+            "{:<22}{:>7}{:>9}{:>13}{:>12}\n",
+            class.label.name(),
+            class.cases,
+            class.slices,
+            class.slices_with_lesion,
+            class.mislabelled
+        );
+    }
+    text + &format!("synthetic cohort {} (seed {}) in {}\n", summary.cohort, summary.seed, summary.out.display())
+}
