@@ -1,1 +1,28 @@
-//! Placeholder while the workspace is laid out.
+//! Deeply supervised networks, their losses and the saved model.
+//!
+//! In: grey-level images as a tensor ([`input`]) and a [`NetworkSpec`]. Out: the
+//! logits of every head by name ([`HeadLogits`]), a loss taken apart by head and
+//! part ([`LossTerms`]), and a model that can be saved and loaded
+//! ([`SavedModel`]).
+//!
+//! This crate refuses to know shards, epochs, optimisers and command lines.
+//! Which parts of the method are from the literature and which are our own
+//! reading stands in `docs/method.md`.
+
+mod backbone;
+mod error;
+mod heads;
+pub mod input;
+pub mod loss;
+mod network;
+mod parameters;
+mod pointwise;
+mod saved;
+pub mod tensors;
+
+pub use backbone::Backbone;
+pub use error::ModelError;
+pub use heads::{FINAL_HEAD, HeadLogits, softmax};
+pub use loss::{Loss, LossSpec, LossTerms};
+pub use network::{LoadReport, Network, NetworkSpec};
+pub use saved::{FORMAT_VERSION, InputSpec, ModelCard, SavedModel};

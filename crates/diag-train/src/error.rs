@@ -1,0 +1,128 @@
+//! The one error type of this crate.
+
+use std::path::PathBuf;
+
+use diag_data::DataError;
+use diag_metrics::MetricsError;
+use diag_model::ModelError;
+
+/// Why training or evaluation stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// Shards or the run folder could not be read or written.
+    #[error("shards or run folder")]
+    Data(#[from] DataError),
+    /// The network, the loss or a saved model was refused.
+    #[error("network, loss or saved model")]
+    Model(#[from] ModelError),
+    /// Predictions could not be measured.
+    #[error("measuring the predictions")]
+    Metrics(#[from] MetricsError),
+    /// A tensor operation failed.
+    #[error("a tensor operation failed")]
+    Tensor(#[from] candle_core::Error),
+    /// The recipe is not TOML, or has an unknown or missing key.
+    #[error("recipe {} cannot be read: {reason}", file.display())]
+    Recipe {
+        /// The recipe.
+        file: PathBuf,
+        /// What is wrong, and where.
+        reason: String,
+    },
+    /// A value of the recipe is outside its range.
+    #[error("recipe: {key} = {value}, expected {expected}")]
+    Setting {
+        /// The key, with its table.
+        key: &'static str,
+        /// The value found.
+        value: String,
+        /// What it may be.
+        expected: &'static str,
+    },
+    /// The device cannot be used.
+    #[error("device {device} cannot be used: the training operations run on the CPU only")]
+    Device {
+        /// As it was named.
+        device: String,
+    },
+    /// There is nothing to train on or to evaluate.
+    #[error("no {what} slices in the shards")]
+    NoSlices {
+        /// Which part is missing.
+        what: String,
+    },
+    /// The run folder holds a run already.
+    #[error("the folder holds a run already: {}", run.display())]
+    RunExists {
+        /// The run folder.
+        run: PathBuf,
+    },
+    /// There is no run to go on with or to evaluate.
+    #[error("no {what} in {}", run.display())]
+    NoRun {
+        /// The file that is missing.
+        what: &'static str,
+        /// The run folder.
+        run: PathBuf,
+    },
+    /// A resume with another recipe or other shards.
+    #[error("{what} changed since the run in {} began", run.display())]
+    Changed {
+        /// The recipe or the shards.
+        what: &'static str,
+        /// The run folder.
+        run: PathBuf,
+    },
+    /// A loss or gradient stopped being a number.
+    #[error(
+        "training diverged in epoch {epoch}, step {step}: {part} of head `{head}` is not a finite number"
+    )]
+    Diverged {
+        /// Epoch, from 1.
+        epoch: u32,
+        /// Step, from 1.
+        step: u64,
+        /// Head whose loss is not finite; "all" for the gradient.
+        head: String,
+        /// Part of the loss, or the gradient norm.
+        part: String,
+    },
+    /// The user stopped the run.
+    #[error("stopped by request in epoch {epoch}; the checkpoint of epoch {} is whole", epoch - 1)]
+    Interrupted {
+        /// Epoch that was under way, from 1.
+        epoch: u32,
+    },
+    /// The thread pool could not be made.
+    #[error("cannot start {n_threads} threads: {reason}")]
+    Threads {
+        /// How many were asked for.
+        n_threads: usize,
+        /// The system's answer.
+        reason: String,
+    },
+}
+
+impl TrainError {
+    /// What the user can do about it.
+    pub fn remedy(&self) -> String {
+        match self {
+            Self::Data(err) => err.remedy(),
+            Self::Model(err) => err.remedy(),
+            Self::Metrics(err) => err.remedy(),
+            Self::Tensor(_) => "lower `batch_size` if memory is short; else report it as a bug".into(),
+            Self::Recipe { .. } => "compare with data/recipes/default.toml; unknown keys are refused".into(),
+            Self::Setting { key, .. } => format!("change `{key}` in the recipe"),
+            Self::Device { .. } => "pass --device cpu or --device auto".into(),
+            Self::NoSlices { what } => format!("pass shards with {what} slices, made by ct-ingest"),
+            Self::RunExists { .. } => "pass --resume to go on with it, or another --out".into(),
+            Self::NoRun { .. } => "pass the folder of a run that diag-train fit made".into(),
+            Self::Changed { what, .. } => format!("pass the {what} of the first start, or another --out"),
+            Self::Diverged { .. } => {
+                "lower the learning rate or lengthen the warm-up; the last good checkpoint is kept".into()
+            }
+            Self::Interrupted { .. } => "run the same command with --resume to go on".into(),
+            Self::Threads { .. } => "set a smaller `threads` in the recipe".into(),
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Probabilities of every head for stored slices, with the running statistics.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use diag_data::case::Split;
+use diag_data::predictions::Prediction;
+use diag_data::run::{LossRecord, Validation};
+use diag_metrics::{Aggregation, Scores, aggregate, evaluate};
+use diag_model::{HeadLogits, Loss, Network, input};
+
+use crate::TrainError;
+use crate::dataset::Dataset;
+
+/// Slices of one pass; large enough to keep two threads busy.
+const BATCH_SIZE: usize = 16;
+
+/// What the network says of some slices.
+pub(crate) struct Inference {
+    pub predictions: Vec<Prediction>,
+    /// Mean loss; absent when no loss was given.
+    pub loss: Option<LossRecord>,
+}
+
+/// Runs the network over slices; `None` when asked to stop.
+pub(crate) fn infer(
+    network: &Network,
+    loss: Option<&Loss>,
+    dataset: &Dataset,
+    items: &[usize],
+    stop: &AtomicBool,
+) -> Result<Option<Inference>, TrainError> {
+    let mut predictions = Vec::with_capacity(items.len());
+    let mut mean = MeanLoss::default();
+    for batch in items.chunks(BATCH_SIZE) {
+        if stop.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let images = batch.iter().map(|&item| dataset.pixels(item));
+        let image_nchw = input::from_grey(images, dataset.height, dataset.width)?;
+        let logits = network.forward_t(&image_nchw, false)?.detach();
+        if let Some(loss) = loss {
+            let label_n: Vec<usize> = batch.iter().map(|&item| dataset.items[item].label.index()).collect();
+            mean.add(&loss.terms(&logits, &label_n)?.record()?, batch.len());
+        }
+        let probabilities = probabilities(&logits)?;
+        for (row, &item) in batch.iter().enumerate() {
+            let item = &dataset.items[item];
+            predictions.push(Prediction {
+                case_id: item.case_id.clone(),
+                slice_index: item.slice_index,
+                split: item.split,
+                label: item.label,
+                head_probabilities: probabilities.iter().map(|head| head[row].clone()).collect(),
+            });
+        }
+    }
+    Ok(Some(Inference { predictions, loss: loss.map(|_| mean.record()) }))
+}
+
+/// Softmax of every head, `[heads][N][K]`.
+fn probabilities(logits: &HeadLogits) -> Result<Vec<Vec<Vec<f32>>>, TrainError> {
+    let mut heads = Vec::new();
+    for (_, logits_nk) in logits.iter() {
+        let rows = logits_nk.to_vec2::<f32>()?;
+        heads.push(rows.iter().map(|row| diag_model::softmax(row)).collect());
+    }
+    Ok(heads)
+}
+
+/// Measures the validation slices, `items` of the dataset.
+pub(crate) fn validate(
+    network: &Network,
+    loss: &Loss,
+    dataset: &Dataset,
+    stop: &AtomicBool,
+) -> Result<Option<Validation>, TrainError> {
+    let items = dataset.of_split(Split::Validation);
+    let Some(Inference { predictions, loss: Some(loss) }) =
+        infer(network, Some(loss), dataset, &items, stop)?
+    else {
+        return Ok(None);
+    };
+    let heads = network.head_names();
+    let mut slice_balanced_accuracy = BTreeMap::new();
+    for (h, head) in heads.iter().enumerate() {
+        let measures = evaluate(&scores(&predictions, h, dataset.labels.len())?);
+        slice_balanced_accuracy.insert(head.clone(), measures.balanced_accuracy.unwrap_or_default());
+    }
+    let slices = scores(&predictions, heads.len() - 1, dataset.labels.len())?;
+    let cases = aggregate(&slices, &case_numbers(&predictions), Aggregation::Mean)?;
+    let (of_slices, of_cases) = (evaluate(&slices), evaluate(&cases.scores));
+    Ok(Some(Validation {
+        loss,
+        case_macro_f1: of_cases.macro_f1.unwrap_or_default(),
+        case_balanced_accuracy: of_cases.balanced_accuracy.unwrap_or_default(),
+        slice_macro_f1: of_slices.macro_f1.unwrap_or_default(),
+        slice_balanced_accuracy,
+    }))
+}
+
+/// Probabilities of one head with the labels.
+pub(crate) fn scores(rows: &[Prediction], head: usize, n_classes: usize) -> Result<Scores, TrainError> {
+    let of_head = rows.iter().flat_map(|row| row.head_probabilities[head].iter().map(|&p| f64::from(p)));
+    let labels: Vec<usize> = rows.iter().map(|row| row.label.index()).collect();
+    Ok(Scores::new(&of_head.collect::<Vec<_>>(), n_classes, &labels)?)
+}
+
+/// The case of every row, numbered in order of first appearance.
+pub(crate) fn case_numbers(rows: &[Prediction]) -> Vec<usize> {
+    let mut numbers = BTreeMap::new();
+    rows.iter()
+        .map(|row| {
+            let next = numbers.len();
+            *numbers.entry(&row.case_id).or_insert(next)
+        })
+        .collect()
+}
+
+/// Mean of loss records over slices.
+#[derive(Default)]
+pub(crate) struct MeanLoss {
+    n_slices: usize,
+    total: f64,
+    heads: BTreeMap<String, BTreeMap<String, f64>>,
+}
+
+impl MeanLoss {
+    pub fn add(&mut self, record: &LossRecord, n_slices: usize) {
+        self.n_slices += n_slices;
+        self.total += record.total * n_slices as f64;
+        for (head, parts) in &record.heads {
+            let sums = self.heads.entry(head.clone()).or_default();
+            for (part, value) in parts {
+                *sums.entry(part.clone()).or_default() += value * n_slices as f64;
+            }
+        }
+    }
+
+    pub fn record(mut self) -> LossRecord {
+        let n_slices = self.n_slices.max(1) as f64;
+        for value in self.heads.values_mut().flat_map(BTreeMap::values_mut) {
+            *value /= n_slices;
+        }
+        LossRecord { total: self.total / n_slices, heads: self.heads }
+    }
+}

@@ -1,0 +1,120 @@
+//! The plan: what will run, with everything resolved. Saved as `plan.toml`.
+
+use std::path::Path;
+
+use diag_data::case::{CaseId, Split};
+use diag_data::files;
+use diag_data::shard::ShardSet;
+use serde::{Deserialize, Serialize};
+
+use crate::TrainError;
+use crate::dataset::Dataset;
+use crate::loader;
+use crate::recipe::TrainSpec;
+
+/// What will run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainPlan {
+    /// Steps of one epoch.
+    pub steps_per_epoch: u64,
+    /// Training slices by class, in the order of the shards' label set.
+    pub slices_per_class: Vec<u64>,
+    /// SHA-256 of the shards.
+    pub shards_sha256: String,
+    /// SHA-256 of the recipe file.
+    pub recipe_sha256: String,
+    /// Where the validation part is from.
+    pub validation: ValidationSource,
+    /// Cases drawn for validation; empty where the shards bring their own part.
+    pub validation_cases: Vec<CaseId>,
+    /// The recipe, with every default filled in.
+    pub recipe: TrainSpec,
+}
+
+/// Where the validation part is from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ValidationSource {
+    /// The shards have a validation split.
+    Shards,
+    /// Drawn from the training cases, class by class.
+    TrainingCases,
+    /// There is none; the last epoch is kept.
+    None,
+}
+
+impl TrainPlan {
+    /// Resolves a recipe against shards; returns the data it will run on.
+    pub(crate) fn resolve(
+        recipe: &TrainSpec,
+        recipe_sha256: String,
+        shards: &ShardSet,
+    ) -> Result<(Self, Dataset), TrainError> {
+        let mut dataset = Dataset::read(shards, &[Split::Train, Split::Validation])?;
+        if recipe.shuffle_labels {
+            dataset.shuffle_labels(recipe.seed);
+        }
+        let (validation, validation_cases) = if !dataset.of_split(Split::Validation).is_empty() {
+            (ValidationSource::Shards, Default::default())
+        } else {
+            let cases = dataset.draw_validation(shards, recipe.validation_share, recipe.seed)?;
+            let source =
+                if cases.is_empty() { ValidationSource::None } else { ValidationSource::TrainingCases };
+            (source, cases)
+        };
+        dataset.set_aside(&validation_cases);
+        let n_training = dataset.of_split(Split::Train).len();
+        if n_training < 2 {
+            return Err(TrainError::NoSlices { what: "train".to_owned() });
+        }
+        let mut recipe = recipe.clone();
+        recipe.batch_size = recipe.batch_size.min(n_training);
+        let plan = Self {
+            steps_per_epoch: loader::n_batches(n_training, recipe.batch_size) as u64,
+            slices_per_class: dataset.slices_per_class(Split::Train),
+            shards_sha256: shards.sha256()?,
+            recipe_sha256,
+            validation,
+            validation_cases: validation_cases.into_iter().collect(),
+            recipe,
+        };
+        Ok((plan, dataset))
+    }
+
+    /// Optimiser steps of the whole run.
+    pub fn n_steps(&self) -> u64 {
+        self.steps_per_epoch * u64::from(self.recipe.epochs)
+    }
+
+    /// Writes `plan.toml`.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn write(&self, path: &Path) -> Result<(), TrainError> {
+        let text = toml::to_string(self)
+            .map_err(|err| TrainError::Recipe { file: path.into(), reason: err.to_string() })?;
+        Ok(files::write_atomic(path, text.as_bytes())?)
+    }
+
+    /// Reads `plan.toml`.
+    ///
+    /// # Errors
+    /// When it is missing or of another form.
+    pub fn read(path: &Path) -> Result<Self, TrainError> {
+        let bad = |reason: String| TrainError::Recipe { file: path.into(), reason };
+        let text = String::from_utf8(files::read(path)?).map_err(|err| bad(err.to_string()))?;
+        toml::from_str(&text).map_err(|err| bad(err.to_string()))
+    }
+
+    /// Whether a resume under `other` would go on with the same computation; the
+    /// number of threads does not matter.
+    pub(crate) fn computes_as(&self, other: &Self) -> bool {
+        let without_threads = |plan: &Self| {
+            let mut recipe = plan.recipe.clone();
+            recipe.threads = None;
+            (recipe, plan.validation_cases.clone(), plan.slices_per_class.clone())
+        };
+        without_threads(self) == without_threads(other)
+    }
+}

@@ -1,0 +1,118 @@
+//! `run.json`: where a run came from.
+
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
+
+use diag_data::run::{RunDir, RunInfo, ShardSource};
+use diag_data::shard::ShardSet;
+
+use crate::TrainError;
+use crate::checkpoint::Learner;
+use crate::dataset::Dataset;
+use crate::plan::TrainPlan;
+
+/// Fills in what is known before the first step.
+pub(crate) fn describe(
+    run: &RunDir,
+    plan: &TrainPlan,
+    shards: &ShardSet,
+    dataset: &Dataset,
+    learner: &Learner,
+    initialisation: String,
+    command: &str,
+) -> Result<RunInfo, TrainError> {
+    let manifest = shards.manifest();
+    let mut cases = dataset.cases();
+    for row in &manifest.table {
+        if row.split == diag_data::case::Split::Test {
+            cases.entry("test".to_owned()).or_default().insert(row.label.clone(), row.n_cases);
+        }
+    }
+    Ok(RunInfo {
+        tool: format!("diag-train {}", env!("CARGO_PKG_VERSION")),
+        libraries: libraries(),
+        device: format!("cpu, {} threads, {}", rayon::current_num_threads(), instruction_set()),
+        seed: plan.recipe.seed,
+        labels: dataset.labels.clone(),
+        heads: learner.network.head_names(),
+        backbone: plan.recipe.backbone.name().to_owned(),
+        n_parameters: learner.network.n_parameters(),
+        loss: plan.recipe.loss.name().to_owned(),
+        initialisation,
+        recipe_sha256: plan.recipe_sha256.clone(),
+        model_sha256: None,
+        shards: ShardSource {
+            path: relative(run.root(), shards.root()),
+            sha256: plan.shards_sha256.clone(),
+            synthetic: manifest.synthetic,
+            tool: manifest.tool.clone(),
+            table: manifest.table.clone(),
+            flow: manifest.flow.clone(),
+        },
+        cases,
+        best_epoch: None,
+        selection: plan.recipe.selection.describe().to_owned(),
+        train_seconds: 0.0,
+        commands: vec![command.to_owned()],
+    })
+}
+
+/// Versions of the libraries that do the arithmetic, from the lock file of this build.
+fn libraries() -> BTreeMap<String, String> {
+    const LOCK: &str = include_str!("../../../Cargo.lock");
+    let version = |name: &str| {
+        let after = LOCK.split_once(&format!("name = \"{name}\"\nversion = \""))?.1;
+        after.split_once('"').map(|(version, _)| version.to_owned())
+    };
+    let names = ["candle-core", "candle-train-ops", "gemm", "rand_chacha"];
+    names.into_iter().filter_map(|name| Some((name.to_owned(), version(name)?))).collect()
+}
+
+fn instruction_set() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if is_x86_feature_detected!("avx512f") {
+            return "avx512";
+        }
+        if is_x86_feature_detected!("avx2") {
+            return "avx2";
+        }
+    }
+    "portable"
+}
+
+/// `to` as seen from the folder `from`, where both exist and share a root.
+fn relative(from: &Path, to: &Path) -> PathBuf {
+    let (Ok(from), Ok(to)) = (from.canonicalize(), to.canonicalize()) else {
+        return to.to_path_buf();
+    };
+    let (from, to): (Vec<Component<'_>>, Vec<Component<'_>>) =
+        (from.components().collect(), to.components().collect());
+    let shared = from.iter().zip(&to).take_while(|(a, b)| a == b).count();
+    let up = from[shared..].iter().map(|_| Component::ParentDir);
+    up.chain(to[shared..].iter().copied()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shards_are_named_from_the_run_folder() {
+        let root = tempfile::tempdir().unwrap();
+        for folder in ["a/run", "a/shards", "b"] {
+            std::fs::create_dir_all(root.path().join(folder)).unwrap();
+        }
+        let check = |to: &str, want: &str| {
+            let got = relative(&root.path().join("a/run"), &root.path().join(to));
+            assert_eq!(got, Path::new(want), "{to}");
+        };
+        check("a/shards", "../shards");
+        check("b", "../../b");
+    }
+
+    #[test]
+    fn the_lock_file_names_the_arithmetic() {
+        assert_eq!(libraries().len(), 4);
+    }
+}

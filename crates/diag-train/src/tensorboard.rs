@@ -1,0 +1,127 @@
+//! TensorBoard event files: scalars in TFRecord framing.
+//!
+//! The wall time of an event is the number of its epoch, so that equal runs have
+//! equal files.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use diag_data::DataError;
+use diag_data::files;
+use diag_data::run::{Epoch, LossRecord};
+
+/// Name of the file in the run folder.
+const FILE_NAME: &str = "events.out.tfevents.1.diag-train";
+
+/// Appends epochs to the event file of a run.
+pub(crate) struct EventFile {
+    path: PathBuf,
+}
+
+impl EventFile {
+    /// Starts the file anew with the epochs that are kept.
+    pub fn create(run: &Path, epochs: &[Epoch]) -> Result<Self, DataError> {
+        let path = run.join(FILE_NAME);
+        let mut bytes = record(&event(0.0, 0, &Content::Version));
+        for epoch in epochs {
+            bytes.extend(epoch_records(epoch));
+        }
+        files::write_atomic(&path, &bytes)?;
+        Ok(Self { path })
+    }
+
+    /// Adds an epoch at the end, so that a running TensorBoard sees it.
+    pub fn append(&self, epoch: &Epoch) -> Result<(), DataError> {
+        let write = || OpenOptions::new().append(true).open(&self.path)?.write_all(&epoch_records(epoch));
+        write().map_err(|source| DataError::Io { action: "write", path: self.path.clone(), source })
+    }
+}
+
+/// Every number of an epoch as `(tag, value)`.
+fn scalars(epoch: &Epoch) -> Vec<(String, f64)> {
+    let mut scalars = vec![("learning_rate".to_owned(), epoch.learning_rate)];
+    let mut loss = |part: &str, record: &LossRecord| {
+        scalars.push((format!("{part}/loss"), record.total));
+        for (head, parts) in &record.heads {
+            scalars.extend(parts.iter().map(|(name, value)| (format!("{part}/{head}/{name}"), *value)));
+        }
+    };
+    loss("train", &epoch.train);
+    if let Some(validation) = &epoch.validation {
+        loss("validation", &validation.loss);
+        scalars.push(("validation/case_macro_f1".to_owned(), validation.case_macro_f1));
+        scalars.push(("validation/case_balanced_accuracy".to_owned(), validation.case_balanced_accuracy));
+        scalars.push(("validation/slice_macro_f1".to_owned(), validation.slice_macro_f1));
+        for (head, value) in &validation.slice_balanced_accuracy {
+            scalars.push((format!("validation/{head}/slice_balanced_accuracy"), *value));
+        }
+    }
+    scalars.extend(epoch.loss_state.iter().map(|(name, value)| (format!("loss_state/{name}"), *value)));
+    scalars
+}
+
+fn epoch_records(epoch: &Epoch) -> Vec<u8> {
+    let wall_time = f64::from(epoch.epoch);
+    let records = scalars(epoch).into_iter();
+    records
+        .flat_map(|(tag, value)| record(&event(wall_time, epoch.step, &Content::Scalar(&tag, value as f32))))
+        .collect()
+}
+
+enum Content<'a> {
+    Version,
+    Scalar(&'a str, f32),
+}
+
+/// One `Event` message of tensorflow/core/util/event.proto: wall_time = 1,
+/// step = 2, file_version = 3, summary = 5; `Summary.Value`: tag = 1, simple_value = 2.
+fn event(wall_time: f64, step: u64, content: &Content<'_>) -> Vec<u8> {
+    let mut message = vec![0x09];
+    message.extend(wall_time.to_le_bytes());
+    message.push(0x10);
+    message.extend(varint(step));
+    match content {
+        Content::Version => message.extend(field(0x1a, b"brain.Event:2")),
+        Content::Scalar(tag, value) => {
+            let mut entry = field(0x0a, tag.as_bytes());
+            entry.push(0x15);
+            entry.extend(value.to_le_bytes());
+            message.extend(field(0x2a, &field(0x0a, &entry)));
+        }
+    }
+    message
+}
+
+/// A length-delimited field with its key.
+fn field(key: u8, content: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![key];
+    bytes.extend(varint(content.len() as u64));
+    bytes.extend(content);
+    bytes
+}
+
+fn varint(mut value: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while value >= 0x80 {
+        bytes.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    bytes.push(value as u8);
+    bytes
+}
+
+/// TFRecord: length, its checksum, content, its checksum.
+fn record(content: &[u8]) -> Vec<u8> {
+    let length = (content.len() as u64).to_le_bytes();
+    let mut bytes = length.to_vec();
+    bytes.extend(masked_crc(&length).to_le_bytes());
+    bytes.extend(content);
+    bytes.extend(masked_crc(content).to_le_bytes());
+    bytes
+}
+
+/// CRC-32C, rotated and shifted, so that a checksum of checksums is no weakness.
+fn masked_crc(bytes: &[u8]) -> u32 {
+    crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
+}

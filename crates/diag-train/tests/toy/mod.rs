@@ -1,0 +1,118 @@
+//! Openly synthetic shards: noise, with a bright disc at a place that depends on the class.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use diag_data::case::{CaseId, Label, LabelSet, Split};
+use diag_data::manifest::{CaseRow, Layout, ShardSpec};
+use diag_data::shard::{Job, Outcome, ShardWriter};
+use diag_data::slice::{Acquisition, CtSlice, Geometry, Provenance, Selection};
+use diag_data::units::HuWindow;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// Side of a toy image in pixels.
+pub const SIDE: usize = 32;
+
+/// Writes shards with so many training and test cases of each class, 4 slices each.
+pub fn write_shards(folder: &Path, n_train: usize, n_test: usize) -> PathBuf {
+    let target = folder.join("shards");
+    let spec = ShardSpec {
+        labels: LabelSet::paper(),
+        height: SIDE as u32,
+        width: SIDE as u32,
+        window: Some(HuWindow::LUNG),
+        resize: "none".into(),
+        layout: Layout::Raw,
+        with_hu: false,
+        split_seed: None,
+    };
+    let config = serde_json::json!({ "toy": true });
+    let mut writer = ShardWriter::create(&target, Job { spec, tool: "toy".into(), config }).unwrap();
+    let mut outcome = Outcome { synthetic: true, ..Outcome::default() };
+    let mut rng = ChaCha8Rng::seed_from_u64(7);
+    for case in 0..3 * (n_train + n_test) {
+        let label = Label((case % 3) as u8);
+        let split = if case < 3 * n_train { Split::Train } else { Split::Test };
+        let case_id = CaseId::new(format!("toy-{case:03}")).unwrap();
+        writer.append((0..4).map(|i| slice(&case_id, i, label, split, &mut rng)).collect()).unwrap();
+        outcome.cases.push(CaseRow {
+            case_id,
+            label,
+            split,
+            n_slices: 4,
+            n_source_slices: 4,
+            patient_hash: None,
+            study_uid_hash: None,
+            series_uid_hash: None,
+            manufacturer: None,
+            model: None,
+            kernel: None,
+            slice_thickness_mm: None,
+            patient_sex: None,
+            patient_age_years: None,
+            warnings: Vec::new(),
+        });
+    }
+    writer.finish(outcome, |_| BTreeMap::new()).unwrap();
+    target
+}
+
+fn slice(case_id: &CaseId, index: i32, label: Label, split: Split, rng: &mut ChaCha8Rng) -> CtSlice {
+    let centre = [8.0, 16.0, 24.0][label.index()] + rng.random_range(-2.0..2.0);
+    let mut pixels = Vec::with_capacity(SIDE * SIDE);
+    for row in 0..SIDE {
+        for col in 0..SIDE {
+            let distance = (row as f64 - 16.0).hypot(col as f64 - centre);
+            // The disc differs in size as well, so that a mean over the image can tell the classes.
+            let disc = if distance < 3.0 + 2.0 * label.index() as f64 { 120 } else { 0 };
+            pixels.push(disc + rng.random_range(0..100u8));
+        }
+    }
+    CtSlice {
+        case_id: case_id.clone(),
+        slice_index: index,
+        label,
+        split,
+        pixels,
+        hu: None,
+        geometry: Geometry::default(),
+        acquisition: Acquisition::default(),
+        selection: Selection::default(),
+        provenance: Provenance::default(),
+    }
+}
+
+/// A quick recipe for toy shards.
+pub const RECIPE: &str = r#"
+seed = 1
+epochs = 4
+batch_size = 12
+backbone = "tiny"
+deep_supervision = true
+validation_share = 0.2
+selection = "macro-f1"
+
+[loss]
+name = "saal"
+
+[optimiser]
+name = "adamw"
+learning_rate = 0.003
+weight_decay = 0.01
+
+[schedule]
+warmup_epochs = 0.5
+
+[augmentation]
+rotation_degrees = 5.0
+shift = 0.02
+noise = 0.02
+"#;
+
+/// Writes a recipe and returns its path.
+pub fn write_recipe(folder: &Path, name: &str, text: &str) -> PathBuf {
+    let path = folder.join(name);
+    std::fs::write(&path, text).unwrap();
+    path
+}
