@@ -6,6 +6,7 @@
 pub(crate) mod direct;
 pub(crate) mod gemm;
 pub(crate) mod lanes;
+pub(crate) mod pooling;
 #[cfg(target_arch = "x86_64")]
 mod vector;
 
@@ -46,32 +47,37 @@ fn detect() -> Option<VectorWidth> {
 /// Compiles a plain loop once per instruction set and calls the best one. The
 /// arithmetic is the same in each: only the number of lanes differs.
 macro_rules! multiversion {
-    ($(#[$meta:meta])* fn $name:ident<T: Element>($($arg:ident: $ty:ty),* $(,)?) $body:block) => {
+    (
+        $(#[$meta:meta])*
+        fn $name:ident<T: Element $(, const $size:ident: usize)?>(
+            $($arg:ident: $ty:ty),* $(,)?
+        ) $body:block
+    ) => {
         $(#[$meta])*
-        pub(crate) fn $name<T: Element>($($arg: $ty),*) {
+        pub(crate) fn $name<T: Element $(, const $size: usize)?>($($arg: $ty),*) {
             #[inline(always)]
-            fn body<T: Element>($($arg: $ty),*) $body
+            fn body<T: Element $(, const $size: usize)?>($($arg: $ty),*) $body
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f")]
-            fn bits_512<T: Element>($($arg: $ty),*) {
-                body($($arg),*)
+            fn bits_512<T: Element $(, const $size: usize)?>($($arg: $ty),*) {
+                body::<T $(, $size)?>($($arg),*)
             }
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma")]
-            fn bits_256<T: Element>($($arg: $ty),*) {
-                body($($arg),*)
+            fn bits_256<T: Element $(, const $size: usize)?>($($arg: $ty),*) {
+                body::<T $(, $size)?>($($arg),*)
             }
 
             match $crate::kernels::vector_width() {
                 // SAFETY: `vector_width` found the instruction set on this processor.
                 #[cfg(target_arch = "x86_64")]
-                Some($crate::kernels::VectorWidth::Bits512) => unsafe { bits_512($($arg),*) },
+                Some($crate::kernels::VectorWidth::Bits512) => unsafe { bits_512::<T $(, $size)?>($($arg),*) },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
-                Some($crate::kernels::VectorWidth::Bits256) => unsafe { bits_256($($arg),*) },
-                _ => body($($arg),*),
+                Some($crate::kernels::VectorWidth::Bits256) => unsafe { bits_256::<T $(, $size)?>($($arg),*) },
+                _ => body::<T $(, $size)?>($($arg),*),
             }
         }
     };

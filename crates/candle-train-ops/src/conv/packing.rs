@@ -55,25 +55,25 @@ pub(super) fn for_input_gradient(weight: &[f32], geometry: &Geometry) -> Buffer<
     packed
 }
 
-/// Sums of the weight gradient, `[O/16][I/b][KH KW][b][16 O]` as
-/// [`for_forward`] has them, back to OIHW.
-pub(super) fn unpack_gradient(sums: &[f32], geometry: &Geometry) -> Vec<f32> {
+/// Sums of the weight gradient, `[O/16/step][I/b][step][KH KW][b][16 O]`, back to
+/// OIHW.
+pub(super) fn unpack_gradient(sums: &[f32], step: usize, geometry: &Geometry) -> Vec<f32> {
     let (in_channels, taps) = (geometry.input.c, geometry.taps());
     let block = input_block(geometry);
+    let rows_len = BLOCK * in_channels * taps;
     let mut weight = vec![0.0; sums.len()];
-    weight
-        .par_chunks_mut(BLOCK * in_channels * taps)
-        .zip(sums.par_chunks(BLOCK * in_channels * taps))
-        .for_each(|(weight, sums)| {
-            for channel in 0..in_channels {
-                let first = channel / block * taps * block + channel % block;
-                for out_lane in 0..BLOCK {
-                    let kernel = &mut weight[(out_lane * in_channels + channel) * taps..][..taps];
-                    for (tap, value) in kernel.iter_mut().enumerate() {
-                        *value = sums[(first + tap * block) * BLOCK + out_lane];
-                    }
+    weight.par_chunks_mut(rows_len).enumerate().for_each(|(out_block, weight)| {
+        let sums = &sums[out_block / step * step * rows_len..][..step * rows_len];
+        for channel in 0..in_channels {
+            let piece = channel / block * step + out_block % step;
+            let first = piece * taps * block + channel % block;
+            for out_lane in 0..BLOCK {
+                let kernel = &mut weight[(out_lane * in_channels + channel) * taps..][..taps];
+                for (tap, value) in kernel.iter_mut().enumerate() {
+                    *value = sums[(first + tap * block) * BLOCK + out_lane];
                 }
             }
-        });
+        }
+    });
     weight
 }

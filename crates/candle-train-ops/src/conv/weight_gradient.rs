@@ -43,13 +43,7 @@ pub(super) fn weight_gradient(width: VectorWidth, x: &[f32], dy: &[f32], geometr
             _ => task.blocked(sums, out_block, in_block),
         }
     });
-    let mut sums = Buffer::unspecified(pieces.len());
-    sums.par_chunks_mut(piece_len).enumerate().for_each(|(index, sums)| {
-        let (out_block, in_block) = (index / n_in_blocks, index % n_in_blocks);
-        let piece = (out_block / step * n_in_blocks + in_block) * step + out_block % step;
-        sums.copy_from_slice(&pieces[piece * piece_len..][..piece_len]);
-    });
-    packing::unpack_gradient(&sums, geometry)
+    packing::unpack_gradient(&pieces, step, geometry)
 }
 
 /// What all tasks share.

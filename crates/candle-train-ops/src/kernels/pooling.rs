@@ -1,0 +1,156 @@
+//! Pooling of one plane of `B` channels side by side.
+#![expect(unsafe_code, reason = "calls loops compiled for the instruction set found at run time")]
+
+use std::ops::Range;
+
+use crate::{activation::Dims, element::Element, kernels::multiversion, window::Window};
+
+/// Extents of a pooling; planes are input or output pixels of `B` channels.
+#[derive(Clone, Copy)]
+pub(crate) struct Planes {
+    pub input: Dims,
+    pub output: Dims,
+    pub window: Window,
+}
+
+impl Planes {
+    /// Taps along one axis that fall inside the image.
+    #[inline(always)]
+    fn taps(&self, position: usize, kernel: usize, extent: usize) -> Range<usize> {
+        let start = position * self.window.stride;
+        let end = (extent + self.window.padding).saturating_sub(start);
+        self.window.padding.saturating_sub(start)..kernel.min(end)
+    }
+
+    /// Calls `visit(output pixel, taps)`; `taps` calls `visit(input pixel, tap)`
+    /// in reading order for every tap inside the image.
+    #[inline(always)]
+    fn for_each_pixel(&self, mut visit: impl FnMut(usize, PixelTaps<'_>)) {
+        for y in 0..self.output.h {
+            let taps_y = self.taps(y, self.window.kernel_h, self.input.h);
+            for x in 0..self.output.w {
+                let taps = PixelTaps {
+                    planes: self,
+                    y,
+                    x,
+                    taps_y: taps_y.clone(),
+                    taps_x: self.taps(x, self.window.kernel_w, self.input.w),
+                };
+                visit(y * self.output.w + x, taps);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn scale<T: Element>(&self) -> T {
+        T::from_f64(1.0 / (self.window.kernel_h * self.window.kernel_w) as f64)
+    }
+}
+
+/// The part of one window inside the image.
+struct PixelTaps<'a> {
+    planes: &'a Planes,
+    y: usize,
+    x: usize,
+    taps_y: Range<usize>,
+    taps_x: Range<usize>,
+}
+
+impl PixelTaps<'_> {
+    #[inline(always)]
+    fn for_each(self, mut visit: impl FnMut(usize, usize)) {
+        let window = self.planes.window;
+        for tap_y in self.taps_y {
+            let row = window.source(self.y, tap_y) * self.planes.input.w;
+            for tap_x in self.taps_x.clone() {
+                let pixel = row + window.source(self.x, tap_x);
+                visit(pixel, tap_y * window.kernel_w + tap_x);
+            }
+        }
+    }
+}
+
+multiversion! {
+    /// Maximum of each window, and which tap it was.
+    fn maximum<T: Element, const B: usize>(planes: Planes, y: &mut [T], winners: &mut [u32], x: &[T]) {
+        let (y, _) = y.as_chunks_mut::<B>();
+        let (winners, _) = winners.as_chunks_mut::<B>();
+        let (x, _) = x.as_chunks::<B>();
+        planes.for_each_pixel(|to, taps| {
+            let mut best = [T::from_f64(f64::NEG_INFINITY); B];
+            // A first tap wins even as -inf.
+            let mut winner = [u32::MAX; B];
+            taps.for_each(|from, tap| {
+                let x = x[from];
+                for lane in 0..B {
+                    #[expect(clippy::eq_op, reason = "true for NaN alone")]
+                    let nan = x[lane] != x[lane];
+                    let wins = (x[lane] > best[lane]) | nan | (winner[lane] == u32::MAX);
+                    best[lane] = if wins { x[lane] } else { best[lane] };
+                    winner[lane] = if wins { tap as u32 } else { winner[lane] };
+                }
+            });
+            y[to] = best;
+            winners[to] = winner;
+        });
+    }
+}
+
+multiversion! {
+    /// Adds each gradient to the pixel that won.
+    fn maximum_backward<T: Element, const B: usize>(
+        planes: Planes,
+        dx: &mut [T],
+        dy: &[T],
+        winners: &[u32],
+    ) {
+        let (dx, _) = dx.as_chunks_mut::<B>();
+        let (dy, _) = dy.as_chunks::<B>();
+        let (winners, _) = winners.as_chunks::<B>();
+        planes.for_each_pixel(|from, taps| {
+            let (dy, winner) = (dy[from], winners[from]);
+            taps.for_each(|to, tap| {
+                let dx = &mut dx[to];
+                for lane in 0..B {
+                    let gradient = if winner[lane] == tap as u32 { dy[lane] } else { T::zero() };
+                    dx[lane] += gradient;
+                }
+            });
+        });
+    }
+}
+
+multiversion! {
+    /// Mean of each window, padding counted as zeros.
+    fn mean<T: Element, const B: usize>(planes: Planes, y: &mut [T], x: &[T]) {
+        let (y, _) = y.as_chunks_mut::<B>();
+        let (x, _) = x.as_chunks::<B>();
+        let scale = planes.scale::<T>();
+        planes.for_each_pixel(|to, taps| {
+            let mut sum = [T::zero(); B];
+            taps.for_each(|from, _| {
+                for lane in 0..B {
+                    sum[lane] += x[from][lane];
+                }
+            });
+            y[to] = sum.map(|sum| sum * scale);
+        });
+    }
+}
+
+multiversion! {
+    /// Spreads each gradient over its window.
+    fn mean_backward<T: Element, const B: usize>(planes: Planes, dx: &mut [T], dy: &[T]) {
+        let (dx, _) = dx.as_chunks_mut::<B>();
+        let (dy, _) = dy.as_chunks::<B>();
+        let scale = planes.scale::<T>();
+        planes.for_each_pixel(|from, taps| {
+            let gradient = dy[from].map(|gradient| gradient * scale);
+            taps.for_each(|to, _| {
+                for lane in 0..B {
+                    dx[to][lane] += gradient[lane];
+                }
+            });
+        });
+    }
+}
