@@ -156,7 +156,7 @@ impl Anatomy {
             heart_shift: between(rng, -5.0, 6.0),
             dome: [0.27 + breath + between(rng, -0.02, 0.02), 0.235 + breath + between(rng, -0.02, 0.02)],
             harmonics,
-            rib: [between(rng, 23.0, 28.0), between(rng, 70.0, 100.0), between(rng, 0.0, 26.0)],
+            rib: [between(rng, 23.0, 28.0), between(rng, 95.0, 135.0), between(rng, 0.0, 26.0)],
             vessels,
             trachea,
             roll: between(rng, -0.06, 0.06),
@@ -231,8 +231,10 @@ pub(crate) struct Cavity {
     pub blood: f32,
     /// To the diaphragm, positive below it.
     pub below: f32,
-    /// Angle about the cavity's centre, radians, 0 to the left, +pi/2 to the back.
-    pub angle: f32,
+    /// Sine of the angle about the cavity's centre: 1 at the back, -1 in front.
+    pub back: f32,
+    /// To the block of bone and muscle around the spine.
+    pub spine: f32,
 }
 
 impl<'a> Level<'a> {
@@ -252,6 +254,12 @@ impl<'a> Level<'a> {
         let step = std::f32::consts::TAU / N_ANGLES as f32;
         for (i, radius) in body.iter_mut().enumerate() {
             let angle = i as f32 * step - std::f32::consts::PI;
+            // Lying flattens the back against the table.
+            let back = angle.sin().max(0.0) * *radius;
+            let flat = body_b * 0.86;
+            if back > flat {
+                *radius *= (flat + (back - flat) * 0.35) / back;
+            }
             for centre in [-0.95, -2.19] {
                 *radius += lift * (-((angle - centre) / 0.42f32).powi(2)).exp();
             }
@@ -307,18 +315,23 @@ impl<'a> Level<'a> {
         // Mediastinal fat and nodes: a column that is a thin septum in front and wide in the middle.
         let widen = 8.0 * smoothstep(0.72, 0.98, u);
         let column = ellipse(x - 2.0, y - 12.0, 19.0 + widen, 36.0 + widen);
-        let septum = (x - 3.0 - 0.10 * (y + 40.0)).abs() - 1.8 - 14.0 * smoothstep(0.74, 0.95, u)
-            + 0.2 * (-y - an.cavity[1] * 0.55).min(0.0);
+        let retrosternal = smoothstep(0.72, 1.0, -(y - self.cavity_y) / an.cavity[1]);
+        let bow = 3.0 * an.wobble.at([3.0, y * 0.03, self.z * 0.02]);
+        let septum = (x - 3.0 - 0.10 * (y + 40.0) - bow).abs()
+            - 1.7
+            - 11.0 * retrosternal * retrosternal
+            - 14.0 * smoothstep(0.74, 0.95, u);
         let septum = septum.max(y - 20.0);
         let mut middle = smooth_min(column, septum, 10.0);
         middle = smooth_min(middle, blood - 2.2, 9.0);
         for tube in &self.airways {
             middle = smooth_min(middle, tube.distance(p) - 2.5, 6.0);
         }
-        middle = smooth_min(middle, self.spine_block(x, y), 8.0);
+        let spine = self.spine_block(x, y);
+        middle = smooth_min(middle, spine, 8.0);
         let below = self.diaphragm(x, y);
         let lung = -smooth_min(smooth_min(-(wall + 1.0), middle, 9.0), -below, 5.0);
-        Cavity { wall, lung, blood, below, angle }
+        Cavity { wall, lung, blood, below, back: angle.sin(), spine }
     }
 
     /// Signed distance to the heart, a tilted pair of ellipsoids.
@@ -336,10 +349,11 @@ impl<'a> Level<'a> {
             let (sin, cos) = tilt.sin_cos();
             ellipse(dx * cos + dy * sin, dy * cos - dx * sin, radii[0] * shrink, radii[1] * shrink)
         };
-        let left = shape([24.0, -24.0, 0.27], [52.0, 38.0, 62.0], 0.5);
-        let right = shape([-12.0, -20.0, 0.30], [34.0, 36.0, 52.0], 0.2);
+        let lumpy = 2.5 * an.wobble.at([x * 0.035, y * 0.035, self.z * 0.03]);
+        let left = shape([24.0, -36.0, 0.27], [54.0, 38.0, 62.0], 0.55);
+        let right = shape([-13.0, -30.0, 0.30], [33.0, 37.0, 54.0], 0.15);
         let atrium = shape([2.0, 8.0, 0.37], [32.0, 19.0, 30.0], 0.0);
-        smooth_min(smooth_min(left, right, 12.0), atrium, 8.0)
+        smooth_min(smooth_min(left, right, 12.0), atrium, 8.0) + lumpy
     }
 
     /// Signed distance to the diaphragm: positive below the dome.
@@ -348,7 +362,7 @@ impl<'a> Level<'a> {
         let side = usize::from(x > 0.0);
         let centre_x = 0.50 * an.cavity[0];
         let (dx, dy) = ((x.abs() - centre_x) / an.cavity[0], (y - self.cavity_y + 10.0) / an.cavity[1]);
-        let far = dx * dx * 2.2 + dy * dy * if dy > 0.0 { 1.35 } else { 0.55 };
+        let far = dx * dx * 2.2 + dy * dy * if dy > 0.0 { 1.35 } else { 0.42 };
         let wave = 3.0 * an.wobble.at([x * 0.03, y * 0.03, 9.0]);
         let top = an.height * an.dome[side] * (1.0 - 0.95 * far) + wave;
         let slope = 1.0 + 1.6 * far.min(1.5);

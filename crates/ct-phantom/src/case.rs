@@ -153,8 +153,8 @@ fn grow_vessels(
     rng: &mut ChaCha8Rng,
 ) -> Vec<crate::anatomy::Tube> {
     let arteries =
-        TreeStyle { n_leaves: 420, leaf_radius: 0.62, root_radius: 6.5, margin: 2.5, bend: 4.0 };
-    let veins = TreeStyle { n_leaves: 260, leaf_radius: 0.55, root_radius: 5.5, margin: 4.0, bend: 4.0 };
+        TreeStyle { n_leaves: 850, leaf_radius: 0.66, root_radius: 6.5, margin: 2.5, bend: 3.0 };
+    let veins = TreeStyle { n_leaves: 480, leaf_radius: 0.58, root_radius: 5.5, margin: 4.0, bend: 3.0 };
     let mut tubes = Vec::new();
     for side in [-1.0, 1.0] {
         let [artery, vein, _] = anatomy.hilum(side);

@@ -1,6 +1,9 @@
 //! Everything around and between the lungs: skin, fat, muscle, bone, mediastinum, abdomen, table.
 
-use crate::anatomy::{Cavity, Level, Tube, ellipse, smoothstep};
+use crate::{
+    anatomy::{Cavity, Level, Tube, ellipse, smooth_min, smoothstep},
+    fields::Slow,
+};
 
 const FAT_HU: f32 = -105.0;
 const MUSCLE_HU: f32 = 52.0;
@@ -52,13 +55,13 @@ impl<'a> ChestWall<'a> {
         Self { level, clavicles, front_y, edge_mm }
     }
 
-    /// HU outside the thoracic cavity; `wall` and `angle` as of [`Level::wall`], `skin` the depth below the skin.
-    pub(crate) fn outer(&self, x: f32, y: f32, wall: f32, angle: f32, skin: f32) -> f32 {
+    /// HU outside the thoracic cavity; `wall` and `angle` as of [`Level::wall`], `slow` the noise there.
+    pub(crate) fn outer(&self, x: f32, y: f32, wall: f32, angle: f32, slow: &Slow) -> f32 {
         let level = self.level;
         let an = level.anatomy;
         let edge = self.edge_mm;
-        let grain = an.wobble.at([x * 0.11, y * 0.11, level.z * 0.06]);
-        let strand = an.wobble.at([x * 0.05 + 40.0, y * 0.05, level.z * 0.03]);
+        let Slow { grain, strand, .. } = *slow;
+        let skin = -slow.skin;
         let upper = smoothstep(0.35, 0.8, level.u);
         let (s, c) = angle.sin_cos();
         // Muscle: thin at the sides below, thick behind (paraspinal), and above in front and behind (shoulder girdle).
@@ -72,17 +75,23 @@ impl<'a> ChestWall<'a> {
         let mut muscle_hu = MUSCLE_HU + 12.0 * grain;
         // Fat planes between layers of muscle.
         let plane = (wall - 13.0 - 3.0 * grain).abs().min((wall - 24.0 - 5.0 * strand).abs());
-        let marbling = smoothstep(0.42, 0.62, an.wobble.at([x * 0.07, y * 0.16 + 11.0, level.z * 0.05]));
+        let marbling = smoothstep(0.42, 0.62, slow.marbling);
         let between = (1.0 - smoothstep(0.3, 2.2, plane)).max(0.6 * marbling);
         muscle_hu = mix(muscle_hu, FAT_HU + 25.0, 0.8 * between * smoothstep(8.0, 11.0, wall));
         hu = mix(hu, muscle_hu, coverage(muscle_edge, edge));
         if an.breast > 8.0 && s < -0.2 {
-            let gland = an.wobble.fractal([x * 0.06, y * 0.09 + 70.0, level.z * 0.04], 2);
+            let gland = slow.gland;
             let inside = smoothstep(0.0, 7.0, muscle_edge) * smoothstep(4.0, 10.0, skin);
             let zone = smoothstep(0.14, 0.3, level.u) * smoothstep(0.62, 0.45, level.u);
             hu = mix(hu, 30.0, inside * zone * smoothstep(0.05, 0.35, gland) * smoothstep(0.2, 0.5, c.abs()));
         }
-        hu = mix(20.0, hu, coverage(1.9 - skin, edge));
+        // The muscles of the shoulder girdle, in bundles with fat between them.
+        let girdle = smoothstep(0.66, 0.86, level.u) * smoothstep(9.0, 15.0, skin) * smoothstep(-0.75, -0.4, s);
+        if girdle > 0.0 {
+            let bundle = smoothstep(-0.22, 0.0, strand + 0.35 * slow.marbling);
+            hu = mix(hu, MUSCLE_HU + 12.0 * grain, girdle * bundle);
+        }
+        hu = mix(-25.0, hu, coverage(1.6 - skin, edge));
         self.bones(hu, x, y, wall, angle, grain)
     }
 
@@ -139,22 +148,24 @@ impl<'a> ChestWall<'a> {
         let root = smoothstep(0.74, 0.82, level.u);
         if root > 0.0 {
             // The spine of the scapula and the glenoid end.
-            let spine = ((back - middle + 0.05).abs() * radius - 3.0).max((wall - 30.0).abs() - 9.0);
-            let glenoid = (((back - middle + reach) * radius).powi(2) + (wall - 23.0).powi(2)).sqrt() - 9.5;
-            distance = distance.min(spine + (1.0 - root) * 6.0).min(glenoid + (1.0 - root) * 10.0);
+            let along = (back - middle) * radius;
+            let spine = ((along + 6.0) * 0.8 - (wall - 24.0) * 0.6).abs() - 2.6;
+            let spine = spine.max((wall - 31.0).abs() - 8.0);
+            let glenoid = ellipse(along + reach * radius, wall - 22.0, 11.0, 7.0) + 2.0 * grain;
+            distance = smooth_min(distance, spine + (1.0 - root) * 6.0, 4.0);
+            distance = smooth_min(distance, glenoid + (1.0 - root) * 10.0, 5.0);
         }
         bone(under, distance, 1.6, 190.0 + 90.0 * grain, self.edge_mm * 1.2)
     }
 
     /// Lays the vertebra over any tissue near the midline.
-    pub(crate) fn spine(&self, under: f32, x: f32, y: f32) -> f32 {
+    pub(crate) fn spine(&self, under: f32, x: f32, y: f32, grain: f32) -> f32 {
         let level = self.level;
         let edge = self.edge_mm;
         let dy = y - level.anatomy.spine_y;
         if x.abs() > 48.0 || !(-24.0..62.0).contains(&dy) {
             return under;
         }
-        let grain = level.anatomy.wobble.at([x * 0.25, y * 0.25, level.z * 0.2]);
         let phase = (level.z + 11.0).rem_euclid(24.0);
         let disc = phase < 4.5;
         // Body with its flattened back, or the disc between two bodies.
@@ -165,9 +176,10 @@ impl<'a> ChestWall<'a> {
             bone(under, body, 1.5, 190.0 + 70.0 * grain, edge)
         };
         let arch = (ellipse(x, dy - 20.0, 15.0, 12.0)).max(9.0 - dy);
-        let spinous = (x.abs() - 3.0).max((dy - 42.0).abs() - 14.0);
-        let tilt = (dy - 22.0 - 0.28 * x.abs()).abs() - 4.2;
-        let transverse = tilt.max(x.abs() - 33.0);
+        let spinous = smooth_min(x.abs() - 2.4, 9.0, 2.0).max((dy - 40.0).abs() - 11.0) + 0.06 * (dy - 34.0).max(0.0);
+        let taper = 5.6 - 0.07 * x.abs() + 1.2 * grain;
+        let tilt = (dy - 15.0 - 0.62 * x.abs()).abs() * 0.85 - taper;
+        let transverse = tilt.max(x.abs() - 29.0 - 3.0 * grain);
         let level_has_process = phase > 9.0 && phase < 20.0;
         let mut back = arch;
         if level_has_process {
@@ -184,16 +196,14 @@ impl<'a> ChestWall<'a> {
     }
 
     /// HU of the cavity where there is no lung: mediastinum above the diaphragm, abdomen below.
-    pub(crate) fn inner(&self, x: f32, y: f32, cavity: &Cavity) -> f32 {
-        let level = self.level;
-        let an = level.anatomy;
+    pub(crate) fn inner(&self, x: f32, y: f32, cavity: &Cavity, slow: &Slow) -> f32 {
         let edge = self.edge_mm;
-        let grain = an.wobble.at([x * 0.13 + 5.0, y * 0.13, level.z * 0.08]);
+        let grain = slow.grain;
         let mut hu = -88.0 + 22.0 * grain;
         // Nodes and thymic remnants.
-        hu = mix(hu, 15.0, smoothstep(0.35, 0.6, an.wobble.at([x * 0.12, y * 0.12 + 33.0, level.z * 0.1])));
+        hu = mix(hu, 15.0, smoothstep(0.35, 0.6, slow.nodes));
         hu = mix(hu, BLOOD_HU + 5.0 * grain, coverage(cavity.blood, edge));
-        hu = mix(hu, 48.0, coverage(level.spine_block(x, y), edge));
+        hu = mix(hu, 48.0, coverage(cavity.spine, edge));
         let below = coverage(-cavity.below, edge * 2.0);
         if below > 0.0 {
             hu = mix(hu, self.abdomen(x, y, grain), below * coverage(-cavity.blood, edge));

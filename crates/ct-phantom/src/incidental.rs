@@ -2,6 +2,7 @@
 
 use crate::{
     anatomy::{Anatomy, Cavity, Tube, smoothstep},
+    fields::{Slow, fissure_distance},
     noise::ValueNoise,
     seed::{between, chance},
     vessels::LungSampler,
@@ -65,31 +66,42 @@ impl Parenchyma {
         }
     }
 
-    /// HU of lung tissue without vessels at a point.
-    pub(crate) fn hu(&self, p: [f32; 3], cavity: &Cavity, anatomy: &Anatomy) -> f32 {
-        let slow = self.noise.at(p.map(|v| v * 0.04));
-        // Vessels too small to draw: a speckle that is coarser than the scanner's grain.
-        let speckle = self.noise.at([p[0] * 0.30 + 9.0, p[1] * 0.30, p[2] * 0.2]);
-        let fine = self.noise.at([p[0] * 0.55, p[1] * 0.55 + 7.0, p[2] * 0.25]);
-        let mut hu = self.mean_hu + 0.5 * self.gradient_hu * (p[1] / anatomy.cavity[1]) + 14.0 * slow;
-        hu += 26.0 * speckle + 30.0 * (fine * fine * fine);
-        let (oblique, horizontal) = anatomy.fissures(p);
-        let mut fissure = oblique.abs();
-        if p[0] < 0.0 && oblique < 0.0 {
-            // The minor fissure lies nearly in the plane: a broad faint veil.
-            fissure = fissure.min(0.8 + 0.22 * horizontal.abs());
+    /// Slow change of density, in `[-1, 1]`.
+    pub(crate) fn slow_noise(&self, p: [f32; 3]) -> f32 {
+        self.noise.at(p.map(|v| v * 0.04))
+    }
+
+    /// Vessels too small to draw: a speckle that is coarser than the scanner's grain.
+    pub(crate) fn speckle_noise(&self, p: [f32; 3]) -> f32 {
+        self.noise.at([p[0] * 0.30 + 9.0, p[1] * 0.30, p[2] * 0.2])
+    }
+
+    /// Where emphysema makes holes; 0 without any.
+    pub(crate) fn hole_noise(&self, p: [f32; 3]) -> f32 {
+        if self.emphysema == 0.0 {
+            return 0.0;
         }
+        self.noise.fractal([p[0] * 0.09, p[1] * 0.09 + 20.0, p[2] * 0.07], 2)
+    }
+
+    /// HU of lung tissue without vessels at a point.
+    ///
+    /// `slow` and `speckle` are the interpolated noises of [`crate::fields::Fields`].
+    pub(crate) fn hu(&self, p: [f32; 3], cavity: &Cavity, slow: &Slow, speckle: f32, anatomy: &Anatomy) -> f32 {
+        let fine = self.noise.at([p[0] * 0.55, p[1] * 0.55 + 7.0, p[2] * 0.25]);
+        let mut hu = self.mean_hu + 0.5 * self.gradient_hu * (p[1] / anatomy.cavity[1]) + 14.0 * slow.density;
+        hu += 26.0 * speckle + 30.0 * (fine * fine * fine);
+        let fissure = fissure_distance(p[0], slow.fissures);
         hu += 85.0 * (1.0 - smoothstep(0.3, 1.5, fissure));
         if self.dependent_hu > 0.0 {
-            let back = smoothstep(0.55, 0.95, cavity.angle.sin());
+            let back = smoothstep(0.55, 0.95, cavity.back);
             let depth = (-cavity.lung).max(0.0) / self.dependent_mm;
-            let patchy = 0.75 + 0.5 * slow;
+            let patchy = 0.75 + 0.5 * slow.density;
             hu += self.dependent_hu * back * patchy * (1.0 - smoothstep(0.0, 1.0, depth));
         }
         if self.emphysema > 0.0 {
-            let hole = self.noise.fractal([p[0] * 0.09, p[1] * 0.09 + 20.0, p[2] * 0.07], 2);
             let upper = smoothstep(0.3, 0.8, p[2] / anatomy.height);
-            hu -= 90.0 * self.emphysema * upper * smoothstep(0.15, 0.4, hole);
+            hu -= 90.0 * self.emphysema * upper * smoothstep(0.15, 0.4, slow.hole);
         }
         hu.max(-985.0)
     }

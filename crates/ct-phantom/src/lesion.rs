@@ -4,13 +4,17 @@
 
 use crate::{
     anatomy::{Anatomy, Cavity, Tube, dot, smoothstep, sub},
+    chest_wall::mix,
     cohort::Label,
+    fields::lobe_depth,
     noise::ValueNoise,
     seed::{between, chance},
     vessels::{LungSampler, TreeStyle, grow},
 };
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
+
+const FLUID_HU: f32 = 9.0;
 
 /// Disease of one case; empty for a normal one.
 #[derive(Clone, Debug, Default)]
@@ -65,6 +69,19 @@ pub(crate) struct Opacity {
     pub fluid: f32,
 }
 
+impl Opacity {
+    /// HU of the pixel, given that of its healthy lung.
+    pub(crate) fn over(&self, healthy_hu: f32) -> f32 {
+        let hu = mix(healthy_hu, self.ground_glass_hu, self.ground_glass);
+        mix(mix(hu, self.solid_hu, self.solid), FLUID_HU, self.fluid)
+    }
+
+    /// Share of the pixel that is lesion of any kind.
+    pub(crate) fn share(&self) -> f32 {
+        self.ground_glass.max(self.solid).max(self.fluid)
+    }
+}
+
 impl Disease {
     /// Draws the disease of a case; `band` are the heights it may span.
     pub(crate) fn draw(
@@ -104,7 +121,7 @@ impl Disease {
             patch.add(p, anatomy, edge_mm, &mut out);
         }
         if let Some(effusion) = self.effusion.filter(|e| e.side * p[0] > 0.0) {
-            let back = smoothstep(0.15, 0.95, cavity.angle.sin());
+            let back = smoothstep(0.15, 0.95, cavity.back);
             let depth = effusion.thickness * back * smoothstep(effusion.top, effusion.top - 60.0, p[2]);
             if depth > 1.0 {
                 out.fluid = ((cavity.wall + depth) / edge_mm + 0.5).clamp(0.0, 1.0);
@@ -126,12 +143,7 @@ impl Patch {
         }
         let mut lobe = 1.0;
         if self.in_lobe && p[0] * self.centre[0] > 0.0 {
-            let (here, home) = (anatomy.fissures(p), anatomy.fissures(self.centre));
-            let depth = here.0 * home.0.signum();
-            lobe = (depth / edge_mm + 0.5).clamp(0.0, 1.0);
-            if p[0] < 0.0 && home.0 < 0.0 {
-                lobe *= (here.1 * home.1.signum() / edge_mm + 0.5).clamp(0.0, 1.0);
-            }
+            lobe = (lobe_depth(anatomy, p, self.centre) / edge_mm + 0.5).clamp(0.0, 1.0);
         }
         let mean = (self.radii[0] * self.radii[1] * self.radii[2]).cbrt();
         let scale = 1.0 / (0.55 * mean + 3.0);
@@ -190,11 +202,11 @@ fn covid(
             let cavity = sampler.level(p[2]).cavity(p[0], p[1]);
             let basal = 1.0 - (p[2] - band[0]) / (band[1] - band[0]).max(1.0);
             let peripheral = if atypical { 22.0 } else { 9.0 };
-            -cavity.wall / peripheral - 1.2 * basal - 0.9 * cavity.angle.sin()
+            -cavity.wall / peripheral - 1.2 * basal - 0.9 * cavity.back
         };
         let best = candidates.into_iter().min_by(|a, b| weight(a).total_cmp(&weight(b)));
         let Some(centre) = best else { continue };
-        let radius = (7.0 + between(rng, 0.2, 1.0) * 26.0 * (0.35 + severity)).min(42.0);
+        let radius = (7.0 + between(rng, 0.25, 1.0) * 32.0 * (0.35 + severity)).min(50.0);
         let radial = [centre[0], centre[1] - sampler.level(centre[2]).cavity_y];
         let norm = (radial[0] * radial[0] + radial[1] * radial[1]).sqrt().max(1.0);
         let core = chance(rng, mature);
@@ -242,7 +254,7 @@ fn bacterial(
             _ => between(rng, 0.3, 0.6),
         };
         let lobar = idx == 0 && !atypical && severity > 0.35 && chance(rng, 0.45);
-        let radius = (17.0 + 30.0 * severity + between(rng, -3.0, 8.0)) * shrink * if lobar { 1.45 } else { 1.0 };
+        let radius = (19.0 + 36.0 * severity + between(rng, -3.0, 8.0)) * shrink * if lobar { 1.45 } else { 1.0 };
         let hilum = anatomy.hilum(side)[0];
         let radial = [centre[0] - hilum[0], centre[1] - hilum[1]];
         let norm = (radial[0] * radial[0] + radial[1] * radial[1]).sqrt().max(1.0);

@@ -15,6 +15,7 @@ mod chest_wall;
 mod cohort;
 mod dicom;
 mod error;
+mod fields;
 mod geometry;
 mod incidental;
 mod lesion;

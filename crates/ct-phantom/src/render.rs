@@ -1,8 +1,9 @@
 //! One axial slice of one case: tissue, vessels, disease, then the scanner's blur and grain.
 
 use crate::{
-    anatomy::{Anatomy, Cavity, Level, Tube},
+    anatomy::{Anatomy, Level, Tube},
     chest_wall::{ChestWall, coverage, mix, outside},
+    fields::Fields,
     geometry::{Grid, SLICE_MM},
     incidental::Parenchyma,
     lesion::Disease,
@@ -91,18 +92,18 @@ fn paint_tissue(
 ) {
     let grid = &chest.grid;
     let wall = ChestWall::new(level, edge);
+    let fields = Fields::compute(grid, level, &chest.parenchyma, disease, edge);
     let anatomy = chest.anatomy;
     let centre = (SIZE as f32 - 1.0) * 0.5;
     let table_y = anatomy.body[1] * 1.02 + anatomy.shift[1] + 9.0;
-    let sick = !disease.is_empty();
     for row in 0..SIZE {
         for col in 0..SIZE {
             let idx = row * SIZE + col;
             canvas.lung_share[idx] = 0.0;
             canvas.lesion[idx] = 0.0;
             let [x, y] = grid.to_patient(col as f32, row as f32);
-            let skin = level.body(x, y);
-            let body_share = coverage(skin, edge);
+            let slow = fields.slow(col, row);
+            let body_share = coverage(slow.skin, edge);
             let mut hu = -1000.0;
             if body_share < 1.0 {
                 let (image_x, image_y) =
@@ -114,56 +115,34 @@ fn paint_tissue(
                 let wall_share = coverage(-from_wall, edge);
                 let mut tissue = 0.0;
                 if wall_share > 0.0 {
-                    tissue = wall.outer(x, y, from_wall, angle, -skin);
+                    tissue = wall.outer(x, y, from_wall, angle, &slow);
                 }
                 if wall_share < 1.0 {
-                    let cavity = level.cavity(x, y);
+                    let (cavity, speckle) = fields.cavity(col, row);
                     let lung_share = coverage(cavity.lung, edge);
                     canvas.lung_share[idx] = lung_share;
                     if lung_share < 1.0 {
-                        tissue = mix(wall.inner(x, y, &cavity), tissue, wall_share);
+                        tissue = mix(wall.inner(x, y, &cavity, &slow), tissue, wall_share);
                     }
                     if lung_share > 0.0 {
                         let p = [x, y, level.z];
-                        let hu = chest.parenchyma.hu(p, &cavity, anatomy);
-                        canvas.lung_hu[idx] = if sick {
-                            let share = if lung_share > 0.5 { 1.0 } else { 0.0 };
-                            let (hu, lesion) = diseased(disease, p, &cavity, anatomy, edge, hu, share, truth);
-                            canvas.lesion[idx] = lesion;
-                            hu
-                        } else {
-                            hu
-                        };
+                        let mut hu = chest.parenchyma.hu(p, &cavity, &slow, speckle, anatomy);
+                        if let Some(opacity) = fields.opacity(col, row) {
+                            hu = opacity.over(hu);
+                            canvas.lesion[idx] = opacity.share();
+                            truth.count(&opacity, if lung_share > 0.5 { 1.0 } else { 0.0 });
+                        }
+                        canvas.lung_hu[idx] = hu;
                     }
                 }
                 if canvas.lung_share[idx] < 1.0 {
-                    tissue = wall.spine(tissue, x, y);
+                    tissue = wall.spine(tissue, x, y, slow.grain);
                 }
                 hu = mix(hu, tissue, body_share);
             }
             canvas.hu[idx] = hu;
         }
     }
-}
-
-/// Lung HU with opacity, and the lesion share of the pixel.
-#[expect(clippy::too_many_arguments, reason = "one point's context; a struct would be built per pixel")]
-fn diseased(
-    disease: &Disease,
-    p: [f32; 3],
-    cavity: &Cavity,
-    anatomy: &Anatomy,
-    edge: f32,
-    healthy_hu: f32,
-    weight: f32,
-    truth: &mut SliceTruth,
-) -> (f32, f32) {
-    let opacity = disease.opacity(p, cavity, anatomy, edge);
-    let mut hu = mix(healthy_hu, opacity.ground_glass_hu, opacity.ground_glass);
-    hu = mix(hu, opacity.solid_hu, opacity.solid);
-    hu = mix(hu, 9.0, opacity.fluid);
-    truth.count(&opacity, weight);
-    (hu, opacity.ground_glass.max(opacity.solid).max(opacity.fluid))
 }
 
 /// Vessels, scars, nodules and buds, on the lung's own plane so that they end at its surface.
