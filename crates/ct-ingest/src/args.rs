@@ -20,6 +20,8 @@ pub struct Cli {
 pub enum Command {
     /// Turn DICOM series into shards.
     Dicom(DicomArgs),
+    /// Turn folders of PNG and JPEG slices into shards.
+    Images(ImagesArgs),
 }
 
 #[derive(Debug, Args)]
@@ -32,6 +34,56 @@ pub struct DicomArgs {
     /// What a case_id names.
     #[arg(long = "match", value_enum, default_value = "folder")]
     pub matching: MatchArg,
+    /// Which slices to keep.
+    #[arg(long, value_enum, default_value = "lung")]
+    pub select: SelectArg,
+    /// Which part of a slice to keep.
+    #[arg(long, value_enum, default_value = "none")]
+    pub crop: CropArg,
+    /// HU range that becomes black to white.
+    #[arg(long, value_name = "LO:HI", default_value = "-1350:150", allow_hyphen_values = true)]
+    pub window: HuWindow,
+    /// Store HU beside the grey levels.
+    #[arg(long)]
+    pub with_hu: bool,
+    /// Set cases with gaps between slices aside.
+    #[arg(long)]
+    pub strict: bool,
+    #[command(flatten)]
+    pub shared: SharedArgs,
+}
+
+impl DicomArgs {
+    /// As the library wants them.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            select: match self.select {
+                SelectArg::Lung => Select::Lung,
+                SelectArg::All => Select::All,
+            },
+            crop: match self.crop {
+                CropArg::None => Crop::None,
+                CropArg::Body => Crop::Body,
+                CropArg::Lung => Crop::Lung,
+            },
+            window: self.window,
+            with_hu: self.with_hu,
+            strict: self.strict,
+            ..self.shared.settings()
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct ImagesArgs {
+    /// Folder with the images: a folder per class, unless --labels is given.
+    pub dir: PathBuf,
+    /// Label table: case_id,label and optionally split and patient_id.
+    #[arg(long, value_name = "FILE.csv")]
+    pub labels: Option<PathBuf>,
+    /// Folder of list files, named like trainCT_COVID.txt, that give the split.
+    #[arg(long, value_name = "DIR", conflicts_with = "split_file")]
+    pub split_lists: Option<PathBuf>,
     #[command(flatten)]
     pub shared: SharedArgs,
 }
@@ -42,15 +94,6 @@ pub struct SharedArgs {
     /// New folder for the shards.
     #[arg(long, value_name = "SHARDS")]
     pub out: PathBuf,
-    /// Which slices to keep.
-    #[arg(long, value_enum, default_value = "lung")]
-    pub select: SelectArg,
-    /// Which part of a slice to keep.
-    #[arg(long, value_enum, default_value = "none")]
-    pub crop: CropArg,
-    /// HU range that becomes black to white.
-    #[arg(long, value_name = "LO:HI", default_value = "-1350:150", allow_hyphen_values = true)]
-    pub window: HuWindow,
     /// Side of the stored picture in pixels.
     #[arg(long, default_value_t = 224, value_parser = clap::value_parser!(u32).range(8..=1024))]
     pub size: u32,
@@ -69,12 +112,6 @@ pub struct SharedArgs {
     /// How pixels are stored: bytes, or PNG for Hugging Face data sets.
     #[arg(long, value_enum, default_value = "raw")]
     pub layout: LayoutArg,
-    /// Store HU beside the grey levels.
-    #[arg(long)]
-    pub with_hu: bool,
-    /// Set cases with gaps between slices aside.
-    #[arg(long)]
-    pub strict: bool,
     /// Secret key of the pseudonyms, at least 32 bytes. Needed before publishing:
     /// the default key follows from the seed and is no secret.
     #[arg(long, value_name = "FILE")]
@@ -94,19 +131,12 @@ pub struct SharedArgs {
 }
 
 impl SharedArgs {
-    /// As the library wants them.
+    /// As the library wants them; what concerns HU at rest.
     pub fn settings(&self) -> Settings {
         Settings {
-            select: match self.select {
-                SelectArg::Lung => Select::Lung,
-                SelectArg::All => Select::All,
-            },
-            crop: match self.crop {
-                CropArg::None => Crop::None,
-                CropArg::Body => Crop::Body,
-                CropArg::Lung => Crop::Lung,
-            },
-            window: self.window,
+            select: Select::All,
+            crop: Crop::None,
+            window: HuWindow::LUNG,
             size: self.size,
             ratio: self.split,
             seed: self.seed,
@@ -116,8 +146,8 @@ impl SharedArgs {
                 LayoutArg::Raw => Layout::Raw,
                 LayoutArg::Hf => Layout::Hf,
             },
-            with_hu: self.with_hu,
-            strict: self.strict,
+            with_hu: false,
+            strict: false,
             key_file: self.key_file.clone(),
             keep_case_ids: self.keep_case_ids,
             keep_paths: self.keep_paths,

@@ -16,6 +16,7 @@ use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
 use crate::IngestError;
+use crate::settings::Settings;
 
 /// Fewest bytes of a key file: as many as the hash has.
 const MIN_KEY_LEN: usize = 32;
@@ -71,6 +72,17 @@ impl Pseudonyms {
         Self::of_key(&key)
     }
 
+    /// The key that the settings name.
+    ///
+    /// # Errors
+    /// As [`of_file`](Self::of_file).
+    pub fn of_settings(settings: &Settings) -> Result<Self, IngestError> {
+        match &settings.key_file {
+            Some(path) => Self::of_file(path),
+            None => Self::of_seed(settings.seed),
+        }
+    }
+
     fn of_key(key: &[u8]) -> Result<Self, IngestError> {
         let mac = Hmac::new_from_slice(key)
             .map_err(|err| DataError::Invalid { what: "key", why: err.to_string() })?;
@@ -95,12 +107,19 @@ impl Pseudonyms {
         digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// Pseudonym of a case: `case-` and 10 hex digits.
+    /// Name of a case in the shards: `case-` and 10 hex digits, or its own name
+    /// where the settings ask for that.
     ///
     /// # Errors
-    /// Never in practice: the form is always valid.
-    pub fn case_id(&self, name: &str) -> Result<CaseId, DataError> {
-        CaseId::new(format!("case-{}", &self.hash(Kind::Case, name)[..10]))
+    /// When its own name shall be kept and is no valid case id.
+    pub fn shown_id(&self, name: &str, settings: &Settings) -> Result<CaseId, IngestError> {
+        if !settings.keep_case_ids {
+            return Ok(CaseId::new(format!("case-{}", &self.hash(Kind::Case, name)[..10]))?);
+        }
+        CaseId::new(name).map_err(|_| IngestError::Settings {
+            why: "--keep-case-ids needs case ids of 1 to 64 characters of A-Z a-z 0-9 . _ -".into(),
+            fix: "rename the cases, or leave the flag out to get pseudonyms".into(),
+        })
     }
 }
 

@@ -100,9 +100,15 @@ pub enum Fault {
         count: usize,
     },
     /// Images lie in the root, but no label is known for them.
-    #[error("{count} files belong to no case of the label table")]
+    #[error("{count} files belong to no case or class")]
     NoLabel {
         /// Number of files.
+        count: usize,
+    },
+    /// Parts of the split are given, but not for this case.
+    #[error("the given split has no part for it ({count} images)")]
+    NoPart {
+        /// Number of images.
         count: usize,
     },
     /// No lung was found in any slice.
@@ -151,6 +157,7 @@ impl Fault {
             Self::NoSeries { .. } => "no-series",
             Self::AmbiguousFolder { .. } => "ambiguous-folder",
             Self::NoLabel { .. } => "no-label",
+            Self::NoPart { .. } => "no-part",
             Self::NoLung => "no-lung",
             Self::Leak { .. } => "leak",
             Self::Unlisted { .. } => "unlisted",
@@ -184,6 +191,7 @@ impl Fault {
             Self::NoSeries { .. } => "export the axial CT series of this case".into(),
             Self::AmbiguousFolder { .. } => "write the folder's path below the root as case_id".into(),
             Self::NoLabel { .. } => "add the case to the label table, or remove its files".into(),
+            Self::NoPart { .. } => "add it to the split, or remove its images".into(),
             Self::NoLung => "check that it is a chest CT, or run with --select all".into(),
             Self::Leak { .. } => "put these cases into the same part with --split-file".into(),
             Self::Unlisted { .. } => "correct the list, or add the image".into(),

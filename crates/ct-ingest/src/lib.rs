@@ -7,27 +7,33 @@
 //! The way of a case: [`listing`] and [`intake`] find its files, [`series`] stacks
 //! them by position, [`decode`] turns them into CT numbers, [`select`] keeps the
 //! slices that show lung, [`render`] makes pictures of them, [`deidentify`] hashes
-//! what must stay comparable. [`dicom_run`] conducts.
+//! what must stay comparable. [`dicom_run`] and [`images_run`] conduct, [`books`]
+//! keeps the account.
 //!
 //! This crate refuses to know tensors, models and reports; and it refuses to
 //! guess: a file whose CT numbers or position are not certain is set aside
 //! with its [`fault`], and the rest goes on.
 
+pub mod books;
 pub mod cards;
 pub mod decode;
 pub mod deidentify;
 pub mod dicom_run;
 mod error;
 pub mod fault;
+pub mod images_run;
 pub mod intake;
 pub mod labels;
 pub mod leakage;
 pub mod listing;
+pub mod picture;
 pub mod render;
 pub mod run;
 pub mod select;
 pub mod series;
 pub mod settings;
+pub mod split_lists;
+pub mod splitting;
 pub mod study;
 
 pub use error::IngestError;

@@ -111,6 +111,22 @@ impl<'a> Quarantine<'a> {
     }
 }
 
+/// Runs `work` on a number of threads of its own; `None` is one a core.
+///
+/// # Errors
+/// When the threads cannot be started, and whatever `work` returns.
+pub fn with_threads<T: Send>(
+    n_threads: Option<usize>,
+    work: impl FnOnce() -> Result<T, IngestError> + Send,
+) -> Result<T, IngestError> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads.unwrap_or(0)).build();
+    let pool = pool.map_err(|err| IngestError::Settings {
+        why: format!("cannot start the worker threads: {err}"),
+        fix: "use fewer with --jobs".into(),
+    })?;
+    pool.install(work)
+}
+
 /// Starts a shard folder.
 ///
 /// # Errors

@@ -1,0 +1,391 @@
+//! `ct-ingest images`: folders of PNG and JPEG slices to shards.
+//!
+//! Classes and cases come from a label table, or from the folders: `class/image`
+//! is a case of one slice (nothing says which images share a patient),
+//! `class/case/image` a case of several. Parts come from the table, a split
+//! file, list files, or are drawn. Images are resized to the stored size as they
+//! are, without keeping their proportions: figures cut from papers have none to keep.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use diag_data::case::{Label, LabelSet, Split};
+use diag_data::files;
+use diag_data::manifest::{CaseRow, ShardSpec};
+use diag_data::shard::Job;
+use diag_data::slice::{Acquisition, CtSlice, Geometry, Provenance, Selection};
+use rayon::prelude::*;
+
+use crate::IngestError;
+use crate::books::{self, Books};
+use crate::decode;
+use crate::deidentify::{Kind, Pseudonyms};
+use crate::fault::Fault;
+use crate::labels::{self, LabelTable};
+use crate::listing::{self, Listing};
+use crate::picture;
+use crate::render;
+use crate::run::{self, Control, Quarantine, Summary};
+use crate::select::Region;
+use crate::settings::Settings;
+use crate::split_lists::{self, SplitLists};
+use crate::splitting::{self, Placeable};
+use crate::study::{CaseFault, CaseTask, ReadCase};
+
+/// A run over images.
+#[derive(Clone, Debug)]
+pub struct ImagesRun {
+    /// Folder with the images.
+    pub root: PathBuf,
+    /// The label table; without it, a folder is a class.
+    pub labels: Option<PathBuf>,
+    /// Folder of list files, `train*.txt`, `val*.txt`, `test*.txt`.
+    pub split_lists: Option<PathBuf>,
+    /// Where the shard folder goes.
+    pub out: PathBuf,
+    /// Everything else; what concerns HU plays no part.
+    pub settings: Settings,
+}
+
+/// Reads all images and writes the shard folder, whole or not at all.
+///
+/// # Errors
+/// As [`crate::dicom_run::ingest`].
+pub fn ingest(run: &ImagesRun, control: &Control<'_>) -> Result<Summary, IngestError> {
+    run::with_threads(run.settings.jobs, || ingest_in_pool(run, control))
+}
+
+/// A case before it has a part.
+#[derive(Clone, Debug)]
+struct Found {
+    name: String,
+    label: Label,
+    split: Option<Split>,
+    patient: Option<String>,
+    files: Vec<usize>,
+}
+
+fn ingest_in_pool(run: &ImagesRun, control: &Control<'_>) -> Result<Summary, IngestError> {
+    let settings = &run.settings;
+    let pseudonyms = Pseudonyms::of_settings(settings)?;
+    let known = settings.label_set.as_deref().map(labels::read_label_set).transpose()?;
+    let table = match &run.labels {
+        Some(path) => {
+            let mut table = LabelTable::read(path, known.clone())?;
+            if let Some(path) = &settings.split_file {
+                table.set_splits(path)?;
+            }
+            Some(table)
+        }
+        None => None,
+    };
+    let lists = run.split_lists.as_deref().map(SplitLists::read).transpose()?;
+    let listing = Listing::of(&run.root)?;
+    let is_image = |file: usize| picture::is_named_as_image(&listing.files[file].relative);
+    let images: Vec<usize> = (0..listing.files.len()).filter(|&file| is_image(file)).collect();
+    if images.is_empty() {
+        return Err(IngestError::Empty { what: "PNG or JPEG images", path: run.root.clone() });
+    }
+    let mut aside = Aside::default();
+    let (labels, mut found) = match &table {
+        Some(table) => (table.labels.clone(), of_table(table, &listing, &images, &mut aside)),
+        None => of_folders(run, known, &listing, &images, &mut aside)?,
+    };
+    if let (None, Some(path)) = (&table, &settings.split_file) {
+        let splits = labels::read_split_file(path)?;
+        found.iter_mut().for_each(|case| case.split = splits.get(&case.name).copied());
+    }
+    if let Some(lists) = &lists {
+        apply_lists(lists, &listing, &mut found, &mut aside);
+    }
+    let split_given = found.iter().any(|case| case.split.is_some());
+    aside.cases_without_part(split_given, &mut found);
+
+    let spec = ShardSpec {
+        labels,
+        height: settings.size,
+        width: settings.size,
+        window: None,
+        resize: format!("{}, proportions not kept", render::RESIZE_FILTER),
+        layout: settings.layout,
+        with_hu: false,
+        split_seed: (!split_given).then_some(settings.seed),
+    };
+    let config = settings.to_json("images", split_given);
+    let writer = run::create_writer(&run.out, Job { spec, tool: run::TOOL.into(), config })?;
+    let mut books = Books::open(&listing, Quarantine::new(settings, &pseudonyms));
+    for (path, fault) in &listing.closed {
+        books.flow.files.drop_for(fault.code());
+        books.quarantine.add_path(path, fault, control);
+    }
+    for file in (0..listing.files.len()).filter(|&file| !is_image(file)) {
+        let relative = &listing.files[file].relative;
+        if listing::is_companion(relative) {
+            books.flow.files.drop_for("not an image");
+        } else {
+            let fault = Fault::Image { why: "it is neither PNG nor JPEG by its name".into() };
+            books.flow.files.drop_for(fault.code());
+            books.quarantine.add_path(relative, &fault, control);
+        }
+    }
+    aside.enter(&pseudonyms, settings, &mut books, control)?;
+    let placeable = found.iter().map(|case| Placeable {
+        name: &case.name,
+        label: case.label,
+        given: case.split,
+        patient: case.patient.as_deref(),
+    });
+    let splits = splitting::place(&placeable.collect::<Vec<_>>(), settings)?;
+    let mut tasks = Vec::with_capacity(found.len());
+    for (case, split) in found.into_iter().zip(splits) {
+        let task = CaseTask {
+            case_id: pseudonyms.shown_id(&case.name, settings)?,
+            label: case.label,
+            split,
+            patient_hash: case.patient.as_deref().map(|id| pseudonyms.hash(Kind::Patient, id)),
+            files: case.files,
+        };
+        tasks.push((task, case.name));
+    }
+    books::write_cases(writer, tasks, books, &|task| read(task, &listing, settings), control)
+}
+
+/// What is left out before anything is read.
+#[derive(Debug, Default)]
+struct Aside {
+    /// Cases by name, their number of files, and why.
+    cases: Vec<(String, usize, Fault)>,
+    /// Folders of files that belong to no case, and how many.
+    files: BTreeMap<String, usize>,
+    /// Entries of list files that name no image.
+    entries: Vec<(String, Fault)>,
+}
+
+impl Aside {
+    /// Where parts are given, a case without one is left out.
+    fn cases_without_part(&mut self, split_given: bool, found: &mut Vec<Found>) {
+        if !split_given {
+            return;
+        }
+        found.retain(|case| {
+            if case.split.is_none() {
+                let fault = Fault::NoPart { count: case.files.len() };
+                self.cases.push((case.name.clone(), case.files.len(), fault));
+            }
+            case.split.is_some()
+        });
+    }
+
+    fn enter(
+        self,
+        pseudonyms: &Pseudonyms,
+        settings: &Settings,
+        books: &mut Books<'_>,
+        control: &Control<'_>,
+    ) -> Result<(), IngestError> {
+        for (name, n_files, fault) in self.cases {
+            books.flow.cases.drop_for(fault.code());
+            (0..n_files).for_each(|_| books.flow.files.drop_for(fault.code()));
+            let pseudonym = pseudonyms.shown_id(&name, settings)?;
+            books.quarantine.add_case(&name, pseudonym.as_str(), &fault, control);
+        }
+        for (folder, count) in self.files {
+            let fault = Fault::NoLabel { count };
+            (0..count).for_each(|_| books.flow.files.drop_for(fault.code()));
+            books.quarantine.add_path(&folder, &fault, control);
+        }
+        for (entry, fault) in self.entries {
+            books.quarantine.add_path(&entry, &fault, control);
+        }
+        Ok(())
+    }
+}
+
+/// Cases of a label table: `case_id` is an image (its path or name, with or
+/// without extension) or a folder of images (its path or name).
+fn of_table(table: &LabelTable, listing: &Listing, images: &[usize], aside: &mut Aside) -> Vec<Found> {
+    let mut files_of: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    let row_of: BTreeMap<&str, usize> =
+        table.rows.iter().enumerate().map(|(row, entry)| (entry.case.as_str(), row)).collect();
+    for &file in images {
+        let path = listing.files[file].relative.as_str();
+        match names_of(path).into_iter().find_map(|name| row_of.get(name)) {
+            Some(&row) => files_of.entry(row).or_default().push(file),
+            None => {
+                let folder = path.rsplit_once('/').map_or(".", |(folder, _)| folder);
+                *aside.files.entry(folder.into()).or_default() += 1;
+            }
+        }
+    }
+    let mut found = Vec::new();
+    for (row, entry) in table.rows.iter().enumerate() {
+        match files_of.remove(&row) {
+            Some(files) => found.push(Found {
+                name: entry.case.clone(),
+                label: entry.label,
+                split: entry.split,
+                patient: entry.patient.clone(),
+                files,
+            }),
+            None => aside.cases.push((entry.case.clone(), 0, Fault::NoFiles)),
+        }
+    }
+    found
+}
+
+/// All names under which a label table may know an image, the exact ones first.
+fn names_of(path: &str) -> Vec<&str> {
+    let stem = |name: &'_ str| name.rsplit_once('.').map_or(name.len(), |(stem, _)| stem.len());
+    let mut names = vec![path, &path[..stem(path)]];
+    let file_name = path.rsplit('/').next().unwrap_or(path);
+    names.extend([file_name, &file_name[..stem(file_name)]]);
+    let mut folder = path;
+    while let Some((parent, _)) = folder.rsplit_once('/') {
+        names.push(parent);
+        names.push(parent.rsplit('/').next().unwrap_or(parent));
+        folder = parent;
+    }
+    names
+}
+
+/// Classes by the first folder, cases by the second or the image itself.
+fn of_folders(
+    run: &ImagesRun,
+    known: Option<LabelSet>,
+    listing: &Listing,
+    images: &[usize],
+    aside: &mut Aside,
+) -> Result<(LabelSet, Vec<Found>), IngestError> {
+    let class_of = |file: usize| listing.files[file].relative.split_once('/').map(|(class, _)| class);
+    let labels = match known {
+        Some(labels) => labels,
+        None => LabelSet::of_table(images.iter().filter_map(|&file| class_of(file))).map_err(|_| {
+            IngestError::Settings {
+                why: "the images are not in two or more folders, one a class".into(),
+                fix: format!("sort them into folders below {}, or give --labels", run.root.display()),
+            }
+        })?,
+    };
+    let mut cases: BTreeMap<String, (Label, Vec<usize>)> = BTreeMap::new();
+    for &file in images {
+        let path = &listing.files[file].relative;
+        let Some(label) = class_of(file).and_then(|class| labels.find(class)) else {
+            *aside.files.entry(class_of(file).unwrap_or(".").into()).or_default() += 1;
+            continue;
+        };
+        let parts: Vec<&str> = path.split('/').collect();
+        let name = if parts.len() > 2 { parts[..2].join("/") } else { path.clone() };
+        cases.entry(name).or_insert((label, Vec::new())).1.push(file);
+    }
+    let found = cases
+        .into_iter()
+        .map(|(name, (label, files))| Found { name, label, split: None, patient: None, files })
+        .collect();
+    Ok((labels, found))
+}
+
+/// Takes parts from list files; a case goes where its images are listed.
+fn apply_lists(lists: &SplitLists, listing: &Listing, found: &mut [Found], aside: &mut Aside) {
+    let image_paths: Vec<(usize, &str)> = found
+        .iter()
+        .enumerate()
+        .flat_map(|(case, found)| found.files.iter().map(move |&file| (case, file)))
+        .map(|(case, file)| (case, listing.files[file].relative.as_str()))
+        .collect();
+    let paths: Vec<&str> = image_paths.iter().map(|(_, path)| *path).collect();
+    for (entry, placed) in split_lists::place(lists, &paths) {
+        match placed {
+            Ok(image) => {
+                let case = &mut found[image_paths[image].0];
+                match case.split {
+                    Some(split) if split != entry.split => {
+                        let why = "its case is listed in two parts".into();
+                        aside.entries.push((entry.name.clone(), Fault::Unlisted { why }));
+                    }
+                    _ => case.split = Some(entry.split),
+                }
+            }
+            Err(fault) => aside.entries.push((entry.name.clone(), fault)),
+        }
+    }
+}
+
+/// Reads the images of a case in the order of their names.
+fn read(task: &CaseTask, listing: &Listing, settings: &Settings) -> Result<ReadCase, CaseFault> {
+    let read_one = |(index, &file): (usize, &usize)| {
+        read_image(task, listing, settings, index, file).map_err(|fault| (Some(file), fault))
+    };
+    let results: Vec<_> = task.files.par_iter().enumerate().map(read_one).collect();
+    let slices = results.into_iter().collect::<Result<Vec<CtSlice>, CaseFault>>()?;
+    let row = CaseRow {
+        case_id: task.case_id.clone(),
+        label: task.label,
+        split: task.split,
+        n_slices: slices.len() as i32,
+        n_source_slices: slices.len() as i32,
+        patient_hash: task.patient_hash.clone(),
+        study_uid_hash: None,
+        series_uid_hash: None,
+        manufacturer: None,
+        model: None,
+        kernel: None,
+        slice_thickness_mm: None,
+        patient_sex: None,
+        patient_age_years: None,
+        warnings: Vec::new(),
+    };
+    Ok(ReadCase {
+        row,
+        slices,
+        synthetic: false,
+        files_aside: Vec::new(),
+        series_aside: Vec::new(),
+        slices_aside: Vec::new(),
+    })
+}
+
+fn read_image(
+    task: &CaseTask,
+    listing: &Listing,
+    settings: &Settings,
+    index: usize,
+    file: usize,
+) -> Result<CtSlice, Fault> {
+    let bytes = decode::read_file(&listing.files[file].path)?;
+    let picture = picture::decode(&bytes)?;
+    let (rows, cols) = (picture.grey.rows, picture.grey.cols);
+    let pixels = render::resize_grey(&picture.grey, Region::whole(rows, cols), settings.size)
+        .map_err(|err| Fault::Image { why: err.to_string() })?;
+    Ok(CtSlice {
+        case_id: task.case_id.clone(),
+        slice_index: index as i32,
+        label: task.label,
+        split: task.split,
+        pixels,
+        hu: None,
+        geometry: Geometry { source_rows: rows as i32, source_cols: cols as i32, ..Geometry::default() },
+        acquisition: Acquisition {
+            transfer_syntax: picture.format.into(),
+            lossy: picture.lossy,
+            ..Acquisition::default()
+        },
+        selection: Selection::default(),
+        provenance: Provenance {
+            source_sha256: files::sha256_hex(&bytes),
+            pixel_sha256: files::sha256_hex(&picture.grey.values),
+            sop_uid_hash: None,
+            series_uid_hash: None,
+            warnings: picture.warnings,
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::names_of;
+
+    #[test]
+    fn a_table_may_name_an_image_or_its_folder() {
+        assert_eq!(names_of("a/b/c.png"), ["a/b/c.png", "a/b/c", "c.png", "c", "a/b", "b", "a", "a"]);
+    }
+}
