@@ -1,5 +1,7 @@
 //! Rules that hold for every input, tried on seeded random ones.
 
+#![expect(clippy::unwrap_used, reason = "in a test, a failed unwrap is a failed test")]
+
 use diag_metrics::{
     Aggregation, Bootstrap, IntervalMethod, Measure, MetricsError, Scores, aggregate, auroc,
     average_precision, delong, delong_paired, evaluate, mcnemar, paired_bootstrap, predictive_values,
@@ -53,9 +55,9 @@ fn renaming_the_classes_changes_nothing_but_their_order() {
             })
         };
         let (before, after) = (evaluate(&scores), evaluate(&renamed));
-        for k in 0..3 {
-            close(after.classes[new_name[k]].auroc, before.classes[k].auroc, "AUROC");
-            close(after.classes[new_name[k]].auprc, before.classes[k].auprc, "AUPRC");
+        for (old, new) in new_name.into_iter().enumerate() {
+            close(after.classes[new].auroc, before.classes[old].auroc, "AUROC");
+            close(after.classes[new].auprc, before.classes[old].auprc, "AUPRC");
         }
         close(after.brier, before.brier, "Brier");
         if !tied(&scores) {

@@ -1,6 +1,8 @@
 //! Every function against scikit-learn, statsmodels or scipy. The values and the
 //! script that made them lie in `tests/reference/`.
 
+#![expect(clippy::unwrap_used, reason = "in a test, a failed unwrap is a failed test")]
+
 use diag_metrics::{
     Bootstrap, Measure, Scores, auroc, average_precision, bca_interval, brier_score, delong, delong_paired,
     evaluate, expected_calibration_error, holm, log_loss, mcnemar, net_benefit_curve, normal_cdf,

@@ -8,7 +8,7 @@ use plotters::prelude::*;
 
 use crate::ReportError;
 
-const SIZE: (u32, u32) = (440, 310);
+const SIZE: (u32, u32) = (380, 280);
 const INK: RGBColor = RGBColor(0x44, 0x44, 0x45);
 const GRID: RGBColor = RGBColor(0xDD, 0xDD, 0xDE);
 const REFERENCE: RGBColor = RGBColor(0x99, 0x99, 0x9A);
@@ -42,9 +42,14 @@ pub(crate) struct Chart<'a> {
 pub(crate) struct Series {
     pub(crate) name: String,
     pub(crate) points: Vec<(f64, f64)>,
-    /// Lower and upper edge around the line.
-    pub(crate) band: Option<(Vec<(f64, f64)>, Vec<(f64, f64)>)>,
+    pub(crate) band: Option<Band>,
     pub(crate) markers: bool,
+}
+
+/// Lower and upper edge of a band, from left to right.
+pub(crate) struct Band {
+    pub(crate) low: Vec<(f64, f64)>,
+    pub(crate) high: Vec<(f64, f64)>,
 }
 
 impl Series {
@@ -120,12 +125,12 @@ fn plot(chart: &Chart, svg: &mut String) -> Result<(), Box<dyn std::error::Error
     let (x0, x1) = chart.x.unwrap_or_else(|| range(all().map(|p| p.0)));
     let (y0, y1) = chart.y.unwrap_or_else(|| padded(range(all().map(|p| p.1))));
     let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
-    let label = ("sans-serif", 13).into_text_style(&root).color(&INK);
+    let label = ("sans-serif", 12).into_text_style(&root).color(&INK);
     let mut area = ChartBuilder::on(&root)
         .margin(6)
         .margin_right(14)
-        .x_label_area_size(42)
-        .y_label_area_size(56)
+        .x_label_area_size(38)
+        .y_label_area_size(52)
         .build_cartesian_2d(x0..x1, y0..y1)?;
     area.configure_mesh()
         .x_desc(chart.x_label)
@@ -145,7 +150,7 @@ fn plot(chart: &Chart, svg: &mut String) -> Result<(), Box<dyn std::error::Error
     }
     for (slot, series) in chart.series.iter().enumerate() {
         let colour = SLOTS[slot % SLOTS.len()];
-        if let Some((low, high)) = &series.band {
+        if let Some(Band { low, high }) = &series.band {
             let outline: Vec<(f64, f64)> = low.iter().chain(high.iter().rev()).copied().collect();
             area.draw_series(std::iter::once(Polygon::new(outline, colour.mix(0.15))))?;
         }

@@ -17,6 +17,7 @@ mod load;
 mod numbers;
 mod page;
 mod pictures;
+mod subgroups;
 
 pub use card::Card;
 pub use compare::{AgainstFirst, Test};
@@ -25,6 +26,7 @@ pub use error::ReportError;
 pub use numbers::{
     CaseResult, ClassCalibration, HeadNumbers, Interval, NamedEstimate, Numbers, RunNumbers, UnitNumbers,
 };
+pub use subgroups::Subgroup;
 
 use diag_data::case::Split;
 use diag_metrics::Bootstrap;

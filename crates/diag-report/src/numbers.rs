@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::compare::{AgainstFirst, against_first};
 use crate::load::Run;
+use crate::subgroups::{Subgroup, subgroups};
 use crate::{Options, ReportError};
 
 /// A class with fewer test cases than this gets a warning in words.
@@ -58,6 +59,8 @@ pub struct RunNumbers {
     pub calibration: Vec<ClassCalibration>,
     /// Each case, most wrong first.
     pub cases: Vec<CaseResult>,
+    /// Accuracy by scanner, kernel and slice thickness; empty without the shards.
+    pub subgroups: Vec<Subgroup>,
     /// What a reader must know before using the numbers, in words.
     pub warnings: Vec<String>,
 }
@@ -217,7 +220,9 @@ fn measure_run(run: &Run, options: &Options) -> Result<RunNumbers, MetricsError>
         let summary = summarise(&scores, &each_case, plan)?;
         heads.push(HeadNumbers { head: name.clone(), estimates: named(&summary, true) });
     }
+    let results = case_results(run, &cases);
     Ok(RunNumbers {
+        subgroups: subgroups(run, &results, plan.level)?,
         name: run.name.clone(),
         synthetic: run.info.shards.synthetic,
         labels: run.info.labels.names().to_vec(),
@@ -225,7 +230,7 @@ fn measure_run(run: &Run, options: &Options) -> Result<RunNumbers, MetricsError>
         by_case_top_3: named(&summarise(&top, &each_case, plan)?, true),
         heads,
         calibration: (0..cases.n_classes()).map(|k| calibration(&cases, k, &by_case)).collect(),
-        cases: case_results(run, &cases),
+        cases: results,
         warnings: warnings(run, &by_case),
         by_case,
     })

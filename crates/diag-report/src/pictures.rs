@@ -1,6 +1,6 @@
 //! Which slices are embedded, and their PNGs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Cursor;
 
 use base64::Engine;
@@ -15,8 +15,9 @@ use crate::numbers::CaseResult;
 /// The cases shown openly, without scripts and in print, with all their slices.
 pub(crate) const N_WORST: usize = 6;
 
-/// What one 224x224 slice takes as a base64 PNG, at most, in bytes.
-const BYTES_PER_PIXEL: f64 = 0.85;
+/// Fewest bytes that a pixel of CT takes in a base64 PNG: it bounds how many
+/// slices are encoded before the budget, which counts true bytes, cuts them.
+const FEWEST_BYTES_PER_PIXEL: f64 = 0.4;
 
 /// Data URIs by case (in the run's order) and slice index.
 pub(crate) type Pictures = BTreeMap<(usize, i32), String>;
@@ -32,8 +33,9 @@ pub(crate) fn embed(
 ) -> Result<Pictures, ReportError> {
     let Ok(shards) = &run.shards else { return Ok(Pictures::new()) };
     let spec = &shards.set.manifest().spec;
-    let n_pictures = (budget as f64 / (BYTES_PER_PIXEL * spec.pixels_len().max(1) as f64)) as usize;
-    let wanted = choose(run, results, n_pictures);
+    let n_pictures = (budget as f64 / (FEWEST_BYTES_PER_PIXEL * spec.pixels_len().max(1) as f64)) as usize;
+    let by_priority = choose(run, results, n_pictures);
+    let wanted: BTreeSet<(usize, i32)> = by_priority.iter().copied().collect();
     let index: BTreeMap<_, usize> = run.case_ids.iter().enumerate().map(|(i, id)| (id, i)).collect();
     let mut pictures = Pictures::new();
     for slice in shards.set.slices(split) {
@@ -44,10 +46,18 @@ pub(crate) fn embed(
             pictures.insert(key, png_uri(&slice.pixels, spec.width, spec.height)?);
         }
     }
-    Ok(pictures)
+    let mut spent = 0;
+    let within = by_priority.into_iter().filter_map(|key| Some((key, pictures.remove(&key)?))).take_while(
+        |(_, uri)| {
+            spent += uri.len();
+            spent <= budget
+        },
+    );
+    Ok(within.collect())
 }
 
-fn choose(run: &Run, results: &[CaseResult], n_pictures: usize) -> std::collections::BTreeSet<(usize, i32)> {
+/// Case and slice of at most `n_pictures`, the most wanted first.
+fn choose(run: &Run, results: &[CaseResult], n_pictures: usize) -> Vec<(usize, i32)> {
     let mut slices_of: Vec<Vec<i32>> = vec![Vec::new(); run.case_ids.len()];
     for slice in &run.slices {
         slices_of[slice.case].push(slice.slice_index);

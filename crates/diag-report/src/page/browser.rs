@@ -28,7 +28,8 @@ pub(crate) fn section(context: &Context, pictures: &Pictures) -> Markup {
             } @else {
                 "All " (n_slices) " slices are embedded, losslessly, as the network saw them. "
             }
-            "There are no heat maps yet: nothing here says where in a slice the network looked."
+            "Below each slice: its number, the number of the called class, and that class's probability. The coloured strips stack the probabilities of every slice, class 1 at the bottom. "
+            "There are no heat maps: nothing here says where in a slice the network looked."
         }
         ul.legend { @for (k, name) in labels.iter().enumerate() { li { (key(k)) (name) } } }
         div.viewer hidden data-labels=(labels.join("\u{1f}")) {}
@@ -117,11 +118,10 @@ fn strip(labels: &[String], slices: &[&SliceRow]) -> Markup {
     html! {
         svg.strip viewBox=(format!("0 0 {width} 40")) preserveAspectRatio="none" role="img" aria-label=(alt) {
             @for (i, slice) in slices.iter().enumerate() {
-                @let mut top = 40.0;
                 @for (k, p) in slice.probs().iter().enumerate() {
-                    @let height = 40.0 * p;
-                    @let _ = { top -= height };
-                    rect class=(format!("f{}", k % 7)) x=(10 * i) y=(format!("{top:.1}")) width="9.2" height=(format!("{height:.1}")) {}
+                    @let stacked: f64 = slice.probs().iter().take(k + 1).sum();
+                    rect class=(format!("f{}", k % 7)) x=(10 * i) width="9.2"
+                        y=(format!("{:.1}", 40.0 * (1.0 - stacked))) height=(format!("{:.1}", 40.0 * p)) {}
                 }
             }
         }

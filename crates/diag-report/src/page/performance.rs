@@ -3,9 +3,9 @@
 use diag_metrics::Measure;
 use maud::{Markup, html};
 
-use super::{Context, estimate_cell};
+use super::{Context, bounds, estimate_cell, number};
 use crate::ReportError;
-use crate::chart::{Chart, Series, figure, points_table};
+use crate::chart::{Band, Chart, Series, figure, points_table};
 use crate::numbers::{NamedEstimate, UnitNumbers, find};
 
 pub(crate) fn section(context: &Context) -> Result<Markup, ReportError> {
@@ -22,6 +22,8 @@ pub(crate) fn section(context: &Context) -> Result<Markup, ReportError> {
         div.charts { (roc(context, by_case)?) (precision_recall(context, by_case)?) (roc(context, by_slice)?) }
         h3 { "Heads, by case" }
         (heads(context))
+        h3 { "Subgroups, by case" }
+        (subgroups(context))
     })
 }
 
@@ -125,6 +127,36 @@ fn heads(context: &Context) -> Markup {
     }
 }
 
+fn subgroups(context: &Context) -> Markup {
+    if context.numbers.subgroups.is_empty() {
+        return html! { p.note { "Missing: the shards, which hold scanner and kernel, are not at hand." } };
+    }
+    html! {
+        div.scroll {
+            table {
+                caption { "Unit: case. Wilson score intervals, 95 %. Balanced accuracy is over the classes that occur in the subgroup. Small subgroups differ by chance." }
+                thead { tr {
+                    th { "Property" } th { "Value" }
+                    @for name in context.labels() { th.n { (name) } }
+                    th.n { "right" } th.n { "Accuracy" } th.n { "Balanced accuracy" }
+                } }
+                tbody {
+                    @for group in &context.numbers.subgroups {
+                        tr {
+                            td { (group.property) }
+                            td { (group.value) }
+                            @for n in &group.cases_per_class { td.n { (n) } }
+                            td.n { (group.n_right) }
+                            td.n { (number(group.accuracy)) span.ci { (bounds(group.low, group.high)) } }
+                            td.n { (number(group.balanced_accuracy)) }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
 fn roc(context: &Context, unit: &UnitNumbers) -> Result<Markup, ReportError> {
     let mut series = Vec::new();
     for (k, name) in context.labels().iter().enumerate() {
@@ -134,7 +166,7 @@ fn roc(context: &Context, unit: &UnitNumbers) -> Result<Markup, ReportError> {
             let edge = |high: bool| {
                 band.iter().map(move |p| (p.false_positive_rate, if high { p.high } else { p.low })).collect()
             };
-            (edge(false), edge(true))
+            Band { low: edge(false), high: edge(true) }
         });
         series.push(Series { name: name.clone(), points, band, markers: false });
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use diag_data::run::{Epoch, LossRecord, Validation};
+use diag_data::run::{Epoch, LossRecord, RunInfo, Validation};
 use maud::{Markup, html};
 
 use super::Context;
@@ -29,17 +29,17 @@ pub(crate) fn section(context: &Context) -> Result<Markup, ReportError> {
         )?,
         epoch_chart("Learning rate", "Learning rate by epoch", "learning rate", learning_rate(epochs))?,
     ];
-    for (title, y_label, series) in state_charts(epochs) {
+    for (title, y_label, series) in state_charts(info, epochs) {
         figures.push(epoch_chart(&title, &format!("{title} by epoch"), y_label, series)?);
     }
-    for (title, series) in part_charts(epochs) {
+    for (title, series) in part_charts(info, epochs) {
         figures.push(epoch_chart(&title, &format!("{title} by epoch, a line per head"), "loss", series)?);
     }
     figures.push(epoch_chart(
         "Validation by head, slices",
         "Balanced accuracy on validation slices by epoch, a line per head",
         "balanced accuracy",
-        by_name(epochs, |e| {
+        by_name(info, epochs, |e| {
             e.validation.as_ref().map(|v| v.slice_balanced_accuracy.clone()).unwrap_or_default()
         }),
     )?);
@@ -98,24 +98,32 @@ fn learning_rate(epochs: &[Epoch]) -> Vec<Series> {
     vec![Series::line("learning rate", points(epochs, |e| Some(e.learning_rate)))]
 }
 
-/// One line for each name that any epoch has.
-fn by_name(epochs: &[Epoch], values: impl Fn(&Epoch) -> BTreeMap<String, f64>) -> Vec<Series> {
+/// One line for each name that any epoch has: heads and classes in their own
+/// order, so that a colour means the same in every chart, then other names.
+fn by_name(
+    info: &RunInfo,
+    epochs: &[Epoch],
+    values: impl Fn(&Epoch) -> BTreeMap<String, f64>,
+) -> Vec<Series> {
     let mut lines: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
     for epoch in epochs {
         for (name, value) in values(epoch) {
             lines.entry(name).or_default().push((f64::from(epoch.epoch), value));
         }
     }
+    let order: Vec<&String> = info.heads.iter().chain(info.labels.names()).collect();
+    let mut lines: Vec<_> = lines.into_iter().collect();
+    lines.sort_by_key(|(name, _)| order.iter().position(|known| *known == name).unwrap_or(order.len()));
     lines.into_iter().map(|(name, points)| Series::line(name, points)).collect()
 }
 
 /// The loss's own state: one chart for `alpha`, one for all `beta/HEAD`, and so on.
-fn state_charts(epochs: &[Epoch]) -> Vec<(String, &'static str, Vec<Series>)> {
+fn state_charts(info: &RunInfo, epochs: &[Epoch]) -> Vec<(String, &'static str, Vec<Series>)> {
     let group_of = |name: &str| name.split_once('/').map_or(name, |(group, _)| group).to_string();
     let groups: std::collections::BTreeSet<String> =
         epochs.iter().flat_map(|e| e.loss_state.keys().map(|name| group_of(name))).collect();
     let chart = |group: String| {
-        let series = by_name(epochs, |epoch| {
+        let series = by_name(info, epochs, |epoch| {
             let of_group = epoch.loss_state.iter().filter(|(name, _)| group_of(name) == group);
             let short =
                 |name: &String| name.split_once('/').map_or(name.as_str(), |(_, rest)| rest).to_string();
@@ -134,7 +142,7 @@ fn state_charts(epochs: &[Epoch]) -> Vec<(String, &'static str, Vec<Series>)> {
 }
 
 /// One chart for each part of the loss, training and validation apart.
-fn part_charts(epochs: &[Epoch]) -> Vec<(String, Vec<Series>)> {
+fn part_charts(info: &RunInfo, epochs: &[Epoch]) -> Vec<(String, Vec<Series>)> {
     type Side = (&'static str, fn(&Epoch) -> Option<&LossRecord>);
     let sides: [Side; 2] =
         [("training", |e| Some(&e.train)), ("validation", |e| e.validation.as_ref().map(|v| &v.loss))];
@@ -143,7 +151,7 @@ fn part_charts(epochs: &[Epoch]) -> Vec<(String, Vec<Series>)> {
     let mut charts = Vec::new();
     for part in parts {
         for (side, record) in sides {
-            let series = by_name(epochs, |epoch| {
+            let series = by_name(info, epochs, |epoch| {
                 let heads = record(epoch).map(|r| &r.heads).into_iter().flatten();
                 heads.filter_map(|(head, values)| Some((head.clone(), *values.get(part)?))).collect()
             });

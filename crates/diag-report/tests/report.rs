@@ -1,0 +1,243 @@
+//! The page and its numbers, from drawn run folders.
+
+#![expect(clippy::unwrap_used, reason = "in a test, a failed unwrap is a failed test")]
+
+mod common;
+
+use common::{Fixture, write};
+use diag_data::case::Split;
+use diag_data::predictions::Predictions;
+use diag_data::run::RunDir;
+use diag_metrics::{Aggregation, Bootstrap, Measure, Scores, aggregate, evaluate, summarise};
+use diag_report::{Card, Options, ReportError, compute, render};
+
+fn options() -> Options {
+    Options { bootstrap: Bootstrap { n_resamples: 200, ..Bootstrap::default() }, ..Options::default() }
+}
+
+fn page_of(fixture: &Fixture) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let run = write(folder.path(), "drawn", fixture).unwrap();
+    render(&[run], &options()).unwrap()
+}
+
+#[test]
+fn all_sections_are_there() {
+    let page = page_of(&Fixture::small());
+    for id in
+        ["summary", "data", "training", "performance", "calibration", "cases", "provenance", "checklist"]
+    {
+        assert!(page.contains(&format!("<section id=\"run1-{id}\">")), "{id}");
+        assert!(page.contains(&format!("href=\"#run1-{id}\"")), "link to {id}");
+    }
+    assert!(page.contains("<section id=\"definitions\">"));
+    assert!(page.contains("Research use only, not for clinical decisions."));
+    assert!(page.contains("Alpha, effective number of samples") && page.contains("Beta, weight of"));
+    assert!(page.contains("fewer than 10"), "a small class is warned about in words");
+    assert_eq!(page.matches("<article class=\"case\"").count(), 10);
+    assert!(page.contains("data:image/png;base64,"));
+}
+
+#[test]
+fn synthetic_data_is_called_so_first() {
+    let page = page_of(&Fixture::small());
+    let title = page.split("<title>").nth(1).unwrap().split("</title>").next().unwrap();
+    assert!(title.contains("synthetic"), "{title}");
+    let lead = page.split("<p class=\"lead\">").nth(1).unwrap();
+    assert!(lead.starts_with("The data of this report is synthetic"), "{}", &lead[..80]);
+}
+
+#[test]
+fn nothing_is_asked_of_a_network() {
+    let page = page_of(&Fixture::small());
+    assert!(!page.contains("http:") && !page.contains("https:"), "no address at all");
+    for part in page.split("src=\"").skip(1) {
+        assert!(part.starts_with("data:image/png;base64,"), "{}", &part[..40]);
+    }
+    for part in page.split("href=\"").skip(1) {
+        assert!(part.starts_with('#'), "{}", &part[..40]);
+    }
+    for word in ["@import", "url(", "fetch(", "XMLHttpRequest", "<link", "<iframe"] {
+        assert!(!page.contains(word), "{word}");
+    }
+}
+
+#[test]
+fn user_text_stays_text() {
+    let mut fixture = Fixture::small();
+    fixture.labels =
+        vec!["<script>alert(1)</script>".into(), "\"><img src=x>".into(), "normal & well".into()];
+    let page = page_of(&fixture);
+    assert!(page.contains("&lt;script&gt;alert(1)&lt;/script&gt;"));
+    assert!(!page.contains("<script>alert") && !page.contains("<img src=x>"));
+    assert_eq!(page.matches("<script>").count(), 1, "only our own");
+}
+
+#[test]
+fn equal_input_gives_equal_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let runs = ["one", "two"].map(|name| write(folder.path(), name, &Fixture::small()).unwrap());
+    let with_threads = |n: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap();
+        pool.install(|| render(&runs, &options()).unwrap())
+    };
+    assert_eq!(with_threads(1), with_threads(2));
+}
+
+#[test]
+fn the_numbers_equal_those_of_diag_metrics() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = write(folder.path(), "drawn", &Fixture::small()).unwrap();
+    let numbers = compute(std::slice::from_ref(&run), &options()).unwrap();
+    let page = render(std::slice::from_ref(&run), &options()).unwrap();
+
+    // By another way: straight from the table of predictions.
+    let labels = run.read_info().unwrap().labels;
+    let table = Predictions::read(&run.predictions(), &labels).unwrap();
+    let mut names: Vec<_> = table.rows.iter().map(|row| row.case_id.clone()).collect();
+    names.sort();
+    names.dedup();
+    let case_n: Vec<usize> =
+        table.rows.iter().map(|row| names.iter().position(|n| *n == row.case_id).unwrap()).collect();
+    let probs: Vec<f64> = table
+        .rows
+        .iter()
+        .flat_map(|row| Predictions::final_probabilities(row).iter().map(|&p| f64::from(p)))
+        .collect();
+    let truth: Vec<usize> = table.rows.iter().map(|row| row.label.index()).collect();
+    let slices = Scores::new(&probs, 3, &truth).unwrap();
+    let cases = aggregate(&slices, &case_n, Aggregation::Mean).unwrap().scores;
+    let each: Vec<usize> = (0..cases.len()).collect();
+    let summary = summarise(&cases, &each, &options().bootstrap).unwrap();
+
+    assert_eq!(numbers.runs[0].by_case.n, 10);
+    assert_eq!(numbers.runs[0].by_case.confusion, evaluate(&cases).confusion.counts());
+    let mut n_defined = 0;
+    for measure in Measure::all(3) {
+        let got = numbers.runs[0].by_case.get(measure).unwrap();
+        assert_eq!(got.value, summary.measures.get(measure), "{measure:?}");
+        let by_slice = numbers.runs[0].by_slice.get(measure).unwrap().value;
+        match (by_slice, evaluate(&slices).get(measure)) {
+            // The order of rows differs, and with it the last digit of a sum.
+            (Some(a), Some(b)) => assert!((a - b).abs() < 1e-12, "{measure:?} by slice"),
+            (a, b) => assert_eq!(a, b, "{measure:?} by slice"),
+        }
+        if let Some(value) = got.value {
+            n_defined += 1;
+            assert!(
+                page.contains(&format!("{value:.3}").replace('-', "−")),
+                "{measure:?} {value} is on the page"
+            );
+        }
+    }
+    assert!(n_defined > 25);
+}
+
+#[test]
+fn runs_on_the_same_cases_are_tested_in_pairs() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = write(folder.path(), "first", &Fixture::small()).unwrap();
+    let better = Fixture { skill: 6.0, seed: 5, ..Fixture::small() };
+    let second = write(folder.path(), "second", &better).unwrap();
+    let numbers = compute(&[first.clone(), second.clone()], &options()).unwrap();
+    let comparison = &numbers.comparisons[0];
+    assert_eq!((comparison.first.as_str(), comparison.not_paired.as_deref()), ("first", None));
+    assert_eq!(comparison.tests.len(), 4 + 3 + 1);
+    assert!(comparison.tests[0].difference.unwrap() > 0.0, "the second is better");
+    assert!(comparison.tests.iter().all(|t| t.p_holm >= t.p_value));
+    let page = render(&[first.clone(), second], &options()).unwrap();
+    assert!(page.contains("second against first") && page.contains("run2-performance"));
+
+    let other = Fixture { test_cases: vec![3, 4, 2], ..Fixture::small() };
+    let third = write(folder.path(), "third", &other).unwrap();
+    let numbers = compute(&[first, third], &options()).unwrap();
+    assert_eq!(numbers.comparisons[0].not_paired.as_deref(), Some("the runs were tested on different cases"));
+}
+
+#[test]
+fn changed_or_missing_shards_are_said_and_not_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = write(folder.path(), "drawn", &Fixture::small()).unwrap();
+    let sums = folder.path().join("shards/SHA256SUMS");
+    let mut text = std::fs::read(&sums).unwrap();
+    text.push(b'\n');
+    std::fs::write(&sums, text).unwrap();
+    let page = render(std::slice::from_ref(&run), &options()).unwrap();
+    assert!(page.contains("its hash differs") && !page.contains("data:image/png"));
+    std::fs::remove_dir_all(folder.path().join("shards")).unwrap();
+    let page = render(&[run], &options()).unwrap();
+    assert!(page.contains("is not there") && !page.contains("data:image/png"));
+}
+
+#[test]
+fn pictures_stay_within_their_budget() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = write(folder.path(), "drawn", &Fixture { side: 64, ..Fixture::small() }).unwrap();
+    for budget in [0, 20_000, 60_000] {
+        let page =
+            render(std::slice::from_ref(&run), &Options { picture_budget: budget, ..options() }).unwrap();
+        let bytes: usize = page.split("src=\"").skip(1).map(|p| p.split('"').next().unwrap().len()).sum();
+        assert!(bytes <= budget, "{bytes} of {budget}");
+        assert_eq!(bytes > 0, budget > 0);
+    }
+}
+
+#[test]
+fn supplied_text_is_marked_as_such() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = write(folder.path(), "drawn", &Fixture::small()).unwrap();
+    let card = Card::from_toml("intended_use = \"Drawn <b>only</b>.\"").unwrap();
+    let page = render(&[run], &Options { card, ..options() }).unwrap();
+    assert!(page.contains("Drawn &lt;b&gt;only&lt;/b&gt;."));
+    assert_eq!(page.matches("◆ supplied").count(), 1);
+    let error = Card::from_toml("no_such_key = \"x\"").unwrap_err();
+    assert!(error.to_string().contains("no_such_key"));
+}
+
+#[test]
+fn what_is_missing_is_named_with_its_fix() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = write(folder.path(), "drawn", &Fixture::small()).unwrap();
+    assert!(matches!(render(&[], &options()), Err(ReportError::NoRun)));
+    let error =
+        render(std::slice::from_ref(&run), &Options { split: Split::Validation, ..options() }).unwrap_err();
+    assert!(matches!(error, ReportError::NoRows { split: Split::Validation, .. }));
+    std::fs::remove_file(run.predictions()).unwrap();
+    let error = render(&[run], &options()).unwrap_err();
+    assert!(error.remedy().contains("diag-train evaluate"), "{}", error.remedy());
+    let nowhere = RunDir::new(folder.path().join("nowhere"));
+    let error = render(&[nowhere], &options()).unwrap_err();
+    assert!(error.to_string().contains("nowhere") && !error.remedy().is_empty());
+}
+
+#[test]
+fn the_program_writes_the_page_or_says_in_two_lines_why_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = write(folder.path(), "drawn", &Fixture::small()).unwrap();
+    let program = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_diag-report"));
+        command.args(arguments).args(["--resamples", "200"]).output().unwrap()
+    };
+    let root = run.root().to_str().unwrap();
+    let done = program(&[root]);
+    assert_eq!(done.status.code(), Some(0), "{done:?}");
+    assert_eq!(String::from_utf8_lossy(&done.stdout).trim(), run.report().to_str().unwrap());
+    let page = std::fs::read_to_string(run.report()).unwrap();
+    assert_eq!(page, render(std::slice::from_ref(&run), &options()).unwrap());
+
+    let out = folder.path().join("elsewhere.html");
+    let done = program(&[root, "--json", "--out", out.to_str().unwrap()]);
+    let json: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
+    assert_eq!(json["runs"][0]["by_case"]["n"], 10);
+    assert!(out.exists());
+
+    let missing = folder.path().join("missing");
+    let failed = program(&[missing.to_str().unwrap()]);
+    assert_eq!(failed.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&failed.stderr).into_owned();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 2, "{text}");
+    assert!(lines[0].starts_with("error: ") && lines[1].starts_with("  fix: "), "{text}");
+    assert!(failed.stdout.is_empty());
+    assert_eq!(program(&["--no-such-flag"]).status.code(), Some(2));
+}
