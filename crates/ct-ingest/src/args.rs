@@ -22,6 +22,12 @@ pub enum Command {
     Dicom(DicomArgs),
     /// Turn folders of PNG and JPEG slices into shards.
     Images(ImagesArgs),
+    /// Show what is below a folder, series by series; writes nothing.
+    Inspect(InspectArgs),
+    /// Check hashes, schema, counts, and that nothing crosses the split.
+    Verify(VerifyArgs),
+    /// Count cases and slices, and hold them against a declared table.
+    Table(TableArgs),
 }
 
 #[derive(Debug, Args)]
@@ -86,6 +92,39 @@ pub struct ImagesArgs {
     pub split_lists: Option<PathBuf>,
     #[command(flatten)]
     pub shared: SharedArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// Folder with DICOM files.
+    pub dir: PathBuf,
+    /// Show paths below the folder; they may name patients.
+    #[arg(long)]
+    pub keep_paths: bool,
+    /// Print the result as one JSON document.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// A shard folder.
+    pub shards: PathBuf,
+    /// Print the result as one JSON document.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct TableArgs {
+    /// A shard folder.
+    pub shards: PathBuf,
+    /// The declared table.
+    #[arg(long, value_name = "FILE.toml")]
+    pub expect: Option<PathBuf>,
+    /// Print the result as one JSON document.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// What `dicom` and `images` share.

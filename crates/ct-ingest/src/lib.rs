@@ -22,6 +22,7 @@ pub mod dicom_run;
 mod error;
 pub mod fault;
 pub mod images_run;
+pub mod inspect;
 pub mod intake;
 pub mod labels;
 pub mod leakage;
@@ -35,5 +36,7 @@ pub mod settings;
 pub mod split_lists;
 pub mod splitting;
 pub mod study;
+pub mod table;
+pub mod verify;
 
 pub use error::IngestError;

@@ -2,6 +2,7 @@
 
 mod args;
 mod console;
+mod report;
 
 use std::process::ExitCode;
 
@@ -9,8 +10,9 @@ use clap::Parser;
 use ct_ingest::IngestError;
 use ct_ingest::dicom_run::{self, DicomRun};
 use ct_ingest::images_run::{self, ImagesRun};
+use ct_ingest::{inspect, verify};
 
-use crate::args::{Cli, Command, DicomArgs, ImagesArgs};
+use crate::args::{Cli, Command, DicomArgs, ImagesArgs, TableArgs};
 use crate::console::Console;
 
 fn main() -> ExitCode {
@@ -19,6 +21,13 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Dicom(args) => dicom(&args),
         Command::Images(args) => images(&args),
+        Command::Inspect(args) => {
+            inspect::inspect(&args.dir, args.keep_paths).map(|found| report::inspection(&found, args.json))
+        }
+        Command::Verify(args) => {
+            verify::verify(&args.shards).map(|verified| report::verified(&verified, args.json))
+        }
+        Command::Table(args) => table(&args),
     };
     done.unwrap_or_else(|err| console::fail(err))
 }
@@ -47,4 +56,10 @@ fn images(args: &ImagesArgs) -> Result<ExitCode, IngestError> {
     let console = Console::start();
     let summary = images_run::ingest(&run, &console.control())?;
     Ok(console.finish(&summary, &args.shared.out, args.shared.json))
+}
+
+fn table(args: &TableArgs) -> Result<ExitCode, IngestError> {
+    let declared = args.expect.as_deref().map(ct_ingest::table::read_declared).transpose()?;
+    let comparison = ct_ingest::table::compare(&args.shards, declared.as_ref())?;
+    Ok(report::comparison(&comparison, args.json))
 }

@@ -1,0 +1,76 @@
+//! `ct-ingest verify`: is a shard folder what its manifest says, and does
+//! nothing cross its split?
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use diag_data::DataError;
+use diag_data::case::Split;
+use diag_data::shard::ShardSet;
+
+use crate::IngestError;
+use crate::leakage::{Leak, LeakCheck};
+
+/// What was checked, and what was found.
+#[derive(Clone, Debug)]
+pub struct Verified {
+    /// Files whose hash is right.
+    pub n_files: usize,
+    /// Slices that were read.
+    pub n_slices: u64,
+    /// Cases that were read.
+    pub n_cases: usize,
+    /// What two parts of the split share.
+    pub leaks: Vec<Leak>,
+}
+
+/// Checks hashes, schema, counts and the split of a shard folder.
+///
+/// # Errors
+/// When a file is missing, changed or malformed, or counts contradict each other.
+pub fn verify(root: &Path) -> Result<Verified, IngestError> {
+    let shards = ShardSet::open(root)?;
+    let n_files = shards.verify_hashes()?;
+    let wrong = |file: &str, why: String| DataError::Malformed { path: root.join(file), why };
+    let manifest = shards.manifest();
+    let flow = &manifest.flow;
+    for (name, level) in
+        [("files", &flow.files), ("series", &flow.series), ("cases", &flow.cases), ("slices", &flow.slices)]
+    {
+        if !level.adds_up() {
+            return Err(wrong("manifest.json", format!("its flow of {name} does not add up")).into());
+        }
+    }
+    let mut leaks = LeakCheck::default();
+    let mut n_slices_of: BTreeMap<(String, Split), i32> = BTreeMap::new();
+    let mut n_slices = 0;
+    for split in Split::ALL {
+        let mut n_rows = 0;
+        for slice in shards.slices(split) {
+            let slice = slice?;
+            leaks.add_slice(&slice);
+            *n_slices_of.entry((slice.case_id.to_string(), slice.split)).or_default() += 1;
+            n_rows += 1;
+        }
+        let files = manifest.files.iter().filter(|file| file.split == split);
+        let stated: u64 = files.map(|file| file.n_rows).sum();
+        if n_rows != stated {
+            let why = format!("it states {stated} rows of {split} where the files hold {n_rows}");
+            return Err(wrong("manifest.json", why).into());
+        }
+        n_slices += n_rows;
+    }
+    let cases = shards.cases()?;
+    for case in &cases {
+        leaks.add_case(case);
+        let found = n_slices_of.remove(&(case.case_id.to_string(), case.split)).unwrap_or(0);
+        if found != case.n_slices {
+            let why = format!("{} has {} slices there and {found} in data", case.case_id, case.n_slices);
+            return Err(wrong("cases.parquet", why).into());
+        }
+    }
+    if let Some((case, split)) = n_slices_of.into_keys().next() {
+        return Err(wrong("cases.parquet", format!("{case} of {split} is not in it")).into());
+    }
+    Ok(Verified { n_files, n_slices, n_cases: cases.len(), leaks: leaks.leaks() })
+}

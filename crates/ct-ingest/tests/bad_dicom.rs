@@ -1,0 +1,98 @@
+//! Broken files of the shared test data: each gives a clear reason or is read
+//! right, and none panics, hangs or costs more than its own case.
+
+mod common;
+
+use common::test_data;
+use ct_ingest::decode::{self, Scanned};
+
+/// What becomes of a file: "read", the reason it is no CT image, or the fault's code.
+fn outcome(path: &std::path::Path) -> String {
+    let header = match decode::scan_file(path) {
+        Ok(Scanned::Ct(header)) => header,
+        Ok(Scanned::Other { reason }) => return reason.into(),
+        Err(fault) => return fault.code().into(),
+    };
+    let read = || {
+        let frame = &header.frames[0];
+        frame.position.clone()?;
+        frame.rescale.clone()?;
+        let bytes = decode::read_file(path)?;
+        decode::stored_words(&decode::inflate(&bytes)?, &header, 0)
+    };
+    match read() {
+        Ok(words) => {
+            assert_eq!(words.len(), header.format.rows * header.format.cols);
+            "read".into()
+        }
+        Err(fault) => fault.code().into(),
+    }
+}
+
+#[test]
+fn every_fault_is_named() {
+    let Some(folder) = test_data("bad-dicom") else { return };
+    let want = [
+        ("00_ok", "read"),
+        ("01_empty", "not-dicom"),
+        ("02_trunc_preamble", "not-dicom"),
+        ("03_trunc_meta", "truncated"),
+        ("05_trunc_pixels", "truncated"),
+        ("06_nopreamble", "read"),
+        ("07_garbage", "not-dicom"),
+        ("08_jpeg.jpg", "not-dicom"),
+        ("09_hugelen_pixel", "truncated"),
+        ("10_undeflen_native", "pixels"),
+        ("13_rows65535", "attribute"),
+        ("14_rows0", "attribute"),
+        ("15_norows", "attribute"),
+        ("16_bitsstored0", "attribute"),
+        ("18_ba12", "attribute"),
+        ("20_nframes_neg", "attribute"),
+        ("21_slope_text", "rescale"),
+        ("22_slope_zero", "rescale"),
+        ("24_noipp", "attribute"),
+        ("26_norescale", "rescale"),
+        ("27_mono1", "read"),
+        ("28_unknown_ts", "transfer-syntax"),
+        ("29_overlay_highbits", "read"),
+        ("40_htj2k_trunc", "pixels"),
+        ("40_j2k_trunc", "pixels"),
+        ("40_jls_trunc", "pixels"),
+        ("40_jpll_trunc", "pixels"),
+        ("40_rle_trunc", "pixels"),
+        ("41_htj2k_tiny", "pixels"),
+        ("41_jls_tiny", "pixels"),
+        ("41_jpll_tiny", "pixels"),
+        ("42_htj2k_empty", "pixels"),
+        ("42_j2k_empty", "pixels"),
+        ("42_jpll_empty", "pixels"),
+        ("42_rle_empty", "pixels"),
+        ("43_htj2k_rows_smaller", "pixels"),
+        ("43_j2k_rows_smaller", "pixels"),
+        ("43_jpll_rows_smaller", "pixels"),
+        ("44_htj2k_rows_larger", "pixels"),
+        ("44_jpll_rows_larger", "pixels"),
+        ("44_rle_rows_larger", "pixels"),
+        ("51_nest200k", "too-deep"),
+        ("52_deflate_bomb_1GB", "too-large"),
+        ("53_bigendian", "read"),
+    ];
+    let mut wrong = Vec::new();
+    let mut seen = 0;
+    for entry in std::fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let Some(stem) = name.strip_suffix(".dcm") else { continue };
+        seen += 1;
+        let expected =
+            want.iter().find(|(known, _)| *known == stem).map_or("a known file", |(_, code)| *code);
+        let got = outcome(&path);
+        if got != expected {
+            wrong.push(format!("{stem}: {got} where {expected} is right"));
+        }
+    }
+    wrong.sort();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert_eq!(seen, want.len());
+}

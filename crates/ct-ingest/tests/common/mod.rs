@@ -1,0 +1,253 @@
+//! Crafted DICOM series, written byte by byte so that the tests do not lean on
+//! the code under test, and a run over them.
+
+#![allow(dead_code, reason = "each test file uses its own part of this module")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+
+use ct_ingest::IngestError;
+use ct_ingest::dicom_run::{self, DicomRun};
+use ct_ingest::run::{Control, Event, Summary};
+use ct_ingest::settings::{Crop, Match, Select, Settings};
+use diag_data::manifest::Layout;
+use diag_data::shard::ShardSet;
+use diag_data::slice::CtSlice;
+use diag_data::split::Ratio;
+use diag_data::units::HuWindow;
+
+pub const EXPLICIT_LITTLE: &str = "1.2.840.10008.1.2.1";
+pub const IMPLICIT_LITTLE: &str = "1.2.840.10008.1.2";
+pub const EXPLICIT_BIG: &str = "1.2.840.10008.1.2.2";
+
+/// Rows and columns of crafted slices.
+pub const SIDE: usize = 64;
+
+/// A crafted slice: elements by tag, values in little endian.
+#[derive(Clone, Debug)]
+pub struct Dicom {
+    pub syntax: &'static str,
+    pub elements: BTreeMap<u32, (&'static str, Vec<u8>)>,
+}
+
+impl Dicom {
+    /// A 16-bit signed axial slice of a chest at height `z`, intercept -1024.
+    pub fn chest(case: usize, z: f64) -> Self {
+        let mut dicom = Self { syntax: EXPLICIT_LITTLE, elements: BTreeMap::new() };
+        dicom.text(0x0008_0008, "CS", "ORIGINAL\\PRIMARY\\AXIAL");
+        dicom.text(0x0008_0016, "UI", "1.2.840.10008.5.1.4.1.1.2");
+        dicom.text(0x0008_0018, "UI", &format!("1.2.3.{case}.{}", (z * 10.0) as i64 + 100_000));
+        dicom.text(0x0008_0060, "CS", "CT");
+        dicom.text(0x0008_0070, "LO", "SIEMENS");
+        dicom.text(0x0010_0010, "PN", "Doe^Jane");
+        dicom.text(0x0010_0020, "LO", &format!("PATIENT-{case}"));
+        dicom.text(0x0010_1010, "AS", "093Y");
+        dicom.text(0x0018_0050, "DS", "5");
+        dicom.text(0x0020_000D, "UI", &format!("1.2.4.{case}"));
+        dicom.text(0x0020_000E, "UI", &format!("1.2.5.{case}"));
+        dicom.text(0x0020_0011, "IS", "1");
+        dicom.position(z);
+        dicom.text(0x0020_0037, "DS", "1\\0\\0\\0\\1\\0");
+        dicom.number(0x0028_0002, "US", 1);
+        dicom.text(0x0028_0004, "CS", "MONOCHROME2");
+        dicom.number(0x0028_0010, "US", SIDE as u16);
+        dicom.number(0x0028_0011, "US", SIDE as u16);
+        dicom.text(0x0028_0030, "DS", "5.5\\5.5");
+        dicom.number(0x0028_0100, "US", 16);
+        dicom.number(0x0028_0101, "US", 16);
+        dicom.number(0x0028_0102, "US", 15);
+        dicom.number(0x0028_0103, "US", 1);
+        dicom.text(0x0028_1052, "DS", "-1024");
+        dicom.text(0x0028_1053, "DS", "1");
+        dicom.stored(&chest_hu(z).map(|hu| hu + 1024));
+        dicom
+    }
+
+    pub fn text(&mut self, tag: u32, vr: &'static str, value: &str) {
+        let mut bytes = value.as_bytes().to_vec();
+        if bytes.len() % 2 == 1 {
+            bytes.push(if vr == "UI" { 0 } else { b' ' });
+        }
+        self.elements.insert(tag, (vr, bytes));
+    }
+
+    pub fn number(&mut self, tag: u32, vr: &'static str, value: u16) {
+        self.elements.insert(tag, (vr, value.to_le_bytes().to_vec()));
+    }
+
+    pub fn position(&mut self, z: f64) {
+        self.text(0x0020_0032, "DS", &format!("-176\\-176\\{z}"));
+    }
+
+    pub fn stored(&mut self, values: &[i16]) {
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.elements.insert(0x7FE0_0010, ("OW", bytes));
+    }
+
+    pub fn stored_values(&self) -> Vec<i16> {
+        let bytes = &self.elements[&0x7FE0_0010].1;
+        bytes.chunks_exact(2).map(|pair| i16::from_le_bytes([pair[0], pair[1]])).collect()
+    }
+
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut file = vec![0; 128];
+        file.extend_from_slice(b"DICM");
+        let mut uid = self.syntax.as_bytes().to_vec();
+        if uid.len() % 2 == 1 {
+            uid.push(0);
+        }
+        write_element(&mut file, EXPLICIT_LITTLE, 0x0002_0010, "UI", &uid);
+        for (&tag, (vr, value)) in &self.elements {
+            write_element(&mut file, self.syntax, tag, vr, value);
+        }
+        file
+    }
+}
+
+fn write_element(file: &mut Vec<u8>, syntax: &str, tag: u32, vr: &str, value: &[u8]) {
+    let big = syntax == EXPLICIT_BIG;
+    let u16_bytes = |number: u16| if big { number.to_be_bytes() } else { number.to_le_bytes() };
+    let u32_bytes = |number: u32| if big { number.to_be_bytes() } else { number.to_le_bytes() };
+    file.extend(u16_bytes((tag >> 16) as u16));
+    file.extend(u16_bytes(tag as u16));
+    let length = value.len() as u32;
+    if syntax == IMPLICIT_LITTLE {
+        file.extend(u32_bytes(length));
+    } else {
+        file.extend(vr.as_bytes());
+        if matches!(vr, "OB" | "OW" | "UN" | "SQ" | "UT") {
+            file.extend([0, 0]);
+            file.extend(u32_bytes(length));
+        } else {
+            file.extend(u16_bytes(length as u16));
+        }
+    }
+    if big && matches!(vr, "US" | "SS" | "OW") {
+        file.extend(value.chunks_exact(2).flat_map(|pair| [pair[1], pair[0]]));
+    } else {
+        file.extend(value);
+    }
+}
+
+/// HU of a chest: two lungs in an ellipse of tissue; a mark moves with `z`, so
+/// that no two heights look alike.
+pub fn chest_hu(z: f64) -> [i16; SIDE * SIDE] {
+    let inside = |y: f64, x: f64, cy: f64, cx: f64, ry: f64, rx: f64| {
+        ((y - cy) / ry).powi(2) + ((x - cx) / rx).powi(2) < 1.0
+    };
+    std::array::from_fn(|i| {
+        let (y, x) = ((i / SIDE) as f64, (i % SIDE) as f64);
+        let lung = |cx| inside(y, x, 32.0, cx, 11.0, 8.0);
+        match (lung(21.0) || lung(43.0), inside(y, x, 32.0, 32.0, 19.0, 25.0)) {
+            (true, _) => -850,
+            (false, true) => 40 + (z.rem_euclid(97.0) as i16),
+            _ => -1000,
+        }
+    })
+}
+
+/// A series of slices from -30 to -5 mm, 5 mm apart.
+pub fn series(case: usize) -> Vec<Dicom> {
+    (0..6).map(|i| Dicom::chest(case, -30.0 + 5.0 * f64::from(i))).collect()
+}
+
+/// A folder of cases with its label table.
+pub struct Cohort {
+    pub folder: tempfile::TempDir,
+}
+
+impl Cohort {
+    pub fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    pub fn dicom(&self) -> PathBuf {
+        self.folder.path().join("dicom")
+    }
+
+    pub fn shards(&self) -> PathBuf {
+        self.folder.path().join("shards")
+    }
+
+    pub fn write(&self, case: &str, series: &[Dicom]) {
+        let files: Vec<Vec<u8>> = series.iter().map(Dicom::bytes).collect();
+        self.write_files(case, &files);
+    }
+
+    pub fn write_files(&self, case: &str, files: &[Vec<u8>]) {
+        let folder = self.dicom().join(case);
+        std::fs::create_dir_all(&folder).unwrap();
+        for (i, bytes) in files.iter().enumerate() {
+            std::fs::write(folder.join(format!("{i}.dcm")), bytes).unwrap();
+        }
+    }
+
+    pub fn label(&self, table: &str) {
+        std::fs::create_dir_all(self.dicom()).unwrap();
+        std::fs::write(self.dicom().join("labels.csv"), table).unwrap();
+    }
+
+    pub fn run(&self, settings: Settings) -> (Result<Summary, IngestError>, Vec<String>) {
+        let run = DicomRun {
+            root: self.dicom(),
+            labels: self.dicom().join("labels.csv"),
+            out: self.shards(),
+            matching: Match::Folder,
+            settings,
+        };
+        with_control(|control| dicom_run::ingest(&run, control))
+    }
+}
+
+/// Runs something that reports, and returns what it set aside: the codes.
+pub fn with_control<T>(work: impl FnOnce(&Control<'_>) -> T) -> (T, Vec<String>) {
+    let codes = Mutex::new(Vec::new());
+    let on_event = |event: Event<'_>| {
+        if let Event::SetAside { fault, .. } = event {
+            codes.lock().unwrap().push(fault.code().to_string());
+        }
+    };
+    let result = work(&Control { on_event: &on_event, stop: &AtomicBool::new(false) });
+    (result, codes.into_inner().unwrap())
+}
+
+/// All slices, the size of the source kept, HU beside them.
+pub fn settings() -> Settings {
+    Settings {
+        select: Select::All,
+        crop: Crop::None,
+        window: HuWindow::LUNG,
+        size: SIDE as u32,
+        ratio: Ratio::SEVEN_TO_THREE,
+        seed: 1,
+        split_file: None,
+        label_set: None,
+        layout: Layout::Raw,
+        with_hu: true,
+        strict: false,
+        key_file: None,
+        keep_case_ids: true,
+        keep_paths: false,
+        jobs: Some(2),
+    }
+}
+
+/// The rows of a case, in order.
+pub fn rows(shards: &Path, case: &str) -> Vec<CtSlice> {
+    let set = ShardSet::open(shards).unwrap();
+    let all = diag_data::case::Split::ALL.into_iter().flat_map(|split| set.slices(split).collect::<Vec<_>>());
+    all.map(Result::unwrap).filter(|row| row.case_id.as_str() == case).collect()
+}
+
+/// A folder of the test data; `None`, said aloud, where there is none.
+pub fn test_data(below: &str) -> Option<PathBuf> {
+    let Some(root) = std::env::var_os("COVID19_DIAG_TEST_DATA") else {
+        eprintln!("SKIPPED: COVID19_DIAG_TEST_DATA is not set, so {below} was not read");
+        return None;
+    };
+    let path = PathBuf::from(root).join(below);
+    assert!(path.exists(), "{} is missing", path.display());
+    Some(path)
+}

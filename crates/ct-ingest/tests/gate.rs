@@ -1,0 +1,367 @@
+//! The whole run: identity, leakage, determinism, label tables, Table 1.
+
+mod common;
+
+use std::path::Path;
+
+use common::{Cohort, rows, series, settings};
+use ct_ingest::settings::Settings;
+use ct_ingest::table::{self, Comparison};
+use ct_ingest::verify;
+use diag_data::case::{CaseId, Label, LabelSet, Split};
+use diag_data::manifest::{CaseRow, Flow, Layout, ShardSpec};
+use diag_data::shard::{Job, Outcome, ShardSet, ShardWriter};
+use diag_data::slice::{Acquisition, CtSlice, Geometry, Provenance, Selection};
+
+const TABLE: &str = "case_id,label,split\nPetersen_Hans,normal,train\nSMITH,covid-19,test\n";
+
+fn cohort() -> Cohort {
+    let cohort = Cohort::new();
+    cohort.label(TABLE);
+    cohort.write("Petersen_Hans", &series(1));
+    cohort.write("SMITH", &series(2));
+    cohort
+}
+
+fn all_bytes(folder: &Path, into: &mut Vec<(String, Vec<u8>)>) {
+    let mut paths: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    for path in paths {
+        if path.is_dir() {
+            all_bytes(&path, into);
+        } else {
+            into.push((path.file_name().unwrap().to_string_lossy().into(), std::fs::read(&path).unwrap()));
+        }
+    }
+}
+
+fn contents(cohort: &Cohort) -> Vec<(String, Vec<u8>)> {
+    let mut files = Vec::new();
+    all_bytes(&cohort.shards(), &mut files);
+    files
+}
+
+#[test]
+fn no_name_number_or_path_leaves() {
+    // Names in every kind of text, in private tags, and in folder names.
+    let planted = "Zbigniew";
+    let tags: [(u32, &str); 24] = [
+        (0x0008_0080, "LO"),
+        (0x0008_0081, "ST"),
+        (0x0008_0090, "PN"),
+        (0x0008_0050, "SH"),
+        (0x0008_1010, "SH"),
+        (0x0008_1030, "LO"),
+        (0x0008_103E, "LO"),
+        (0x0008_1048, "PN"),
+        (0x0008_1050, "PN"),
+        (0x0008_1070, "PN"),
+        (0x0009_0010, "LO"),
+        (0x0009_1001, "LO"),
+        (0x0010_0010, "PN"),
+        (0x0010_0020, "LO"),
+        (0x0010_1000, "LO"),
+        (0x0010_1001, "PN"),
+        (0x0010_1040, "LO"),
+        (0x0010_2160, "SH"),
+        (0x0010_4000, "LT"),
+        (0x0018_1030, "LO"),
+        (0x0020_0010, "SH"),
+        (0x0020_4000, "LT"),
+        (0x0011_0010, "LO"),
+        (0x0011_1010, "UT"),
+    ];
+    let cohort = Cohort::new();
+    cohort.label("case_id,label,split\nZbigniew_A,normal,train\nZbigniew_B,covid-19,test\n");
+    for (case, folder) in [(1, "Zbigniew_A"), (2, "Zbigniew_B")] {
+        let mut slices = series(case);
+        for slice in &mut slices {
+            for (tag, vr) in tags {
+                slice.text(tag, vr, &format!("{planted}{case}"));
+            }
+        }
+        cohort.write(folder, &slices);
+    }
+    // A file that is set aside must not be named either.
+    std::fs::write(cohort.dicom().join("Zbigniew_B/Zbigniew.dcm"), b"broken").unwrap();
+    let (result, codes) = cohort.run(Settings { keep_case_ids: false, ..settings() });
+    result.unwrap();
+    assert_eq!(codes, ["not-dicom"]);
+    let files = contents(&cohort);
+    assert!(files.len() >= 7);
+    for (name, bytes) in files {
+        let found = bytes.windows(planted.len()).any(|part| part.eq_ignore_ascii_case(planted.as_bytes()));
+        assert!(!found, "the planted name is in {name}");
+        assert!(!bytes.windows(6).any(|part| part == b"1.2.3."), "an identifier is in {name}");
+    }
+}
+
+#[test]
+fn ages_are_capped() {
+    let cohort = cohort();
+    cohort.run(settings()).0.unwrap();
+    let cases = ShardSet::open(&cohort.shards()).unwrap().cases().unwrap();
+    assert!(cases.iter().all(|case| case.patient_age_years == Some(90)));
+}
+
+#[test]
+fn one_patient_in_two_parts_is_a_leak() {
+    let cohort = cohort();
+    let mut second = series(2);
+    second.iter_mut().for_each(|slice| slice.text(0x0010_0020, "LO", "PATIENT-1"));
+    // Other pixels, so that only the patient is shared.
+    second
+        .iter_mut()
+        .for_each(|slice| slice.stored(&slice.stored_values().iter().map(|v| v + 3).collect::<Vec<_>>()));
+    cohort.write("SMITH", &second);
+    let (result, codes) = cohort.run(settings());
+    result.unwrap();
+    assert_eq!(codes, ["leak"]);
+    let leaks = verify::verify(&cohort.shards()).unwrap().leaks;
+    assert_eq!(leaks.iter().map(|leak| (leak.what, leak.count)).collect::<Vec<_>>(), [("patient", 1)]);
+}
+
+#[test]
+fn the_same_pixels_in_two_parts_are_a_leak() {
+    // The crafted series of both cases show the same six pictures.
+    let cohort = cohort();
+    let (result, codes) = cohort.run(settings());
+    result.unwrap();
+    assert_eq!(codes, ["leak"]);
+    let leaks = verify::verify(&cohort.shards()).unwrap().leaks;
+    assert_eq!(leaks.iter().map(|leak| (leak.what, leak.count)).collect::<Vec<_>>(), [("pixels", 6)]);
+}
+
+#[test]
+fn a_drawn_split_keeps_a_patient_together() {
+    for seed in 0..8 {
+        let cohort = Cohort::new();
+        let mut table = String::from("case_id,label\n");
+        for case in 0..8 {
+            let mut slices = series(case);
+            for slice in &mut slices {
+                slice.text(0x0010_0020, "LO", &format!("P{}", case / 2));
+                slice.stored(&slice.stored_values().iter().map(|v| v + case as i16).collect::<Vec<_>>());
+            }
+            cohort.write(&format!("c{case}"), &slices);
+            table.push_str(&format!("c{case},{}\n", if case < 4 { "normal" } else { "covid-19" }));
+        }
+        cohort.label(&table);
+        let (result, codes) = cohort.run(Settings { seed, ..settings() });
+        result.unwrap();
+        assert_eq!(codes, Vec::<String>::new(), "seed {seed}");
+    }
+}
+
+#[test]
+fn the_bytes_do_not_depend_on_threads() {
+    let made = |jobs| {
+        let cohort = cohort();
+        cohort.run(Settings { jobs: Some(jobs), ..settings() }).0.unwrap();
+        contents(&cohort)
+    };
+    assert_eq!(made(1), made(3));
+}
+
+#[test]
+fn a_broken_case_does_not_change_the_others_bytes() {
+    let made = |file: Option<&[u8]>| {
+        let cohort = Cohort::new();
+        cohort.label("case_id,label\na,normal\nb,normal\nc,covid-19\nd,covid-19\nbroken,normal\n");
+        for (case, name) in ["a", "b", "c", "d"].iter().enumerate() {
+            cohort.write(name, &series(case));
+        }
+        if let Some(bytes) = file {
+            cohort.write_files("broken", &[bytes.to_vec()]);
+        }
+        cohort.run(settings()).0.unwrap();
+        let is_data = |name: &str| name.ends_with(".parquet");
+        contents(&cohort).into_iter().filter(|(name, _)| is_data(name)).collect::<Vec<_>>()
+    };
+    let without = made(None);
+    assert_eq!(without, made(Some(b"")));
+    assert_eq!(without, made(Some(&series(9)[0].bytes()[..3000])));
+}
+
+#[track_caller]
+fn refused(table: &str, what: &str) {
+    let cohort = cohort();
+    cohort.label(table);
+    let err = cohort.run(settings()).0.unwrap_err();
+    assert!(err.to_string().contains(what), "{err}");
+    assert!(!cohort.shards().exists());
+    let n_left = std::fs::read_dir(cohort.folder.path()).unwrap().count();
+    assert_eq!(n_left, 1, "only the input is there");
+}
+
+#[test]
+fn a_wrong_label_table_is_refused_with_its_line() {
+    refused("case_id,label\nSMITH,covid-91\nPetersen_Hans,normal\n", "`covid-91`");
+    refused("case_id,label\nSMITH,covid-19\nSMITH,normal\n", "line 3");
+    refused("case_id,label\nSMITH,\nPetersen_Hans,normal\n", "line 2");
+    refused(
+        "case_id,label,split\nSMITH,covid-19,train\nPetersen_Hans,normal,\n",
+        "1 of 2 cases have a split",
+    );
+    refused("case,label\nSMITH,covid-19\n", "cannot read the table");
+    refused("case_id,label\n", "");
+}
+
+#[test]
+fn missing_cases_and_labels_are_set_aside() {
+    let cohort = cohort();
+    cohort.label("case_id,label,split\nSMITH,covid-19,train\nabsent,normal,test\n");
+    let (result, codes) = cohort.run(settings());
+    assert_eq!(codes, ["no-label", "no-files"]);
+    let flow = result.unwrap().manifest.flow;
+    assert!(flow.files.adds_up() && flow.cases.adds_up() && flow.series.adds_up() && flow.slices.adds_up());
+    assert_eq!((flow.files.seen, flow.files.used, flow.cases.seen, flow.cases.used), (13, 6, 2, 1));
+}
+
+#[test]
+fn a_changed_shard_does_not_verify() {
+    let cohort = cohort();
+    cohort.run(settings()).0.unwrap();
+    assert_eq!(verify::verify(&cohort.shards()).unwrap().n_slices, 12);
+    let path = cohort.shards().join("manifest.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace("\"seen\": 2", "\"seen\": 3")).unwrap();
+    assert!(verify::verify(&cohort.shards()).is_err());
+}
+
+#[test]
+fn a_stopped_run_leaves_nothing() {
+    let cohort = cohort();
+    let run = ct_ingest::dicom_run::DicomRun {
+        root: cohort.dicom(),
+        labels: cohort.dicom().join("labels.csv"),
+        out: cohort.shards(),
+        matching: ct_ingest::settings::Match::Folder,
+        settings: settings(),
+    };
+    let stop = std::sync::atomic::AtomicBool::new(true);
+    let control = ct_ingest::run::Control { on_event: &|_| (), stop: &stop };
+    let err = ct_ingest::dicom_run::ingest(&run, &control).unwrap_err();
+    assert!(matches!(err, ct_ingest::IngestError::Interrupted));
+    assert_eq!(std::fs::read_dir(cohort.folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn rows_are_found_by_their_kept_names() {
+    let cohort = cohort();
+    cohort.run(settings()).0.unwrap();
+    assert_eq!(rows(&cohort.shards(), "SMITH").len(), 6);
+}
+
+/// Shards of tiny pictures with the given cases and slices by class and part.
+fn shards_of(root: &Path, cells: &[(&str, Split, u64, u64)]) -> std::path::PathBuf {
+    let labels = LabelSet::paper();
+    let spec = ShardSpec {
+        labels: labels.clone(),
+        height: 8,
+        width: 8,
+        window: None,
+        resize: "none".into(),
+        layout: Layout::Raw,
+        with_hu: false,
+        split_seed: None,
+    };
+    let target = root.join("shards");
+    let job = Job { spec, tool: "test".into(), config: serde_json::json!({}) };
+    let mut writer = ShardWriter::create(&target, job).unwrap();
+    let mut outcome = Outcome { flow: Flow::default(), ..Outcome::default() };
+    for &(class, split, n_cases, n_slices) in cells {
+        let label: Label = labels.find(class).unwrap();
+        for case in 0..n_cases {
+            let case_id = CaseId::new(format!("{class}-{split}-{case}")).unwrap();
+            let n_of_case = n_slices / n_cases + u64::from(case < n_slices % n_cases);
+            let slice = |index: u64| CtSlice {
+                case_id: case_id.clone(),
+                slice_index: index as i32,
+                label,
+                split,
+                pixels: vec![0; 64],
+                hu: None,
+                geometry: Geometry::default(),
+                acquisition: Acquisition::default(),
+                selection: Selection::default(),
+                provenance: Provenance::default(),
+            };
+            writer.append((0..n_of_case).map(slice).collect()).unwrap();
+            outcome.cases.push(CaseRow {
+                case_id: case_id.clone(),
+                label,
+                split,
+                n_slices: n_of_case as i32,
+                n_source_slices: n_of_case as i32,
+                patient_hash: None,
+                study_uid_hash: None,
+                series_uid_hash: None,
+                manufacturer: None,
+                model: None,
+                kernel: None,
+                slice_thickness_mm: None,
+                patient_sex: None,
+                patient_age_years: None,
+                warnings: Vec::new(),
+            });
+        }
+    }
+    writer.finish(outcome, |_| Default::default()).unwrap();
+    target
+}
+
+fn compared(cells: &[(&str, Split, u64, u64)]) -> Comparison {
+    let folder = tempfile::tempdir().unwrap();
+    let declared_path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data/covid19-diag/table1.toml");
+    let declared = table::read_declared(&declared_path).unwrap();
+    table::compare(&shards_of(folder.path(), cells), Some(&declared)).unwrap()
+}
+
+const CASES_SWAPPED: &str =
+    "the case totals of covid-19 (43+18=61) and bacterial-pneumonia (48+21=69) look swapped: ";
+
+#[test]
+fn table_1_itself_passes_and_its_contradiction_is_told() {
+    let found = compared(&[
+        ("covid-19", Split::Train, 43, 1256),
+        ("covid-19", Split::Test, 18, 513),
+        ("normal", Split::Train, 67, 2674),
+        ("normal", Split::Test, 28, 1150),
+        ("bacterial-pneumonia", Split::Train, 48, 980),
+        ("bacterial-pneumonia", Split::Test, 21, 409),
+    ]);
+    assert!(found.equal);
+    assert_eq!(found.explanations, Vec::<String>::new());
+    assert_eq!(
+        found.contradictions,
+        [
+            format!("{CASES_SWAPPED}its source states 69 and 62"),
+            "with that put right, one bacterial-pneumonia case is missing from the declared table (61 there, its \
+             source states 62)"
+                .into(),
+        ]
+    );
+}
+
+#[test]
+fn a_cohort_of_the_stated_volumes_is_explained() {
+    let found = compared(&[
+        ("covid-19", Split::Train, 48, 1256),
+        ("covid-19", Split::Test, 21, 513),
+        ("normal", Split::Train, 67, 2674),
+        ("normal", Split::Test, 28, 1150),
+        ("bacterial-pneumonia", Split::Train, 44, 980),
+        ("bacterial-pneumonia", Split::Test, 18, 409),
+    ]);
+    assert!(!found.equal);
+    assert_eq!(
+        found.explanations,
+        [
+            format!("{CASES_SWAPPED}the shards hold 69 and 62"),
+            "with that put right, one bacterial-pneumonia case is missing from the declared table (61 there, the \
+             shards hold 62)"
+                .into(),
+        ]
+    );
+}

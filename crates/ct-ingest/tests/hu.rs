@@ -1,0 +1,61 @@
+//! CT numbers of real files, pixel for pixel those of pydicom.
+//!
+//! `reference/hu_sha256.json` was made by `reference/hu_sha256.py`.
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::test_data;
+use ct_ingest::decode::{self, HuTable, Scanned};
+use ct_ingest::fault::Fault;
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+struct Reference {
+    transfer_syntax: String,
+    hu_sha256: String,
+}
+
+/// JPEG-LS needs the feature `charls`.
+const JPEG_LS: [&str; 2] = ["1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"];
+
+fn hu_sha256(path: &std::path::Path) -> Result<String, Fault> {
+    let Scanned::Ct(header) = decode::scan_file(path)? else {
+        return Err(Fault::NotDicom { why: "it is no CT image".into() });
+    };
+    let bytes = decode::read_file(path)?;
+    let words = decode::stored_words(&decode::inflate(&bytes)?, &header, 0)?;
+    let hu = HuTable::new(header.format, header.frames[0].rescale.clone()?).hu(&words);
+    let bytes: Vec<u8> = hu.iter().flat_map(|hu| hu.to_le_bytes()).collect();
+    Ok(diag_data::files::sha256_hex(&bytes))
+}
+
+#[test]
+fn every_pixel_is_the_reference_s() {
+    let Some(data) = test_data("data") else { return };
+    let reference: BTreeMap<String, Reference> =
+        serde_json::from_str(include_str!("reference/hu_sha256.json")).unwrap();
+    let (mut n_equal, mut n_without_decoder, mut wrong) = (0, 0, Vec::new());
+    for folder in
+        ["lungfcp-01-0001/dicom", "covid-ct-md-P002/dicom", "dicom-syntaxes", "totalsegmentator-ct/dicom"]
+    {
+        for file in ct_ingest::listing::Listing::of(&data.join(folder)).unwrap().files {
+            let hash = diag_data::files::sha256_file(&file.path).unwrap();
+            let Some(want) = reference.get(&hash) else { continue };
+            match hu_sha256(&file.path) {
+                Ok(got) if got == want.hu_sha256 => n_equal += 1,
+                Err(Fault::TransferSyntax { .. })
+                    if cfg!(not(feature = "charls")) && JPEG_LS.contains(&want.transfer_syntax.as_str()) =>
+                {
+                    n_without_decoder += 1;
+                }
+                other => wrong.push(format!("{} in {}: {other:?}", file.relative, want.transfer_syntax)),
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert_eq!(n_equal + n_without_decoder, reference.len());
+    let without = if cfg!(feature = "charls") { 0 } else { 4 };
+    assert_eq!(n_without_decoder, without);
+}

@@ -1,0 +1,150 @@
+//! Image folders: classes, cases, official splits.
+
+mod common;
+
+use std::path::Path;
+
+use common::{settings, test_data, with_control};
+use ct_ingest::IngestError;
+use ct_ingest::images_run::{self, ImagesRun};
+use ct_ingest::run::Summary;
+use ct_ingest::settings::Settings;
+use diag_data::case::Split;
+use diag_data::shard::ShardSet;
+
+fn run(
+    root: &Path,
+    out: &Path,
+    change: impl FnOnce(&mut ImagesRun),
+) -> (Result<Summary, IngestError>, Vec<String>) {
+    let settings = Settings { size: 32, with_hu: false, keep_case_ids: false, ..settings() };
+    let mut run = ImagesRun { root: root.into(), labels: None, split_lists: None, out: out.into(), settings };
+    change(&mut run);
+    with_control(|control| images_run::ingest(&run, control))
+}
+
+fn n_rows(shards: &Path, split: Split) -> u64 {
+    let set = ShardSet::open(shards).unwrap();
+    set.manifest().files.iter().filter(|file| file.split == split).map(|file| file.n_rows).sum()
+}
+
+/// Writes a grey image whose levels depend on the seed.
+fn write_image(path: &Path, seed: u32) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    image::GrayImage::from_fn(20, 10, |x, y| image::Luma([(x * 7 + y * 3 + seed * 31) as u8]))
+        .save(path)
+        .unwrap();
+}
+
+#[test]
+fn covid_ct_has_the_rows_of_its_official_split() {
+    let Some(root) = test_data("data/covid-ct") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("shards");
+    let (result, codes) = run(&root, &out, |run| run.split_lists = Some(root.join("split")));
+    let summary = result.unwrap();
+    assert_eq!(Split::ALL.map(|split| n_rows(&out, split)), [425, 118, 203]);
+    assert_eq!(summary.manifest.spec.labels.names(), ["CT_COVID", "CT_NonCOVID"]);
+    assert!(codes.iter().all(|code| code == "leak"), "{codes:?}");
+}
+
+#[test]
+fn folders_are_classes_and_deeper_folders_cases() {
+    let folder = tempfile::tempdir().unwrap();
+    let (root, out) = (folder.path().join("images"), folder.path().join("shards"));
+    for (i, path) in ["a/1.png", "a/2.png", "b/p/1.png", "b/p/2.png", "b/q/1.png"].iter().enumerate() {
+        write_image(&root.join(path), i as u32);
+    }
+    let (result, codes) = run(&root, &out, |_| ());
+    result.unwrap();
+    assert_eq!(codes, Vec::<String>::new());
+    let cases = ShardSet::open(&out).unwrap().cases().unwrap();
+    let mut sizes: Vec<(u8, i32)> = cases.iter().map(|case| (case.label.0, case.n_slices)).collect();
+    sizes.sort_unstable();
+    assert_eq!(sizes, [(0, 1), (0, 1), (1, 1), (1, 2)]);
+}
+
+#[test]
+fn every_kind_of_pixel_becomes_the_same_grey() {
+    let folder = tempfile::tempdir().unwrap();
+    let (root, out) = (folder.path().join("images"), folder.path().join("shards"));
+    let level = |x: u32, y: u32| (x * 7 + y * 5) as u8;
+    std::fs::create_dir_all(root.join("a")).unwrap();
+    std::fs::create_dir_all(root.join("b")).unwrap();
+    image::GrayImage::from_fn(32, 32, |x, y| image::Luma([level(x, y)]))
+        .save(root.join("a/grey.png"))
+        .unwrap();
+    image::RgbImage::from_fn(32, 32, |x, y| image::Rgb([level(x, y); 3]))
+        .save(root.join("a/rgb.png"))
+        .unwrap();
+    image::RgbaImage::from_fn(32, 32, |x, y| {
+        let grey = level(x, y);
+        image::Rgba([grey, grey, grey, 255])
+    })
+    .save(root.join("b/rgba.png"))
+    .unwrap();
+    image::ImageBuffer::<image::Luma<u16>, _>::from_fn(32, 32, |x, y| {
+        image::Luma([u16::from(level(x, y)) * 257])
+    })
+    .save(root.join("b/grey16.png"))
+    .unwrap();
+    let (result, _) = run(&root, &out, |_| ());
+    result.unwrap();
+    let set = ShardSet::open(&out).unwrap();
+    let want: Vec<u8> = (0..32).flat_map(|y| (0..32).map(move |x| level(x, y))).collect();
+    let rows: Vec<_> =
+        Split::ALL.into_iter().flat_map(|split| set.slices(split).collect::<Vec<_>>()).collect();
+    assert_eq!(rows.len(), 4);
+    for row in rows {
+        assert_eq!(row.unwrap().pixels, want);
+    }
+}
+
+#[test]
+fn what_lists_and_images_do_not_share_is_set_aside() {
+    let folder = tempfile::tempdir().unwrap();
+    let (root, lists, out) =
+        (folder.path().join("images"), folder.path().join("lists"), folder.path().join("shards"));
+    for (i, path) in ["a/1.png", "a/2.png", "b/1.png", "b/3.png"].iter().enumerate() {
+        write_image(&root.join(path), i as u32);
+    }
+    std::fs::create_dir(&lists).unwrap();
+    std::fs::write(lists.join("traina.txt"), "1.PNG\n2.png\nmissing.png\n").unwrap();
+    std::fs::write(lists.join("testb.txt"), "1.png\n").unwrap();
+    let (result, mut codes) = run(&root, &out, |run| run.split_lists = Some(lists));
+    result.unwrap();
+    codes.sort();
+    assert_eq!(codes, ["no-part", "unlisted"]);
+    assert_eq!(Split::ALL.map(|split| n_rows(&out, split)), [2, 0, 1]);
+}
+
+#[test]
+fn a_broken_image_costs_its_case() {
+    let folder = tempfile::tempdir().unwrap();
+    let (root, out) = (folder.path().join("images"), folder.path().join("shards"));
+    for (i, path) in ["a/1.png", "b/1.png"].iter().enumerate() {
+        write_image(&root.join(path), i as u32);
+    }
+    let whole = std::fs::read(root.join("a/1.png")).unwrap();
+    std::fs::write(root.join("a/cut.png"), &whole[..whole.len() / 2]).unwrap();
+    std::fs::write(root.join("b/text.jpg"), "no image").unwrap();
+    let (result, codes) = run(&root, &out, |_| ());
+    result.unwrap();
+    assert_eq!(codes, ["image", "image"]);
+}
+
+#[test]
+fn a_label_table_may_name_images_and_folders() {
+    let folder = tempfile::tempdir().unwrap();
+    let (root, out) = (folder.path().join("images"), folder.path().join("shards"));
+    for (i, path) in ["one.png", "deep/two.png", "case/1.png", "case/2.png"].iter().enumerate() {
+        write_image(&root.join(path), i as u32);
+    }
+    let table = folder.path().join("labels.csv");
+    std::fs::write(&table, "case_id,label\none,x\ndeep/two.png,y\ncase,y\nabsent,x\n").unwrap();
+    let (result, codes) = run(&root, &out, |run| run.labels = Some(table));
+    result.unwrap();
+    assert_eq!(codes, ["no-files"]);
+    let cases = ShardSet::open(&out).unwrap().cases().unwrap();
+    assert_eq!(cases.iter().map(|case| case.n_slices).sum::<i32>(), 4);
+}

@@ -1,0 +1,400 @@
+//! The traps between a DICOM folder and true HU, one crafted series each. Every
+//! test fails without the handling that it names.
+
+mod common;
+
+use common::{Cohort, Dicom, EXPLICIT_BIG, IMPLICIT_LITTLE, SIDE, chest_hu, rows, series, settings};
+use ct_ingest::settings::{Crop, Select, Settings};
+use diag_data::slice::CtSlice;
+
+const TABLE: &str = "case_id,label,split\ngood,normal,train\ntested,covid-19,test\n";
+
+fn run(tested: &[Vec<u8>], settings: Settings) -> (Cohort, Vec<String>) {
+    let cohort = Cohort::new();
+    cohort.label(TABLE);
+    cohort.write("good", &series(1));
+    cohort.write_files("tested", tested);
+    let (result, codes) = cohort.run(settings);
+    result.unwrap();
+    assert_eq!(rows(&cohort.shards(), "good").len(), 6, "the other case is untouched");
+    (cohort, codes)
+}
+
+fn changed(change: impl Fn(&mut Vec<Dicom>)) -> Vec<Vec<u8>> {
+    let mut tested = series(2);
+    change(&mut tested);
+    tested.iter().map(Dicom::bytes).collect()
+}
+
+/// The case is used, and its rows are returned.
+#[track_caller]
+fn used(change: impl Fn(&mut Vec<Dicom>)) -> Vec<CtSlice> {
+    let (cohort, codes) = run(&changed(change), settings());
+    assert_eq!(codes, Vec::<String>::new());
+    rows(&cohort.shards(), "tested")
+}
+
+/// The case is set aside for one reason.
+#[track_caller]
+fn aside(change: impl Fn(&mut Vec<Dicom>), code: &str) {
+    let (cohort, codes) = run(&changed(change), settings());
+    assert_eq!(codes, [code]);
+    assert_eq!(rows(&cohort.shards(), "tested").len(), 0);
+}
+
+#[track_caller]
+fn check_hu(rows: &[CtSlice], lowest_z: f64) {
+    let hu = rows[0].hu.as_ref().unwrap();
+    assert_eq!(hu, &chest_hu(lowest_z).to_vec());
+}
+
+#[test]
+fn slices_are_ordered_by_position_not_by_file_or_number() {
+    let rows = used(|series| {
+        series.reverse();
+        for (i, slice) in series.iter_mut().enumerate() {
+            slice.text(0x0020_0013, "IS", &i.to_string());
+        }
+    });
+    let heights: Vec<f64> = rows.iter().map(|row| row.geometry.z.unwrap().0).collect();
+    assert_eq!(heights, [-30.0, -25.0, -20.0, -15.0, -10.0, -5.0]);
+    check_hu(&rows, -30.0);
+}
+
+#[test]
+fn each_slice_has_its_own_rescale() {
+    let rows = used(|series| {
+        series[0].text(0x0028_1053, "DS", "2");
+        series[0].text(0x0028_1052, "DS", "-2000");
+        let halved: Vec<i16> = chest_hu(-30.0).map(|hu| (hu / 2 * 2 + 2000) / 2).to_vec();
+        series[0].stored(&halved);
+    });
+    assert_eq!(rows[0].hu.as_ref().unwrap(), &chest_hu(-30.0).map(|hu| hu / 2 * 2).to_vec());
+    assert_eq!(rows[1].hu.as_ref().unwrap(), &chest_hu(-25.0).to_vec());
+}
+
+#[test]
+fn rescale_of_unknown_representation_is_read_as_text() {
+    let rows = used(|series| {
+        for slice in series {
+            slice.text(0x0028_1053, "UN", "1");
+            slice.text(0x0028_1052, "UN", "-1024");
+        }
+    });
+    check_hu(&rows, -30.0);
+}
+
+#[test]
+fn a_rescale_that_is_not_certain_is_refused() {
+    aside(|series| drop(series[3].elements.remove(&0x0028_1053)), "rescale");
+    aside(|series| drop(series[3].elements.remove(&0x0028_1052)), "rescale");
+    aside(|series| series[3].text(0x0028_1053, "DS", "one"), "rescale");
+    aside(|series| series[3].text(0x0028_1053, "DS", "0"), "rescale");
+    aside(|series| series[3].text(0x0028_1053, "DS", "NaN"), "rescale");
+    aside(|series| series[3].text(0x0028_3000, "SQ", ""), "rescale");
+}
+
+#[test]
+fn padding_becomes_air_before_any_resize_and_is_counted() {
+    let rows = used(|series| {
+        for slice in series {
+            let mut stored = slice.stored_values();
+            stored[..SIDE].fill(-2000);
+            slice.stored(&stored);
+            slice.number(0x0028_0120, "SS", -2000i16 as u16);
+        }
+    });
+    assert_eq!(rows[0].acquisition.padding_px, SIDE as i32);
+    assert!(rows[0].hu.as_ref().unwrap()[..SIDE].iter().all(|hu| *hu == -1024));
+    assert_eq!(rows[0].selection.hu_min, Some(-1024.0));
+}
+
+#[test]
+fn padding_written_as_unsigned_follows_the_pixels_sign() {
+    let rows = used(|series| {
+        for slice in series {
+            let mut stored = slice.stored_values();
+            stored[0] = -500;
+            slice.stored(&stored);
+            slice.number(0x0028_0120, "US", -500i16 as u16);
+        }
+    });
+    assert_eq!(rows[0].acquisition.padding_px, 1);
+}
+
+#[test]
+fn bits_above_the_stored_ones_are_masked() {
+    let rows = used(|series| {
+        for slice in series {
+            slice.number(0x0028_0101, "US", 12);
+            slice.number(0x0028_0102, "US", 11);
+            slice.number(0x0028_0103, "US", 0);
+            let with_overlay: Vec<i16> = slice.stored_values().iter().map(|value| value | 0x4000).collect();
+            slice.stored(&with_overlay);
+        }
+    });
+    check_hu(&rows, -30.0);
+}
+
+#[test]
+fn signed_values_of_twelve_bits_are_extended() {
+    let rows = used(|series| {
+        for slice in series {
+            slice.number(0x0028_0101, "US", 12);
+            slice.number(0x0028_0102, "US", 11);
+            slice.text(0x0028_1052, "DS", "0");
+            let cut: Vec<i16> = slice.stored_values().iter().map(|value| (value - 1024) & 0x0FFF).collect();
+            slice.stored(&cut);
+        }
+    });
+    check_hu(&rows, -30.0);
+}
+
+#[test]
+fn impossible_pixel_formats_are_refused() {
+    for (tag, value) in [
+        (0x0028_0102, 11),
+        (0x0028_0101, 0),
+        (0x0028_0101, 33),
+        (0x0028_0100, 12),
+        (0x0028_0010, 0),
+        (0x0028_0010, 65535),
+    ] {
+        aside(|series| series[0].number(tag, "US", value), "attribute");
+    }
+    aside(|series| drop(series[0].elements.remove(&0x0028_0010)), "attribute");
+    aside(|series| series[0].text(0x0028_0008, "IS", "-1"), "attribute");
+    aside(|series| series[0].text(0x0028_0008, "IS", "2147483648"), "attribute");
+}
+
+#[test]
+fn the_pixel_data_must_have_exactly_its_length() {
+    aside(
+        |series| series[0].elements.get_mut(&0x7FE0_0010).unwrap().1.truncate(2 * SIDE * SIDE - 2),
+        "pixels",
+    );
+    aside(|series| series[0].elements.get_mut(&0x7FE0_0010).unwrap().1.extend([0; 2]), "pixels");
+    aside(|series| drop(series[0].elements.remove(&0x7FE0_0010)), "attribute");
+}
+
+#[test]
+fn every_uncompressed_syntax_gives_the_same_numbers() {
+    for syntax in [IMPLICIT_LITTLE, EXPLICIT_BIG] {
+        check_hu(&used(|series| series.iter_mut().for_each(|slice| slice.syntax = syntax)), -30.0);
+    }
+}
+
+#[test]
+fn monochrome1_does_not_change_ct_numbers() {
+    let rows =
+        used(|series| series.iter_mut().for_each(|slice| slice.text(0x0028_0004, "CS", "MONOCHROME1")));
+    check_hu(&rows, -30.0);
+    assert!(rows[0].provenance.warnings[0].contains("MONOCHROME1"));
+}
+
+#[test]
+fn what_is_no_slice_of_the_stack_is_left_out() {
+    // Localizer, dose report, secondary capture, a coronal image, a single slice of another size.
+    type Change = fn(&mut Dicom);
+    let others: [Change; 5] = [
+        |slice| slice.text(0x0008_0008, "CS", "ORIGINAL\\PRIMARY\\LOCALIZER"),
+        |slice| slice.text(0x0008_0016, "UI", "1.2.840.10008.5.1.4.1.1.88.67"),
+        |slice| slice.text(0x0008_0016, "UI", "1.2.840.10008.5.1.4.1.1.7"),
+        |slice| slice.text(0x0020_0037, "DS", "1\\0\\0\\0\\0\\-1"),
+        |slice| slice.text(0x0028_0030, "DS", "1\\1"),
+    ];
+    for change in others {
+        let rows = used(|series| {
+            let mut other = Dicom::chest(2, 40.0);
+            change(&mut other);
+            series.push(other);
+        });
+        assert_eq!(rows.len(), 6);
+        assert!(rows.iter().all(|row| row.geometry.gap_before.is_none_or(|gap| gap.0 == 5.0)));
+    }
+}
+
+#[test]
+fn of_several_series_the_longest_is_used_and_said_so() {
+    let (cohort, codes) = run(
+        &changed(|series| {
+            for i in 0..3 {
+                let mut other = Dicom::chest(2, f64::from(i));
+                other.text(0x0020_000E, "UI", "1.2.5.99");
+                series.insert(0, other);
+            }
+        }),
+        settings(),
+    );
+    assert_eq!(codes, Vec::<String>::new());
+    assert_eq!(rows(&cohort.shards(), "tested").len(), 6);
+    let set = diag_data::shard::ShardSet::open(&cohort.shards()).unwrap();
+    assert_eq!(set.manifest().flow.series.set_aside.values().sum::<u64>(), 1);
+    assert!(
+        set.cases().unwrap().iter().any(|case| case.warnings.iter().any(|w| w.contains("2 axial series")))
+    );
+}
+
+#[test]
+fn a_repeated_file_is_dropped_and_a_clash_refused() {
+    let rows = used(|series| series.push(series[2].clone()));
+    assert_eq!(rows.len(), 6);
+    aside(
+        |series| {
+            let mut other = Dicom::chest(2, -20.0);
+            other.text(0x0008_0018, "UI", "1.2.3.4.5");
+            let stored: Vec<i16> = other.stored_values().iter().map(|value| value + 1).collect();
+            other.stored(&stored);
+            series.push(other);
+        },
+        "same-position",
+    );
+}
+
+#[test]
+fn two_acquisitions_in_one_series_are_told_apart() {
+    let rows = used(|series| {
+        for slice in series.iter_mut() {
+            slice.text(0x0020_0012, "IS", "1");
+        }
+        for (i, mut slice) in series.clone().into_iter().take(4).enumerate() {
+            slice.text(0x0020_0012, "IS", "2");
+            slice.text(0x0008_0018, "UI", &format!("1.2.3.77.{i}"));
+            slice.stored(&slice.stored_values().iter().map(|value| value + 7).collect::<Vec<_>>());
+            series.push(slice);
+        }
+    });
+    assert_eq!(rows.len(), 6);
+    check_hu(&rows, -30.0);
+}
+
+#[test]
+fn a_gap_is_recorded_and_refused_when_strict() {
+    let gap = |series: &mut Vec<Dicom>| drop(series.remove(3));
+    let rows = used(gap);
+    assert_eq!(rows[3].geometry.gap_before.unwrap().0, 10.0);
+    assert_eq!(rows[3].provenance.warnings, ["gap of 10.0 mm below"]);
+    let (_, codes) = run(&changed(gap), Settings { strict: true, ..settings() });
+    assert_eq!(codes, ["gaps"]);
+}
+
+#[test]
+fn a_tilt_is_measured() {
+    let rows = used(|series| {
+        for (i, slice) in series.iter_mut().enumerate() {
+            let z = -30.0 + 5.0 * i as f64;
+            slice.text(0x0020_0032, "DS", &format!("-176\\{}\\{z}", -176.0 + 5.0 * i as f64));
+        }
+    });
+    assert!((rows[0].geometry.tilt_deg.unwrap() - 45.0).abs() < 0.1);
+}
+
+#[test]
+fn a_position_must_be_there_and_whole() {
+    aside(|series| drop(series[0].elements.remove(&0x0020_0032)), "attribute");
+    aside(|series| series[0].text(0x0020_0032, "DS", "1\\2"), "attribute");
+    aside(|series| series[0].text(0x0020_0037, "DS", "1\\1\\0\\0\\1\\0"), "attribute");
+}
+
+#[test]
+fn burned_in_text_is_refused() {
+    aside(|series| series[0].text(0x0028_0301, "CS", "YES"), "burned-in");
+}
+
+#[test]
+fn a_broken_file_costs_its_case() {
+    let whole = changed(|_| ());
+    for (bytes, code) in [
+        (Vec::new(), "not-dicom"),
+        (vec![7; 3000], "not-dicom"),
+        (b"\xFF\xD8\xFF\xE0 a picture".to_vec(), "not-dicom"),
+        (whole[0][..100].to_vec(), "not-dicom"),
+        (whole[0][..400].to_vec(), "truncated"),
+        (whole[0][..2000].to_vec(), "truncated"),
+    ] {
+        let mut files = whole.clone();
+        files[0] = bytes;
+        let (cohort, codes) = run(&files, settings());
+        assert_eq!(codes, [code]);
+        assert_eq!(rows(&cohort.shards(), "tested").len(), 0);
+    }
+}
+
+#[test]
+fn a_header_cut_anywhere_is_never_taken_for_whole() {
+    let whole = changed(|_| ());
+    let pixels = whole[0].len() - 2 * SIDE * SIDE;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("cut.dcm");
+    for cut in (0..pixels).chain([pixels, pixels + 1, whole[0].len() - 1]) {
+        std::fs::write(&path, &whole[0][..cut]).unwrap();
+        assert!(ct_ingest::decode::scan_file(&path).is_err(), "cut at {cut}");
+    }
+}
+
+#[test]
+fn a_file_without_preamble_is_read() {
+    let whole = changed(|_| ());
+    let mut files = whole.clone();
+    files[0].drain(..132);
+    let (cohort, codes) = run(&files, settings());
+    assert_eq!(codes, Vec::<String>::new());
+    check_hu(&rows(&cohort.shards(), "tested"), -30.0);
+}
+
+#[test]
+fn sequences_nested_without_end_are_refused() {
+    let mut file = changed(|_| ())[0].clone();
+    let at = 132 + 8 + 20;
+    let mut nest = Vec::new();
+    for _ in 0..200_000 {
+        nest.extend([0x08, 0, 0x15, 0x11, b'S', b'Q', 0, 0, 0xFF, 0xFF, 0xFF, 0xFF]);
+        nest.extend([0xFE, 0xFF, 0, 0xE0, 0xFF, 0xFF, 0xFF, 0xFF]);
+    }
+    file.splice(at..at, nest);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("deep.dcm");
+    std::fs::write(&path, file).unwrap();
+    assert_eq!(ct_ingest::decode::scan_file(&path).unwrap_err().code(), "too-deep");
+}
+
+#[test]
+fn lung_slices_are_kept_and_others_are_not() {
+    let files = changed(|series| {
+        for i in 0..6 {
+            let mut below = Dicom::chest(2, -60.0 + 5.0 * f64::from(i));
+            let abdomen = chest_hu(f64::from(i)).map(|hu| if hu == -850 { 50 } else { hu } + 1024);
+            below.stored(&abdomen);
+            series.push(below);
+        }
+    });
+    let (cohort, codes) = run(&files, Settings { select: Select::Lung, ..settings() });
+    assert_eq!(codes, Vec::<String>::new());
+    let rows = rows(&cohort.shards(), "tested");
+    assert_eq!(rows.len(), 6);
+    assert!(rows.iter().all(|row| row.geometry.z.unwrap().0 >= -30.0));
+    assert_eq!(rows.iter().map(|row| row.slice_index).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5]);
+}
+
+#[test]
+fn a_case_without_lung_is_set_aside() {
+    let files = changed(|series| {
+        for slice in series {
+            slice.stored(&chest_hu(0.0).map(|hu| if hu == -850 { 50 } else { hu } + 1024));
+        }
+    });
+    let (_, codes) = run(&files, Settings { select: Select::Lung, ..settings() });
+    assert_eq!(codes, ["no-lung"]);
+}
+
+#[test]
+fn a_crop_enlarges_what_it_names() {
+    let mean = |crop| {
+        let (cohort, _) = run(&changed(|_| ()), Settings { crop, ..settings() });
+        let rows = rows(&cohort.shards(), "tested");
+        let n_lung = rows[0].hu.as_ref().unwrap().iter().filter(|hu| (-900..-700).contains(*hu)).count();
+        n_lung as f64 / (SIDE * SIDE) as f64
+    };
+    let (none, body, lung) = (mean(Crop::None), mean(Crop::Body), mean(Crop::Lung));
+    assert!(none < body && body < lung, "{none} {body} {lung}");
+}
