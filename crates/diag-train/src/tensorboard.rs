@@ -125,3 +125,54 @@ fn record(content: &[u8]) -> Vec<u8> {
 fn masked_crc(bytes: &[u8]) -> u32 {
     crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    /// Bytes as TensorFlow 2 writes them for `wall_time=1, step=7, tag "a/b", value 0.5`:
+    /// key and type of every field by hand from event.proto and summary.proto.
+    #[test]
+    fn a_scalar_is_the_protobuf_message() {
+        let mut want = vec![0x09, 0, 0, 0, 0, 0, 0, 0xf0, 0x3f, 0x10, 7];
+        want.extend([0x2a, 12, 0x0a, 10, 0x0a, 3, b'a', b'/', b'b', 0x15, 0, 0, 0, 0x3f]);
+        assert_eq!(event(1.0, 7, &Content::Scalar("a/b", 0.5)), want);
+    }
+
+    /// RFC 3720 B.4: CRC-32C of 32 zero bytes is 0x8a9136aa.
+    #[test]
+    fn checksums_are_masked() {
+        assert_eq!(masked_crc(&[0; 32]), 0x8a91_36aa_u32.rotate_right(15).wrapping_add(0xa282_ead8));
+    }
+
+    #[test]
+    fn every_record_of_a_file_is_framed() {
+        let folder = tempfile::tempdir().unwrap();
+        let loss = LossRecord {
+            total: 1.5,
+            heads: BTreeMap::from([("final".into(), BTreeMap::from([("cross_entropy".into(), 1.0)]))]),
+        };
+        let epoch = Epoch {
+            epoch: 1,
+            step: 300,
+            learning_rate: 1e-3,
+            train: loss,
+            validation: None,
+            loss_state: BTreeMap::from([("alpha".into(), 0.999)]),
+        };
+        let file = EventFile::create(folder.path(), std::slice::from_ref(&epoch)).unwrap();
+        file.append(&Epoch { epoch: 2, ..epoch }).unwrap();
+        let bytes = std::fs::read(folder.path().join(FILE_NAME)).unwrap();
+        let (mut rest, mut n_records) = (bytes.as_slice(), 0);
+        while !rest.is_empty() {
+            let length = u64::from_le_bytes(rest[..8].try_into().unwrap()) as usize;
+            assert_eq!(rest[8..12], masked_crc(&rest[..8]).to_le_bytes());
+            let content = &rest[12..12 + length];
+            assert_eq!(rest[12 + length..16 + length], masked_crc(content).to_le_bytes());
+            rest = &rest[16 + length..];
+            n_records += 1;
+        }
+        assert_eq!(n_records, 1 + 2 * 4);
+    }
+}

@@ -10,6 +10,7 @@ use diag_data::predictions::Predictions;
 use diag_data::run::RunDir;
 use diag_train::evaluate::{EvaluateJob, Metrics, evaluate};
 use diag_train::fit::{FitJob, FitSummary, fit};
+use diag_train::progress::Event;
 use diag_train::{DeviceChoice, TrainError};
 
 fn job(folder: &Path, recipe: PathBuf, run: &str) -> FitJob {
@@ -57,4 +58,137 @@ fn a_run_learns_and_leaves_a_whole_folder() {
     let predictions = Predictions::read(&run.predictions(), &info.labels).unwrap();
     let n = |split| predictions.rows.iter().filter(|row| row.split == split).count();
     assert_eq!(Split::ALL.map(n), [96, 24, 48]);
+}
+
+#[test]
+fn the_number_of_threads_changes_no_byte() {
+    let folder = tempfile::tempdir().unwrap();
+    toy::write_shards(folder.path(), 5, 1);
+    for n_threads in [1, 2] {
+        let recipe = format!("threads = {n_threads}\n{}", toy::RECIPE);
+        train(folder.path(), &recipe, &format!("run{n_threads}")).unwrap();
+    }
+    for file in ["epochs.jsonl", "model.safetensors", "checkpoint/state.safetensors"] {
+        let [one, two] =
+            ["run1", "run2"].map(|run| std::fs::read(folder.path().join(run).join(file)).unwrap());
+        // The checkpoint's header holds the wall time; its tensors must agree.
+        let same = if file.starts_with("checkpoint") { tensors(&one) == tensors(&two) } else { one == two };
+        assert!(same, "{file} depends on the number of threads");
+    }
+}
+
+/// The content of a safetensors file behind its header.
+fn tensors(file: &[u8]) -> &[u8] {
+    let header = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
+    &file[8 + header..]
+}
+
+#[test]
+fn a_stopped_run_goes_on_as_if_it_had_not_been() {
+    for optimiser in ["adamw", "sgd"] {
+        let folder = tempfile::tempdir().unwrap();
+        toy::write_shards(folder.path(), 5, 1);
+        let recipe = toy::RECIPE.replace("\"adamw\"", &format!("\"{optimiser}\""));
+        let whole = train(folder.path(), &recipe, "whole").unwrap();
+        let recipe = toy::write_recipe(folder.path(), "stopped.toml", &recipe);
+        let mut job = job(folder.path(), recipe, "stopped");
+        // Stops in the first epoch, then in the third, in the middle of either.
+        for n_steps in [2, 9] {
+            let stop = AtomicBool::new(false);
+            let mut seen = 0;
+            let stopped = fit(&job, &stop, &mut |event| {
+                if let Event::Step { .. } = event {
+                    seen += 1;
+                    stop.store(seen >= n_steps, std::sync::atomic::Ordering::Relaxed);
+                }
+            });
+            assert!(matches!(stopped, Err(TrainError::Interrupted { .. })), "{stopped:?}");
+            job.resume = true;
+        }
+        let resumed = fit(&job, &AtomicBool::new(false), &mut |_| ()).unwrap();
+        assert_eq!(resumed.epochs, whole.epochs);
+        for file in ["epochs.jsonl", "model.safetensors", "events.out.tfevents.1.diag-train"] {
+            let [whole, resumed] =
+                ["whole", "stopped"].map(|run| std::fs::read(folder.path().join(run).join(file)).unwrap());
+            assert!(whole == resumed, "{file} differs after two stops, {optimiser}");
+        }
+    }
+}
+
+#[test]
+fn a_run_is_neither_overwritten_nor_resumed_with_another_recipe() {
+    let folder = tempfile::tempdir().unwrap();
+    toy::write_shards(folder.path(), 3, 1);
+    let recipe = toy::RECIPE.replace("epochs = 4", "epochs = 1");
+    train(folder.path(), &recipe, "run").unwrap();
+    assert!(matches!(train(folder.path(), &recipe, "run"), Err(TrainError::RunExists { .. })));
+    let other = toy::write_recipe(folder.path(), "other.toml", &recipe.replace("seed = 1", "seed = 2"));
+    let job = FitJob { resume: true, ..job(folder.path(), other, "run") };
+    let err = fit(&job, &AtomicBool::new(false), &mut |_| ()).unwrap_err();
+    assert!(matches!(err, TrainError::Changed { what: "recipe", .. }), "{err}");
+}
+
+#[test]
+fn divergence_names_head_and_part_and_keeps_the_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    toy::write_shards(folder.path(), 3, 1);
+    let recipe = toy::RECIPE
+        .replace("\"adamw\"", "\"sgd\"")
+        .replace("learning_rate = 0.003", "learning_rate = 1e30")
+        .replace("warmup_epochs = 0.5", "warmup_epochs = 0.0");
+    let err = train(folder.path(), &recipe, "run").unwrap_err();
+    let TrainError::Diverged { head, part, .. } = &err else { panic!("{err}") };
+    assert!(!head.is_empty() && !part.is_empty());
+}
+
+#[test]
+fn shuffled_labels_teach_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    toy::write_shards(folder.path(), 10, 10);
+    let recipe = format!("shuffle_labels = true\n{}", toy::RECIPE);
+    train(folder.path(), &recipe, "run").unwrap();
+    let balanced = measure(folder.path(), "run").splits["test"].case["mean"].balanced_accuracy.unwrap();
+    assert!((0.1..0.57).contains(&balanced), "balanced accuracy {balanced} where chance is 0.333");
+}
+
+#[test]
+fn cross_entropy_without_side_heads_trains_as_well() {
+    let folder = tempfile::tempdir().unwrap();
+    toy::write_shards(folder.path(), 3, 1);
+    let recipe = toy::RECIPE
+        .replace("\"saal\"", "\"cross-entropy\"")
+        .replace("deep_supervision = true", "deep_supervision = false");
+    let summary = train(folder.path(), &recipe, "run").unwrap();
+    let last = summary.epochs.last().unwrap();
+    assert!(last.loss_state.is_empty());
+    assert_eq!(last.train.heads.keys().collect::<Vec<_>>(), ["final"]);
+}
+
+#[track_caller]
+fn check_refused(change: (&str, &str), want: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    toy::write_shards(folder.path(), 2, 1);
+    let err = train(folder.path(), &toy::RECIPE.replace(change.0, change.1), "run").unwrap_err();
+    let text = format!("{err} {:?}", std::error::Error::source(&err).map(ToString::to_string));
+    assert!(text.contains(want), "{text}");
+    assert!(!folder.path().join("run").exists(), "a refused recipe left a folder");
+}
+
+#[test]
+fn recipes_are_checked_at_the_door() {
+    check_refused(("seed = 1", "seed = 1\nsead = 2"), "sead");
+    check_refused(("weight_decay = 0.01", "weight_decay = 0.01\nbeta1 = 0.9"), "beta1");
+    check_refused(("name = \"saal\"", "name = \"saal\"\nlambda = 1"), "lambda");
+    check_refused(("name = \"saal\"", "name = \"saal\"\ninitial_alpha = 0.5"), "initial_alpha");
+    check_refused(("batch_size = 12", "batch_size = 1"), "batch_size");
+    check_refused(("learning_rate = 0.003", "learning_rate = -1.0"), "optimiser.learning_rate");
+    check_refused(("epochs = 4", ""), "epochs");
+}
+
+#[test]
+fn the_published_recipes_can_be_read() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data/recipes");
+    for name in ["default.toml", "smoke.toml", "covid-ct.toml"] {
+        diag_train::TrainSpec::read(&folder.join(name)).unwrap();
+    }
 }

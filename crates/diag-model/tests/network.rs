@@ -1,0 +1,153 @@
+//! The network: names, gradients, and the way to the disk and back.
+
+use candle_core::{DType, Device, Tensor};
+use diag_data::case::LabelSet;
+use diag_model::loss::{Loss, LossSpec, SaalSpec};
+use diag_model::{
+    Backbone, FORMAT_VERSION, InputSpec, ModelCard, ModelError, Network, NetworkSpec, SavedModel, tensors,
+};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+fn spec(backbone: Backbone, deep_supervision: bool) -> NetworkSpec {
+    NetworkSpec { backbone, n_classes: 3, deep_supervision }
+}
+
+fn images(n: usize, side: usize, dtype: DType) -> Tensor {
+    let mut rng = ChaCha8Rng::seed_from_u64(5);
+    let values: Vec<f64> = (0..n * side * side).map(|_| rng.random_range(-1.0..1.0)).collect();
+    Tensor::from_vec(values, (n, 1, side, side), &Device::Cpu).unwrap().to_dtype(dtype).unwrap()
+}
+
+#[test]
+fn every_weight_has_the_gradient_of_finite_differences() {
+    let spec = spec(Backbone::Tiny, true);
+    let network = Network::with_dtype(&spec, 3, DType::F64).unwrap();
+    let loss = Loss::new(
+        &LossSpec::Saal(SaalSpec::default()),
+        &network.head_names(),
+        &LabelSet::paper(),
+        &[30, 80, 20],
+    )
+    .unwrap();
+    let image_nchw = images(3, 40, DType::F64);
+    let total = || loss.terms(&network.forward_t(&image_nchw, true).unwrap(), &[0, 1, 2]).unwrap().total;
+    let gradients = total().backward().unwrap();
+    let mut rng = ChaCha8Rng::seed_from_u64(11);
+    for (name, var) in network.named_vars() {
+        let gradient = gradients.get(var).unwrap_or_else(|| panic!("{name} has no gradient"));
+        let gradient: Vec<f64> = gradient.flatten_all().unwrap().to_vec1().unwrap();
+        let start = var.as_tensor().copy().unwrap();
+        let values: Vec<f64> = start.flatten_all().unwrap().to_vec1().unwrap();
+        for _ in 0..2 {
+            let i = rng.random_range(0..values.len());
+            let moved = |by: f64| {
+                let mut values = values.clone();
+                values[i] += by;
+                var.set(&Tensor::from_vec(values, start.shape(), &Device::Cpu).unwrap()).unwrap();
+                total().to_scalar::<f64>().unwrap()
+            };
+            let want = (moved(1e-6) - moved(-1e-6)) / 2e-6;
+            assert!(
+                (gradient[i] - want).abs() <= 1e-5 * want.abs().max(0.01),
+                "{name}[{i}]: {}, expected {want}",
+                gradient[i]
+            );
+        }
+        var.set(&start).unwrap();
+    }
+}
+
+#[track_caller]
+fn check_names(backbone: Backbone, deep_supervision: bool, heads: &[&str], n_parameters: u64) {
+    let network = Network::new(&spec(backbone, deep_supervision), 1).unwrap();
+    assert_eq!(network.head_names(), heads);
+    assert_eq!(network.n_parameters(), n_parameters);
+}
+
+#[test]
+fn heads_have_names() {
+    let all = ["stage1", "stage2", "stage3", "stage4", "final"];
+    // torchvision's 11,689,512 less the two folded stem channels and 997 of 1000 classes.
+    let plain = 11_689_512 - 2 * 64 * 49 - 997 * 513;
+    check_names(Backbone::ResNet18, false, &["final"], plain);
+    // A side head on C channels: convolution, normalisation, linear layer; four fusion weights.
+    let side = |channels: u64| channels * channels + 2 * channels + 3 * (channels + 1);
+    let sides = side(64) + side(128) + side(256) + side(512) + 4;
+    check_names(Backbone::ResNet18, true, &all, plain + sides);
+}
+
+#[test]
+fn the_backbone_bears_torchvision_s_names() {
+    let network = Network::new(&spec(Backbone::ResNet18, false), 1).unwrap();
+    let state = network.state().unwrap();
+    for name in ["conv1.weight", "bn1.running_var", "layer1.0.conv1.weight", "layer4.1.bn2.bias"] {
+        assert!(state.contains_key(name), "{name}");
+    }
+    for name in ["layer2.0.downsample.0.weight", "layer2.0.downsample.1.running_mean", "fc.weight"] {
+        assert!(state.contains_key(name), "{name}");
+    }
+    assert!(!state.contains_key("layer1.0.downsample.0.weight"));
+}
+
+#[test]
+fn a_backbone_starts_the_same_with_and_without_side_heads() {
+    let [with, without] = [true, false].map(|deep| Network::new(&spec(Backbone::Tiny, deep), 9).unwrap());
+    let [with, without] = [with, without].map(|network| network.state().unwrap());
+    for (name, tensor) in &without {
+        let difference = (tensor - &with[name]).unwrap().abs().unwrap().sum_all().unwrap();
+        assert_eq!(difference.to_scalar::<f32>().unwrap(), 0.0, "{name}");
+    }
+}
+
+#[test]
+fn a_saved_model_answers_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let (card_path, weights_path) =
+        (folder.path().join("model.json"), folder.path().join("model.safetensors"));
+    let network = Network::new(&spec(Backbone::Tiny, true), 2).unwrap();
+    let image_nchw = images(2, 32, DType::F32);
+    network.forward_t(&image_nchw, true).unwrap();
+    let card = ModelCard {
+        format_version: FORMAT_VERSION,
+        network: *network.spec(),
+        labels: LabelSet::paper(),
+        heads: network.head_names(),
+        input: InputSpec {
+            height: 32,
+            width: 32,
+            window: None,
+            resize: "none".into(),
+            range: (-1.0, 1.0),
+            ingest: serde_json::Value::Null,
+        },
+    };
+    SavedModel::write_card(&card_path, &card).unwrap();
+    tensors::write(&weights_path, &network.state().unwrap(), "note").unwrap();
+    let saved = SavedModel::read(&card_path, &weights_path).unwrap();
+    assert_eq!(saved.card, card);
+    let answer = |network: &Network| {
+        let logits = network.forward_t(&image_nchw, false).unwrap();
+        logits.get("final").unwrap().to_vec2::<f32>().unwrap()
+    };
+    assert_eq!(answer(&saved.network), answer(&network));
+
+    let other = ModelCard { network: spec(Backbone::Tiny, false), ..card.clone() };
+    SavedModel::write_card(&card_path, &other).unwrap();
+    assert!(matches!(SavedModel::read(&card_path, &weights_path), Err(ModelError::Weights { .. })));
+    SavedModel::write_card(&card_path, &ModelCard { format_version: 99, ..card }).unwrap();
+    assert!(matches!(SavedModel::read(&card_path, &weights_path), Err(ModelError::Version { .. })));
+}
+
+#[test]
+fn a_three_channel_stem_is_folded_and_the_rest_is_reported() {
+    let network = Network::new(&spec(Backbone::ResNet18, true), 2).unwrap();
+    let stem = Tensor::ones((64, 3, 7, 7), DType::F32, &Device::Cpu).unwrap();
+    let fc = Tensor::ones((1000, 512), DType::F32, &Device::Cpu).unwrap();
+    let report =
+        network.load_matching(&[("conv1.weight".into(), stem), ("fc.weight".into(), fc)].into()).unwrap();
+    assert_eq!(report.loaded, ["conv1.weight"]);
+    assert!(report.kept.iter().any(|(name, why)| name == "fc.weight" && why.contains("[1000, 512]")));
+    let stem = network.state().unwrap()["conv1.weight"].mean_all().unwrap();
+    assert_eq!(stem.to_scalar::<f32>().unwrap(), 3.0);
+}
