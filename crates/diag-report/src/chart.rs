@@ -8,7 +8,9 @@ use plotters::prelude::*;
 
 use crate::ReportError;
 
-const SIZE: (u32, u32) = (380, 280);
+/// plotters places everything on whole pixels; drawn large and shown small, lines stay smooth.
+const SCALE: u32 = 4;
+const SIZE: (u32, u32) = (380 * SCALE, 280 * SCALE);
 const INK: RGBColor = RGBColor(0x44, 0x44, 0x45);
 const GRID: RGBColor = RGBColor(0xDD, 0xDD, 0xDE);
 const REFERENCE: RGBColor = RGBColor(0x99, 0x99, 0x9A);
@@ -125,12 +127,12 @@ fn plot(chart: &Chart, svg: &mut String) -> Result<(), Box<dyn std::error::Error
     let (x0, x1) = chart.x.unwrap_or_else(|| range(all().map(|p| p.0)));
     let (y0, y1) = chart.y.unwrap_or_else(|| padded(range(all().map(|p| p.1))));
     let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
-    let label = ("sans-serif", 12).into_text_style(&root).color(&INK);
+    let label = ("sans-serif", 15 * SCALE).into_text_style(&root).color(&INK);
     let mut area = ChartBuilder::on(&root)
-        .margin(6)
-        .margin_right(14)
-        .x_label_area_size(38)
-        .y_label_area_size(52)
+        .margin(6 * SCALE)
+        .margin_right(14 * SCALE)
+        .x_label_area_size(40 * SCALE)
+        .y_label_area_size(64 * SCALE)
         .build_cartesian_2d(x0..x1, y0..y1)?;
     area.configure_mesh()
         .x_desc(chart.x_label)
@@ -141,6 +143,7 @@ fn plot(chart: &Chart, svg: &mut String) -> Result<(), Box<dyn std::error::Error
         .bold_line_style(GRID)
         .axis_style(GRID)
         .label_style(label.clone())
+        .set_all_tick_mark_size(5 * SCALE)
         .axis_desc_style(label)
         .x_label_formatter(&|x| tick(*x))
         .y_label_formatter(&|y| tick(*y))
@@ -160,7 +163,7 @@ fn plot(chart: &Chart, svg: &mut String) -> Result<(), Box<dyn std::error::Error
         let points = || series.points.iter().copied().filter(|(x, y)| x.is_finite() && y.is_finite());
         area.draw_series(LineSeries::new(points(), colour.stroke_width(2)))?;
         if series.markers {
-            area.draw_series(points().map(|point| Circle::new(point, 3, colour.filled())))?;
+            area.draw_series(points().map(|point| Circle::new(point, 3 * SCALE, colour.filled())))?;
         }
     }
     root.present()?;

@@ -29,29 +29,44 @@ pub use numbers::{
 pub use subgroups::Subgroup;
 
 use diag_data::case::Split;
-use diag_metrics::Bootstrap;
+use diag_metrics::{Bootstrap, IntervalMethod};
 
 /// What may be chosen about a report.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Part of the data that is reported on.
     pub split: Split,
-    /// Resampling plan of the intervals.
-    pub bootstrap: Bootstrap,
+    /// Bootstrap samples behind the 95 % intervals, at least 100.
+    pub n_resamples: usize,
+    /// Seed of the bootstrap.
+    pub seed: u64,
     /// Text supplied by the authors for the reporting checklist.
     pub card: Card,
     /// Bytes that embedded slices may take, all runs together. Worst cases come first.
     pub picture_budget: usize,
 }
 
+impl Options {
+    /// Level and method are fixed, because the page states them in words.
+    fn bootstrap(&self) -> Bootstrap {
+        Bootstrap {
+            n_resamples: self.n_resamples,
+            level: 0.95,
+            seed: self.seed,
+            method: IntervalMethod::Percentile,
+        }
+    }
+}
+
 impl Default for Options {
-    /// Test part, 2000 resamples, no supplied text, 10 MiB of pictures.
+    /// Test part, 2000 resamples, no supplied text, 9 MiB of pictures.
     fn default() -> Self {
         Self {
             split: Split::Test,
-            bootstrap: Bootstrap::default(),
+            n_resamples: Bootstrap::default().n_resamples,
+            seed: 0,
             card: Card::default(),
-            picture_budget: 10 << 20,
+            picture_budget: 9 << 20,
         }
     }
 }

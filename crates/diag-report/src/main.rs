@@ -25,8 +25,8 @@ struct Args {
     #[arg(long, value_name = "FILE.toml")]
     card: Option<PathBuf>,
     /// Number of bootstrap resamples, at least 100
-    #[arg(long, default_value_t = 2000, value_name = "N")]
-    resamples: usize,
+    #[arg(long, default_value_t = 2000, value_name = "N", value_parser = clap::value_parser!(u32).range(100..))]
+    resamples: u32,
     /// Seed of the bootstrap
     #[arg(long, default_value_t = 0, value_name = "N")]
     seed: u64,
@@ -66,8 +66,8 @@ fn run(args: &Args) -> Result<String, Failure> {
     let of_data = |err: diag_data::DataError| (err.remedy(), anyhow::Error::new(err));
     let swap = |(remedy, err)| (err, remedy);
     let mut options = Options { split: args.split, ..Options::default() };
-    options.bootstrap.n_resamples = args.resamples;
-    options.bootstrap.seed = args.seed;
+    options.n_resamples = args.resamples as usize;
+    options.seed = args.seed;
     if let Some(path) = &args.card {
         let bytes = files::read(path).map_err(of_data).map_err(swap)?;
         let text = String::from_utf8_lossy(&bytes);

@@ -189,14 +189,14 @@ pub(crate) fn measure_all(runs: &[Run], options: &Options) -> Result<Numbers, Re
         runs.iter().map(|run| measure_run(run, options).map_err(failed(run))).collect();
     let mut comparisons = Vec::new();
     for run in runs.iter().skip(1) {
-        comparisons.push(against_first(&runs[0], run, &options.bootstrap).map_err(failed(run))?);
+        comparisons.push(against_first(&runs[0], run, &options.bootstrap()).map_err(failed(run))?);
     }
     Ok(Numbers {
         schema_version: 1,
         tool: concat!("diag-report ", env!("CARGO_PKG_VERSION")).into(),
         notice: "research use only, not for clinical decisions",
         split: options.split.to_string(),
-        bootstrap: options.bootstrap,
+        bootstrap: options.bootstrap(),
         runs: measured?,
         comparisons,
     })
@@ -208,7 +208,7 @@ pub(crate) fn case_scores(run: &Run, head: usize, how: Aggregation) -> Result<Sc
 }
 
 fn measure_run(run: &Run, options: &Options) -> Result<RunNumbers, MetricsError> {
-    let plan = &options.bootstrap;
+    let plan = &options.bootstrap();
     let last = run.heads().len() - 1;
     let cases = case_scores(run, last, Aggregation::Mean)?;
     let each_case: Vec<usize> = (0..cases.len()).collect();

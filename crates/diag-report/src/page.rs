@@ -99,7 +99,7 @@ pub(crate) fn document(runs: &[Run], numbers: &Numbers, options: &Options) -> Re
 }
 
 fn sections(context: &Context, budget: usize) -> Result<Sections, ReportError> {
-    let pictures = pictures::embed(context.run, &context.numbers.cases, context.options.split, budget)?;
+    let pictures = pictures::embed(context.run, &context.numbers.cases, budget)?;
     Ok(vec![
         ("summary", "Summary", summary::section(context)),
         ("data", "Data", data::section(context)),

@@ -25,12 +25,7 @@ pub(crate) type Pictures = BTreeMap<(usize, i32), String>;
 /// Embeds slices until the budget is spent: all slices of the worst cases first,
 /// then in turns one more slice of every case, spread over its height. A case
 /// outside the budget has its probabilities shown without pictures.
-pub(crate) fn embed(
-    run: &Run,
-    results: &[CaseResult],
-    split: Split,
-    budget: usize,
-) -> Result<Pictures, ReportError> {
+pub(crate) fn embed(run: &Run, results: &[CaseResult], budget: usize) -> Result<Pictures, ReportError> {
     let Ok(shards) = &run.shards else { return Ok(Pictures::new()) };
     let spec = &shards.set.manifest().spec;
     let n_pictures = (budget as f64 / (FEWEST_BYTES_PER_PIXEL * spec.pixels_len().max(1) as f64)) as usize;
@@ -38,7 +33,10 @@ pub(crate) fn embed(
     let wanted: BTreeSet<(usize, i32)> = by_priority.iter().copied().collect();
     let index: BTreeMap<_, usize> = run.case_ids.iter().enumerate().map(|(i, id)| (id, i)).collect();
     let mut pictures = Pictures::new();
-    for slice in shards.set.slices(split) {
+    // A run's validation cases lie in the shards' training part.
+    let splits: BTreeSet<Split> =
+        shards.cases.iter().filter(|row| index.contains_key(&row.case_id)).map(|row| row.split).collect();
+    for slice in splits.into_iter().flat_map(|split| shards.set.slices(split)) {
         let slice = slice.map_err(|source| ReportError::Run { run: run.dir.root().into(), source })?;
         let Some(&case) = index.get(&slice.case_id) else { continue };
         let key = (case, slice.slice_index);

@@ -12,7 +12,7 @@ use diag_metrics::{Aggregation, Bootstrap, Measure, Scores, aggregate, evaluate,
 use diag_report::{Card, Options, ReportError, compute, render};
 
 fn options() -> Options {
-    Options { bootstrap: Bootstrap { n_resamples: 200, ..Bootstrap::default() }, ..Options::default() }
+    Options { n_resamples: 200, ..Options::default() }
 }
 
 fn page_of(fixture: &Fixture) -> String {
@@ -108,9 +108,17 @@ fn the_numbers_equal_those_of_diag_metrics() {
     let slices = Scores::new(&probs, 3, &truth).unwrap();
     let cases = aggregate(&slices, &case_n, Aggregation::Mean).unwrap().scores;
     let each: Vec<usize> = (0..cases.len()).collect();
-    let summary = summarise(&cases, &each, &options().bootstrap).unwrap();
+    let summary = summarise(&cases, &each, &Bootstrap { n_resamples: 200, ..Bootstrap::default() }).unwrap();
 
     assert_eq!(numbers.runs[0].by_case.n, 10);
+    for property in ["manufacturer", "kernel", "slice thickness"] {
+        let of_property = numbers.runs[0].subgroups.iter().filter(|group| group.property == property);
+        let (n, n_right) = of_property.fold((0, 0), |(n, n_right), group| {
+            (n + group.cases_per_class.iter().sum::<u64>(), n_right + group.n_right)
+        });
+        let all_right = summary.measures.get(Measure::Accuracy).unwrap() * 10.0;
+        assert_eq!((n, n_right as f64), (10, all_right.round()), "{property}");
+    }
     assert_eq!(numbers.runs[0].by_case.confusion, evaluate(&cases).confusion.counts());
     let mut n_defined = 0;
     for measure in Measure::all(3) {
@@ -240,4 +248,5 @@ fn the_program_writes_the_page_or_says_in_two_lines_why_not() {
     assert!(lines[0].starts_with("error: ") && lines[1].starts_with("  fix: "), "{text}");
     assert!(failed.stdout.is_empty());
     assert_eq!(program(&["--no-such-flag"]).status.code(), Some(2));
+    assert_eq!(program(&[root, "--seed", "x"]).status.code(), Some(2));
 }

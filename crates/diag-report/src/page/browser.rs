@@ -20,8 +20,10 @@ pub(crate) fn section(context: &Context, pictures: &Pictures) -> Markup {
     html! {
         p {
             "Every case of this part, the one whose true class got the lowest probability first. "
-            @if pictures.is_empty() {
+            @if context.run.shards.is_err() {
                 "No slices are shown: the shards are not at hand. "
+            } @else if pictures.is_empty() {
+                "No slices are shown: there was no room for them. "
             } @else if pictures.len() < n_slices {
                 (pictures.len()) " of " (n_slices) " slices are embedded, to keep the file small: all slices of the "
                 (N_WORST) " worst cases, then as many of every other case as fit, spread over its height. "

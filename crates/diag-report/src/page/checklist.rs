@@ -92,8 +92,8 @@ pub(crate) fn definitions(options: &Options) -> Markup {
             dd { "A case is one CT series of one patient; a slice is one axial image of it. A case's probability is the mean over its slices, in the top-3 column the mean of its three highest slice probabilities per class, scaled to sum to 1. The called class is the most probable one; no threshold was tuned on this part." }
             dt { "95 % CI" }
             dd {
-                "Percentile bootstrap with " (options.bootstrap.n_resamples)
-                " samples (seed " (options.bootstrap.seed) "): cases are drawn with replacement within their class and keep all their slices. "
+                "Percentile bootstrap with " (options.n_resamples)
+                " samples (seed " (options.seed) "): cases are drawn with replacement within their class and keep all their slices. "
                 "No interval is given when more than 5 % of the samples leave the measure undefined, or when all samples agree and the measure is no share of cases."
             }
             dt { "†, Wilson score interval" }

@@ -18,7 +18,7 @@ pub(crate) fn section(context: &Context) -> Result<Markup, ReportError> {
         (per_class(context, by_slice))
         h3 { "Over all classes" }
         (overall(context))
-        h3 { "Curves, by case" }
+        h3 { "Curves, each class against the rest" }
         div.charts { (roc(context, by_case)?) (precision_recall(context, by_case)?) (roc(context, by_slice)?) }
         h3 { "Heads, by case" }
         (heads(context))
@@ -174,7 +174,7 @@ fn roc(context: &Context, unit: &UnitNumbers) -> Result<Markup, ReportError> {
         return Ok(html! { p.note { "ROC by " (unit.unit) ": undefined with a single class." } });
     }
     let chart = Chart {
-        title: &format!("ROC by {}, class against the rest", unit.unit),
+        title: &format!("ROC by {}", unit.unit),
         alt: &format!(
             "ROC curves by {} of each class with 95 percent bands; areas are in the table above",
             unit.unit
@@ -197,7 +197,7 @@ fn precision_recall(context: &Context, unit: &UnitNumbers) -> Result<Markup, Rep
         series.push(Series { name: name.clone(), points, band: None, markers: false });
     }
     let chart = Chart {
-        title: &format!("Precision and recall by {}, class against the rest", unit.unit),
+        title: &format!("Precision and recall by {}", unit.unit),
         alt: &format!("Precision-recall curves by {} of each class; areas are in the table above", unit.unit),
         x_label: "recall (sensitivity)",
         y_label: "precision (PPV)",

@@ -18,7 +18,7 @@ pub(crate) fn section(context: &Context) -> Markup {
         ("Initialisation", info.initialisation.clone()),
         ("Loss", info.loss.clone()),
         ("Choice of the weights", info.selection.clone()),
-        ("Bootstrap seed", context.options.bootstrap.seed.to_string()),
+        ("Bootstrap seed", context.options.seed.to_string()),
         ("Shards written by", info.shards.tool.clone()),
     ];
     let hashes: Vec<(&str, String)> = vec![

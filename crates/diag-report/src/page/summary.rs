@@ -72,9 +72,9 @@ pub(crate) fn section(context: &Context) -> Markup {
         }
         p.note {
             "Unit of analysis: a case, whose probability is the mean over its slices, unless a table says slice. "
-            "Intervals: 95 %, " (context.options.bootstrap.n_resamples)
+            "Intervals: 95 %, " (context.options.n_resamples)
             " bootstrap samples of whole cases within each class (percentile, seed "
-            (context.options.bootstrap.seed) "), also for slices. "
+            (context.options.seed) "), also for slices. "
             "† marks a Wilson score interval, given where every bootstrap sample gave the same value. "
             a href="#definitions" { "Definitions of every measure." }
         }
