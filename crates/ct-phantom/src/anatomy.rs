@@ -256,9 +256,9 @@ impl<'a> Level<'a> {
             let angle = i as f32 * step - std::f32::consts::PI;
             // Lying flattens the back against the table.
             let back = angle.sin().max(0.0) * *radius;
-            let flat = body_b * 0.86;
+            let (flat, give) = (body_b * 0.80, 0.11 * body_b);
             if back > flat {
-                *radius *= (flat + (back - flat) * 0.35) / back;
+                *radius *= (flat + give * (1.0 - (-(back - flat) / give).exp())) / back;
             }
             for centre in [-0.95, -2.19] {
                 *radius += lift * (-((angle - centre) / 0.42f32).powi(2)).exp();
@@ -307,16 +307,20 @@ impl<'a> Level<'a> {
         let (wall, angle) = self.wall(x, y);
         let an = self.anatomy;
         let p = [x, y, self.z];
-        let mut blood = self.heart(x, y);
-        for tube in &self.vessels {
-            blood = smooth_min(blood, tube.distance(p), 3.0);
+        // Beyond the reach of the heart only the wall and the diaphragm shape the lung.
+        let central = x.abs() < 92.0;
+        let mut blood = if central { self.heart(x, y) } else { 40.0 };
+        if x.abs() < 72.0 {
+            for tube in &self.vessels {
+                blood = smooth_min(blood, tube.distance(p), 3.0);
+            }
         }
         let u = self.u;
         // Mediastinal fat and nodes: a column that is a thin septum in front and wide in the middle.
         let widen = 8.0 * smoothstep(0.72, 0.98, u);
         let column = ellipse(x - 2.0, y - 12.0, 19.0 + widen, 36.0 + widen);
         let retrosternal = smoothstep(0.72, 1.0, -(y - self.cavity_y) / an.cavity[1]);
-        let bow = 3.0 * an.wobble.at([3.0, y * 0.03, self.z * 0.02]);
+        let bow = if x.abs() < 60.0 { 3.0 * an.wobble.at([3.0, y * 0.03, self.z * 0.02]) } else { 0.0 };
         let septum = (x - 3.0 - 0.10 * (y + 40.0) - bow).abs()
             - 1.7
             - 11.0 * retrosternal * retrosternal
@@ -337,6 +341,9 @@ impl<'a> Level<'a> {
     /// Signed distance to the heart, a tilted pair of ellipsoids.
     pub(crate) fn heart(&self, x: f32, y: f32) -> f32 {
         let an = self.anatomy;
+        if self.u > 0.62 {
+            return 40.0;
+        }
         let s = an.heart_scale;
         let h = an.height;
         let shape = |centre: [f32; 3], radii: [f32; 3], tilt: f32| {
@@ -359,6 +366,9 @@ impl<'a> Level<'a> {
     /// Signed distance to the diaphragm: positive below the dome.
     fn diaphragm(&self, x: f32, y: f32) -> f32 {
         let an = self.anatomy;
+        if self.u > 0.45 {
+            return -60.0;
+        }
         let side = usize::from(x > 0.0);
         let centre_x = 0.50 * an.cavity[0];
         let (dx, dy) = ((x.abs() - centre_x) / an.cavity[0], (y - self.cavity_y + 10.0) / an.cavity[1]);
@@ -400,7 +410,7 @@ mod tests {
     #[test]
     fn fast_atan2_is_close_everywhere() {
         for i in 0..1000 {
-            let angle = (i as f32 / 1000.0 - 0.5) * 6.28;
+            let angle = (i as f32 / 1000.0 - 0.5) * 0.999 * std::f32::consts::TAU;
             let (s, c) = angle.sin_cos();
             assert!((fast_atan2(3.0 * s, 3.0 * c) - angle).abs() < 5e-4, "at {angle}");
         }
@@ -410,7 +420,8 @@ mod tests {
     fn both_lungs_are_there_and_separate() {
         for seed in 0..20 {
             let anatomy = Anatomy::draw(&mut crate::seed::stream(seed, &["anatomy"]), 0.0);
-            for u in [0.35, 0.5, 0.65, 0.8] {
+            // Above the dome of the diaphragm, which may rise to 0.45.
+            for u in [0.5, 0.65, 0.8] {
                 let level = Level::new(&anatomy, u * anatomy.height);
                 let half = anatomy.cavity[0] * 0.55;
                 for x in [-half, half] {

@@ -49,8 +49,11 @@ pub(crate) fn make(
         anatomy: &anatomy,
     };
 
-    std::fs::create_dir_all(dir)
-        .map_err(|source| PhantomError::File { action: "create", path: dir.into(), source })?;
+    std::fs::create_dir_all(dir).map_err(|source| PhantomError::File {
+        action: "create",
+        path: dir.into(),
+        source,
+    })?;
     let number = plan.case_id.rsplit('-').next().unwrap_or_default();
     let header = SeriesHeader {
         scanner: &scanner,
@@ -152,8 +155,7 @@ fn grow_vessels(
     anatomy: &Anatomy,
     rng: &mut ChaCha8Rng,
 ) -> Vec<crate::anatomy::Tube> {
-    let arteries =
-        TreeStyle { n_leaves: 850, leaf_radius: 0.66, root_radius: 6.5, margin: 2.5, bend: 3.0 };
+    let arteries = TreeStyle { n_leaves: 850, leaf_radius: 0.66, root_radius: 6.5, margin: 2.5, bend: 3.0 };
     let veins = TreeStyle { n_leaves: 480, leaf_radius: 0.58, root_radius: 5.5, margin: 4.0, bend: 3.0 };
     let mut tubes = Vec::new();
     for side in [-1.0, 1.0] {

@@ -86,7 +86,8 @@ impl<'a> ChestWall<'a> {
             hu = mix(hu, 30.0, inside * zone * smoothstep(0.05, 0.35, gland) * smoothstep(0.2, 0.5, c.abs()));
         }
         // The muscles of the shoulder girdle, in bundles with fat between them.
-        let girdle = smoothstep(0.66, 0.86, level.u) * smoothstep(9.0, 15.0, skin) * smoothstep(-0.75, -0.4, s);
+        let girdle =
+            smoothstep(0.66, 0.86, level.u) * smoothstep(9.0, 15.0, skin) * smoothstep(-0.75, -0.4, s);
         if girdle > 0.0 {
             let bundle = smoothstep(-0.22, 0.0, strand + 0.35 * slow.marbling);
             hu = mix(hu, MUSCLE_HU + 12.0 * grain, girdle * bundle);
@@ -176,7 +177,8 @@ impl<'a> ChestWall<'a> {
             bone(under, body, 1.5, 190.0 + 70.0 * grain, edge)
         };
         let arch = (ellipse(x, dy - 20.0, 15.0, 12.0)).max(9.0 - dy);
-        let spinous = smooth_min(x.abs() - 2.4, 9.0, 2.0).max((dy - 40.0).abs() - 11.0) + 0.06 * (dy - 34.0).max(0.0);
+        let spinous =
+            smooth_min(x.abs() - 2.4, 9.0, 2.0).max((dy - 40.0).abs() - 11.0) + 0.06 * (dy - 34.0).max(0.0);
         let taper = 5.6 - 0.07 * x.abs() + 1.2 * grain;
         let tilt = (dy - 15.0 - 0.62 * x.abs()).abs() * 0.85 - taper;
         let transverse = tilt.max(x.abs() - 29.0 - 3.0 * grain);
@@ -231,6 +233,9 @@ impl<'a> ChestWall<'a> {
 
 /// HU outside the body: air, and the table's two shells.
 pub(crate) fn outside(image_x: f32, image_y: f32, table_y: f32, edge_mm: f32) -> f32 {
+    if image_y < 60.0 {
+        return -1000.0;
+    }
     let sag = |flat: f32| image_y - table_y + flat * image_x * image_x;
     let (top, bottom) = (sag(0.0011), sag(0.0009) - 34.0);
     let mut hu = -1000.0;

@@ -313,11 +313,20 @@ impl CohortSpec {
 
     fn check(&self) -> Result<(), PhantomError> {
         let fail = |key: &str, got: String, want: &str| {
-            Err(PhantomError::CohortValue { name: self.name.clone(), key: key.into(), got, want: want.into() })
+            Err(PhantomError::CohortValue {
+                name: self.name.clone(),
+                key: key.into(),
+                got,
+                want: want.into(),
+            })
         };
         let [fewest, most] = self.slices_per_case;
         if fewest < 2 || most > 54 || fewest > most {
-            return fail("slices_per_case", format!("[{fewest}, {most}]"), "an increasing pair within 2 and 54");
+            return fail(
+                "slices_per_case",
+                format!("[{fewest}, {most}]"),
+                "an increasing pair within 2 and 54",
+            );
         }
         let pairs =
             [("z_coverage", self.z_coverage), ("severity", self.severity), ("sick_slices", self.sick_slices)];

@@ -136,6 +136,12 @@ impl Fields {
         Self { slow, cavity, opacity }
     }
 
+    /// Whether a pixel certainly lies outside the body.
+    #[inline]
+    pub(crate) fn is_outside(&self, col: usize, row: usize) -> bool {
+        self.slow.node(col, row)[0] > 12.0
+    }
+
     #[inline]
     pub(crate) fn slow(&self, col: usize, row: usize) -> Slow {
         let [skin, grain, strand, nodes, marbling, gland, density, oblique, horizontal, hole] =

@@ -87,7 +87,14 @@ impl Parenchyma {
     /// HU of lung tissue without vessels at a point.
     ///
     /// `slow` and `speckle` are the interpolated noises of [`crate::fields::Fields`].
-    pub(crate) fn hu(&self, p: [f32; 3], cavity: &Cavity, slow: &Slow, speckle: f32, anatomy: &Anatomy) -> f32 {
+    pub(crate) fn hu(
+        &self,
+        p: [f32; 3],
+        cavity: &Cavity,
+        slow: &Slow,
+        speckle: f32,
+        anatomy: &Anatomy,
+    ) -> f32 {
         let fine = self.noise.at([p[0] * 0.55, p[1] * 0.55 + 7.0, p[2] * 0.25]);
         let mut hu = self.mean_hu + 0.5 * self.gradient_hu * (p[1] / anatomy.cavity[1]) + 14.0 * slow.density;
         hu += 26.0 * speckle + 30.0 * (fine * fine * fine);

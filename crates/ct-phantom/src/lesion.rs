@@ -147,7 +147,7 @@ impl Patch {
         }
         let mean = (self.radii[0] * self.radii[1] * self.radii[2]).cbrt();
         let scale = 1.0 / (0.55 * mean + 3.0);
-        let rough = self.noise.fractal(p.map(|v| v * scale), 4);
+        let rough = self.noise.fractal(p.map(|v| v * scale), 3);
         let q = ideal + 0.48 * rough;
         let haze = lobe * smoothstep(1.0 + 0.5 * self.haze, 1.0 - 0.5 * self.haze, q);
         if haze > 0.0 {
@@ -254,7 +254,8 @@ fn bacterial(
             _ => between(rng, 0.3, 0.6),
         };
         let lobar = idx == 0 && !atypical && severity > 0.35 && chance(rng, 0.45);
-        let radius = (19.0 + 36.0 * severity + between(rng, -3.0, 8.0)) * shrink * if lobar { 1.45 } else { 1.0 };
+        let radius =
+            (19.0 + 36.0 * severity + between(rng, -3.0, 8.0)) * shrink * if lobar { 1.45 } else { 1.0 };
         let hilum = anatomy.hilum(side)[0];
         let radial = [centre[0] - hilum[0], centre[1] - hilum[1]];
         let norm = (radial[0] * radial[0] + radial[1] * radial[1]).sqrt().max(1.0);
@@ -279,8 +280,7 @@ fn bacterial(
     disease.buds.retain(|tube| tube.from[2] > band[0] && tube.from[2] < band[1]);
     if chance(rng, 0.15 + 0.3 * severity) {
         let top = home.map_or(band[1], |h| (h[2] + 50.0).min(band[1]));
-        disease.effusion =
-            Some(Effusion { side, thickness: between(rng, 9.0, 14.0) + 18.0 * severity, top });
+        disease.effusion = Some(Effusion { side, thickness: between(rng, 9.0, 14.0) + 18.0 * severity, top });
     }
     disease
 }

@@ -85,7 +85,8 @@ fn run(args: &Args) -> anyhow::Result<Summary> {
 }
 
 fn table(summary: &Summary) -> String {
-    let mut text = format!("{:<22}{:>7}{:>9}{:>13}{:>12}\n", "class", "cases", "slices", "with lesion", "mislabelled");
+    let mut text =
+        format!("{:<22}{:>7}{:>9}{:>13}{:>12}\n", "class", "cases", "slices", "with lesion", "mislabelled");
     for class in &summary.classes {
         text += &format!(
             "{:<22}{:>7}{:>9}{:>13}{:>12}\n",
@@ -96,5 +97,10 @@ fn table(summary: &Summary) -> String {
             class.mislabelled
         );
     }
-    text + &format!("synthetic cohort {} (seed {}) in {}\n", summary.cohort, summary.seed, summary.out.display())
+    text + &format!(
+        "synthetic cohort {} (seed {}) in {}\n",
+        summary.cohort,
+        summary.seed,
+        summary.out.display()
+    )
 }

@@ -27,9 +27,8 @@ impl ValueNoise {
         let t = [fade(p[0] - cell[0]), fade(p[1] - cell[1]), fade(p[2] - cell[2])];
         let [x, y, z] = cell.map(|c| c as i32);
         let lerp = |a: f32, b: f32, t: f32| a + (b - a) * t;
-        let row = |dy: i32, dz: i32| {
-            lerp(self.corner(x, y + dy, z + dz), self.corner(x + 1, y + dy, z + dz), t[0])
-        };
+        let row =
+            |dy: i32, dz: i32| lerp(self.corner(x, y + dy, z + dz), self.corner(x + 1, y + dy, z + dz), t[0]);
         let plane = |dz: i32| lerp(row(0, dz), row(1, dz), t[1]);
         lerp(plane(0), plane(1), t[2])
     }

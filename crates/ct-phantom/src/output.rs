@@ -15,7 +15,8 @@ pub(crate) struct Output {
 
 impl Output {
     pub(crate) fn open(target: &Path, force: bool) -> Result<Self, PhantomError> {
-        if !is_free(target)? && !(force && is_cohort(target)) {
+        let replaceable = force && is_cohort(target);
+        if !replaceable && !is_free(target)? {
             return Err(PhantomError::OutputNotEmpty { dir: target.into() });
         }
         let partial = sibling(target, "partial");

@@ -101,13 +101,17 @@ fn paint_tissue(
             let idx = row * SIZE + col;
             canvas.lung_share[idx] = 0.0;
             canvas.lesion[idx] = 0.0;
+            let (image_x, image_y) =
+                ((col as f32 - centre) * grid.spacing, (row as f32 - centre) * grid.spacing);
+            if fields.is_outside(col, row) {
+                canvas.hu[idx] = outside(image_x, image_y, table_y, edge);
+                continue;
+            }
             let [x, y] = grid.to_patient(col as f32, row as f32);
             let slow = fields.slow(col, row);
             let body_share = coverage(slow.skin, edge);
             let mut hu = -1000.0;
             if body_share < 1.0 {
-                let (image_x, image_y) =
-                    ((col as f32 - centre) * grid.spacing, (row as f32 - centre) * grid.spacing);
                 hu = outside(image_x, image_y, table_y, edge);
             }
             if body_share > 0.0 {
