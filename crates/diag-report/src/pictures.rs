@@ -12,7 +12,7 @@ use crate::ReportError;
 use crate::load::Run;
 use crate::numbers::CaseResult;
 
-/// The cases shown openly, without scripts and in print, with all their slices.
+/// The cases shown openly, without scripts and in print, with all their embedded slices.
 pub(crate) const N_WORST: usize = 6;
 
 /// Fewest bytes that a pixel of CT takes in a base64 PNG: it bounds how many

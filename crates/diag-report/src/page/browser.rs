@@ -25,8 +25,8 @@ pub(crate) fn section(context: &Context, pictures: &Pictures) -> Markup {
             } @else if pictures.is_empty() {
                 "No slices are shown: there was no room for them. "
             } @else if pictures.len() < n_slices {
-                (pictures.len()) " of " (n_slices) " slices are embedded, to keep the file small: all slices of the "
-                (N_WORST) " worst cases, then as many of every other case as fit, spread over its height. "
+                (pictures.len()) " of " (n_slices) " slices are embedded, to keep the file small: those of the "
+                (N_WORST) " worst cases first, then as many of every other case as fit, spread over its height. "
             } @else {
                 "All " (n_slices) " slices are embedded, losslessly, as the network saw them. "
             }
