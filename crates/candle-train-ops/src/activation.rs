@@ -280,7 +280,7 @@ impl<T: Element> Feature<T> {
 
 /// The order the kernels of this machine prefer for `channels` of type `T`.
 pub(crate) fn preferred_order<T: Element>(channels: usize) -> Order {
-    if T::DTYPE == DType::F32 && channels % BLOCK == 0 && kernels::vector_width().is_some() {
+    if T::DTYPE == DType::F32 && channels.is_multiple_of(BLOCK) && kernels::vector_width().is_some() {
         Order::Blocked
     } else {
         Order::Plain

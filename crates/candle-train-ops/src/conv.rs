@@ -1,13 +1,26 @@
 //! Two-dimensional convolution with input and weight gradients.
 
+#[cfg(target_arch = "x86_64")]
+mod blocks;
+#[cfg(target_arch = "x86_64")]
 mod correlation;
+#[cfg(target_arch = "x86_64")]
 mod direct;
 mod general;
+#[cfg(target_arch = "x86_64")]
 mod packing;
+#[cfg(target_arch = "x86_64")]
 mod weight_gradient;
+#[cfg(target_arch = "x86_64")]
+mod winograd;
+
+#[cfg(target_arch = "x86_64")]
+pub use winograd::set_winograd;
 
 use std::sync::Arc;
 
+#[cfg(target_arch = "x86_64")]
+use crate::kernels::vector_width;
 use candle_core::{CpuStorage, CustomOp2, DType, Device, Layout, Result, Shape, Tensor};
 
 use crate::{
@@ -16,7 +29,6 @@ use crate::{
     buffer::Buffer,
     element::{Element, check_kind, with_values},
     error::Checked,
-    kernels::vector_width,
     window::Window,
 };
 
@@ -67,11 +79,11 @@ pub fn conv2d(x: &Activation, weight_oihw: &Tensor, spec: Conv2dSpec) -> Result<
         Repr::F32(x) => {
             check_kind(OP, "weight_oihw", weight_oihw, DType::F32)?;
             let geometry = Geometry::new(x.dims, weight_oihw.dims(), spec)?;
-            match vector_width().filter(|_| direct::takes(&geometry)) {
-                Some(width) => direct::conv2d(width, x, weight_oihw, geometry),
-                None => conv2d_general(x, weight_oihw, geometry),
+            #[cfg(target_arch = "x86_64")]
+            if let Some(width) = vector_width().filter(|_| direct::takes(&geometry)) {
+                return direct::conv2d(width, x, weight_oihw, geometry).map(Activation::from);
             }
-            .map(Activation::from)
+            conv2d_general(x, weight_oihw, geometry).map(Activation::from)
         }
         Repr::F64(x) => {
             check_kind(OP, "weight_oihw", weight_oihw, DType::F64)?;
@@ -103,7 +115,10 @@ impl Geometry {
         if weight_oihw.contains(&0) {
             return Err(OpError::Empty { op: OP, argument: "weight_oihw", got: weight_oihw.to_vec() });
         }
-        if spec.groups == 0 || input.c % spec.groups != 0 || out_channels % spec.groups != 0 {
+        if spec.groups == 0
+            || !input.c.is_multiple_of(spec.groups)
+            || !out_channels.is_multiple_of(spec.groups)
+        {
             return Err(OpError::Setting {
                 op: OP,
                 reason: format!(

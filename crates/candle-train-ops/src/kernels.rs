@@ -9,11 +9,17 @@ pub(crate) mod lanes;
 pub(crate) mod pooling;
 #[cfg(target_arch = "x86_64")]
 mod vector;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod winograd;
 
 use std::sync::OnceLock;
 
 /// Instruction set of the vector kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    expect(dead_code, reason = "other processors take the general path so far")
+)]
 pub(crate) enum VectorWidth {
     /// AVX-512F: 16 f32 in a register, 32 registers.
     Bits512,

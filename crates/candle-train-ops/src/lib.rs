@@ -26,9 +26,15 @@ mod window;
 
 pub use activation::Activation;
 pub use buffer::release_buffers;
+#[cfg(target_arch = "x86_64")]
+pub use conv::set_winograd;
 pub use conv::{Conv2dSpec, conv2d};
 pub use error::OpError;
 pub use linear::linear;
 pub use norm::{Act, RunningStats, batch_norm};
 pub use pool::{avg_pool2d, max_pool2d};
 pub use relu::relu;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeExample;

@@ -5,9 +5,13 @@
 use rayon::prelude::*;
 
 use crate::{
-    activation::{BLOCK, Dims},
+    activation::BLOCK,
     buffer::Buffer,
-    conv::{Geometry, packing::input_block},
+    conv::{
+        Geometry,
+        blocks::{Blocks, Padding},
+        packing::input_block,
+    },
     kernels::{
         VectorWidth,
         direct::{InputStep, OutputStep, Plane, Tap},
@@ -39,38 +43,6 @@ pub(super) struct Correlation {
     phases: Vec<Phase>,
 }
 
-/// One image of channel blocks.
-#[derive(Clone, Copy)]
-struct Blocks {
-    n_blocks: usize,
-    channels: usize,
-    h: usize,
-    w: usize,
-}
-
-impl Blocks {
-    fn new(dims: Dims, channels: usize) -> Self {
-        Self { n_blocks: dims.c / channels, channels, h: dims.h, w: dims.w }
-    }
-
-    fn block_len(self) -> usize {
-        self.h * self.w * self.channels
-    }
-
-    fn len(self) -> usize {
-        self.n_blocks * self.block_len()
-    }
-}
-
-/// Zero pixels around an image.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Padding {
-    top: usize,
-    left: usize,
-    bottom: usize,
-    right: usize,
-}
-
 /// The target pixels `(y + i * step, x + j * step)`.
 struct Phase {
     y: usize,
@@ -80,11 +52,14 @@ struct Phase {
     taps: Vec<Tap>,
 }
 
-/// One tap of one phase along one axis: kernel position and source offset, which
+/// One phase along one axis: first pixel, number of pixels, taps.
+type AxisPhase = (usize, usize, Vec<(usize, isize)>);
+
+/// The taps of one phase along one axis: kernel position and source offset, which
 /// may lie before the image.
 fn phase_taps(phase: usize, kernel: usize, stride: usize, padding: usize) -> Vec<(usize, isize)> {
     (0..kernel)
-        .filter(|tap| (phase + padding + stride * kernel - tap) % stride == 0)
+        .filter(|tap| (phase + padding + stride * kernel - tap).is_multiple_of(stride))
         .map(|tap| {
             let distance = (phase + padding) as isize - tap as isize;
             (tap, distance / stride as isize)
@@ -146,7 +121,7 @@ impl Correlation {
         };
         let (axis_y, axis_x) = (axis(window.kernel_h, target.h), axis(window.kernel_w, target.w));
         // Zeros needed before and behind the source along one axis.
-        let margins = |phases: &[(usize, usize, Vec<(usize, isize)>)], extent: usize| {
+        let margins = |phases: &[AxisPhase], extent: usize| {
             let (mut before, mut behind) = (0, 0);
             for (_, count, taps) in phases {
                 for (_, offset) in taps {
@@ -201,14 +176,14 @@ impl Correlation {
         target: &mut [f32],
         accumulate: bool,
     ) {
-        let padded_len = self.padded().len();
+        let padded_len = self.padding.around(self.source).len();
         let per_group = (IMAGE_GROUP_LEN / padded_len).clamp(1, self.n_images.div_ceil(MIN_TASKS));
         let splits = if per_group > 1 {
             1
         } else {
             [4, 2]
                 .into_iter()
-                .find(|n| self.target.n_blocks % (2 * n) == 0 && self.n_images * n <= MIN_TASKS)
+                .find(|n| self.target.n_blocks.is_multiple_of(2 * n) && self.n_images * n <= MIN_TASKS)
                 .unwrap_or(1)
         };
         let task_blocks = self.target.n_blocks / splits;
@@ -218,12 +193,12 @@ impl Correlation {
             let n_images = per_group.min(self.n_images - images);
             let source = &source[images * self.source.len()..][..n_images * self.source.len()];
             let blocks = task % splits * task_blocks..(task % splits + 1) * task_blocks;
-            if self.is_padded() {
+            if self.padding.any() {
                 let mut padded = Buffer::unspecified(n_images * padded_len);
                 for (padded, image) in
                     padded.chunks_exact_mut(padded_len).zip(source.chunks_exact(self.source.len()))
                 {
-                    self.pad(padded, image);
+                    self.padding.pad(self.source, image, padded);
                 }
                 self.run_group(width, &padded, weight, target, blocks, accumulate);
             } else {
@@ -242,7 +217,7 @@ impl Correlation {
         blocks: std::ops::Range<usize>,
         accumulate: bool,
     ) {
-        let (source, target_len) = (self.padded(), self.target.block_len());
+        let (source, target_len) = (self.padding.around(self.source), self.target.block_len());
         let image_len = blocks.len() * target_len;
         if !accumulate && self.phases.iter().any(|phase| phase.taps.is_empty()) {
             target.fill(0.0);
@@ -288,41 +263,6 @@ impl Correlation {
         match self.output_step {
             OutputStep::Every => self.target.w * BLOCK,
             OutputStep::EveryOther => 2 * self.target.w * BLOCK,
-        }
-    }
-
-    fn is_padded(&self) -> bool {
-        let Padding { top, left, bottom, right } = self.padding;
-        top + left + bottom + right > 0
-    }
-
-    fn padded(&self) -> Blocks {
-        Blocks {
-            h: self.source.h + self.padding.top + self.padding.bottom,
-            w: self.source.w + self.padding.left + self.padding.right,
-            ..self.source
-        }
-    }
-
-    /// Copies one image into the middle of zeros.
-    fn pad(&self, padded: &mut [f32], image: &[f32]) {
-        let row_len = self.source.w * self.source.channels;
-        let left = self.padding.left * self.source.channels;
-        let outer = self.padded();
-        for (outer_block, block) in
-            padded.chunks_exact_mut(outer.block_len()).zip(image.chunks_exact(self.source.block_len()))
-        {
-            let outer_rows = outer_block.chunks_exact_mut(outer.w * outer.channels);
-            for (y, outer_row) in outer_rows.enumerate() {
-                let row = y.checked_sub(self.padding.top).filter(|y| *y < self.source.h);
-                let Some(row) = row.map(|y| &block[y * row_len..][..row_len]) else {
-                    outer_row.fill(0.0);
-                    continue;
-                };
-                outer_row[..left].fill(0.0);
-                outer_row[left..left + row_len].copy_from_slice(row);
-                outer_row[left + row_len..].fill(0.0);
-            }
         }
     }
 }

@@ -7,7 +7,13 @@ use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor};
 use crate::{
     activation::{BLOCK, Feature, GradientSlot, Kept, Order, reorder, token_gradient, token_storage},
     buffer::Buffer,
-    conv::{Geometry, OP, correlation::Correlation, general, packing, weight_gradient::weight_gradient},
+    conv::{
+        Geometry, OP,
+        correlation::Correlation,
+        general, packing,
+        weight_gradient::weight_gradient,
+        winograd::{self, Winograd},
+    },
     element::with_values,
     kernels::VectorWidth,
 };
@@ -16,7 +22,7 @@ use crate::{
 /// blocks, stride 1 or 2. Inputs in whole blocks are fastest; others (the first
 /// layer of a network) go channel by channel.
 pub(super) fn takes(geometry: &Geometry) -> bool {
-    geometry.groups == 1 && geometry.output.c % BLOCK == 0 && geometry.window.stride <= 2
+    geometry.groups == 1 && geometry.output.c.is_multiple_of(BLOCK) && geometry.window.stride <= 2
 }
 
 /// The convolution; `takes(geometry)` holds.
@@ -56,10 +62,14 @@ impl DirectConv2d {
             let sum = sum.unwrap_or_else(|| Buffer::zeroed(geometry.input.count()));
             return general::input_gradient(sum, weight, &dy, geometry);
         }
-        let packed = packing::for_input_gradient(weight, geometry);
         let accumulate = sum.is_some();
         let mut dx = sum.unwrap_or_else(|| Buffer::unspecified(geometry.input.count()));
-        Correlation::input_gradient(geometry).run(self.width, dy, &packed, &mut dx, accumulate);
+        if winograd::takes(geometry) {
+            Winograd::input_gradient(geometry).run(self.width, dy, weight, &mut dx, accumulate);
+        } else {
+            let packed = packing::for_input_gradient(weight, geometry);
+            Correlation::input_gradient(geometry).run(self.width, dy, &packed, &mut dx, accumulate);
+        }
         dx
     }
 }
@@ -92,5 +102,109 @@ impl CustomOp2 for DirectConv2d {
             gradients.0 = token_gradient()?;
         }
         Ok(gradients)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{activation::Dims, conv::Conv2dSpec};
+
+    /// Numbers in [-1, 1] without a pattern that a wrong stride could hide in.
+    fn numbers(count: usize, seed: usize) -> Vec<f32> {
+        let number = |i: usize| ((i * 7919 + seed * 104_729) % 2003) as f32 / 1001.5 - 1.0;
+        (0..count).map(number).collect()
+    }
+
+    #[track_caller]
+    fn check_close(what: &str, got: &[f32], want: &[f32]) {
+        let scale = want.iter().fold(0f32, |largest, v| largest.max(v.abs()));
+        for (got, want) in got.iter().zip(want) {
+            let error = (got - want).abs();
+            assert!(error <= 2e-5 * scale, "{what}: {got} instead of {want}");
+        }
+    }
+
+    /// Every instruction set of this processor against the general path.
+    #[track_caller]
+    fn check(input: Dims, weight_oihw: [usize; 4], stride: usize, padding: usize) {
+        let spec = Conv2dSpec { stride, padding, groups: 1 };
+        let geometry = Geometry::new(input, &weight_oihw, spec).unwrap();
+        let output = geometry.output;
+        let (x, dy) = (numbers(input.count(), 1), numbers(output.count(), 2));
+        let weight = numbers(geometry.weight_count(), 3);
+        let want_y = general::forward(&x, &weight, &geometry);
+        let want_dw = general::weight_gradient(&x, &dy, &geometry);
+        let zeros = Buffer::zeroed(input.count());
+        let want_dx = general::input_gradient(zeros, &weight, &dy, &geometry);
+
+        let order = match packing::input_block(&geometry) {
+            1 => Order::Plain,
+            _ => Order::Blocked,
+        };
+        let x = reorder(&x, input, Order::Plain, order);
+        let dy = reorder(&dy, output, Order::Plain, Order::Blocked);
+        let mut widths = vec![];
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            widths.push(VectorWidth::Bits256);
+        }
+        if is_x86_feature_detected!("avx512f") {
+            widths.push(VectorWidth::Bits512);
+        }
+        for width in widths {
+            let name = format!("{input:?} * {weight_oihw:?}, {spec:?}, {width:?}");
+            let packed = packing::for_forward(&weight, &geometry);
+            let mut y = Buffer::unspecified(output.count());
+            Correlation::forward(&geometry).run(width, &x, &packed, &mut y, false);
+            let y = reorder(&y, output, Order::Blocked, Order::Plain);
+            check_close(&name, &y, &want_y);
+            let dw = weight_gradient(width, &x, &dy, &geometry);
+            check_close(&name, &dw, &want_dw);
+            if winograd::takes(&geometry) {
+                let mut y = Buffer::unspecified(output.count());
+                Winograd::forward(&geometry).run(width, &x, &weight, &mut y, false);
+                let y = reorder(&y, output, Order::Blocked, Order::Plain);
+                check_close(&name, &y, &want_y);
+                let mut dx = Buffer::unspecified(input.count());
+                Winograd::input_gradient(&geometry).run(width, &dy, &weight, &mut dx, false);
+                let dx = reorder(&dx, input, Order::Blocked, Order::Plain);
+                check_close(&name, &dx, &want_dx);
+            }
+            if order == Order::Blocked {
+                let packed = packing::for_input_gradient(&weight, &geometry);
+                let mut dx = Buffer::unspecified(input.count());
+                Correlation::input_gradient(&geometry).run(width, &dy, &packed, &mut dx, false);
+                let dx = reorder(&dx, input, Order::Blocked, Order::Plain);
+                check_close(&name, &dx, &want_dx);
+            }
+        }
+    }
+
+    fn dims(n: usize, c: usize, h: usize, w: usize) -> Dims {
+        Dims { n, c, h, w }
+    }
+
+    #[test]
+    fn first_layers_agree_with_the_general_path() {
+        check(dims(2, 1, 23, 19), [16, 1, 7, 7], 2, 3);
+        check(dims(1, 3, 17, 40), [32, 3, 11, 11], 1, 5);
+        check(dims(2, 17, 9, 8), [48, 17, 3, 3], 2, 1);
+    }
+
+    #[test]
+    fn blocked_layers_agree_with_the_general_path() {
+        check(dims(9, 16, 7, 7), [32, 16, 3, 3], 1, 1);
+        check(dims(2, 48, 15, 33), [16, 48, 3, 3], 2, 1);
+        check(dims(1, 32, 14, 13), [64, 32, 1, 1], 2, 0);
+        check(dims(1, 16, 6, 5), [16, 16, 5, 2], 2, 3);
+        check(dims(1, 16, 5, 6), [16, 16, 1, 1], 1, 2);
+        check(dims(2, 256, 7, 9), [48, 256, 3, 3], 1, 1);
+    }
+
+    #[test]
+    fn winograd_layers_agree_with_the_general_path() {
+        check(dims(9, 16, 12, 12), [32, 16, 3, 3], 1, 1);
+        check(dims(2, 48, 29, 30), [16, 48, 3, 3], 1, 0);
+        check(dims(1, 128, 13, 19), [128, 128, 3, 3], 1, 2);
     }
 }

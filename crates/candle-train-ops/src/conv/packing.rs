@@ -7,7 +7,7 @@ use crate::{activation::BLOCK, buffer::Buffer, conv::Geometry};
 
 /// Input channels that lie side by side for each pixel.
 pub(super) fn input_block(geometry: &Geometry) -> usize {
-    if geometry.input.c % BLOCK == 0 { BLOCK } else { 1 }
+    if geometry.input.c.is_multiple_of(BLOCK) { BLOCK } else { 1 }
 }
 
 /// OIHW to `[O/16][I/b][KH KW][b][16 O]`, for the forward pass; `b` is

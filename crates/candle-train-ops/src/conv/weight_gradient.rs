@@ -23,7 +23,7 @@ pub(super) fn weight_gradient(width: VectorWidth, x: &[f32], dy: &[f32], geometr
     let block = packing::input_block(geometry);
     let n_in_blocks = geometry.input.c / block;
     let n_out_blocks = geometry.output.c / BLOCK;
-    let step = if n_out_blocks % 2 == 0 { Plane::max_output_blocks(width) } else { 1 };
+    let step = if n_out_blocks.is_multiple_of(2) { Plane::max_output_blocks(width) } else { 1 };
     let piece_len = geometry.taps() * block * BLOCK;
     // [output block / step][input block][output block % step][tap][lane][16]
     let mut pieces = Buffer::unspecified(geometry.weight_count());

@@ -1,6 +1,7 @@
 //! Direct convolution on channel-blocked planes: tiles of output pixels times 16
 //! or 32 output channels stay in registers while all taps and input channels pass.
 #![expect(unsafe_code, reason = "register tiles over raw pointers; the extents are checked at the door")]
+#![expect(clippy::needless_range_loop, reason = "indices name rows, pixels and blocks of one tile at once")]
 
 use crate::{
     activation::BLOCK,
