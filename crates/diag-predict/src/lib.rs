@@ -1,1 +1,143 @@
-//! Placeholder while the workspace is laid out.
+//! One DICOM study and a saved model to class probabilities.
+//!
+//! In: a run folder of `diag-train` and a folder with the files of one study.
+//! Out: a [`StudyReport`] with probabilities by case and by slice, without
+//! anything that names the patient.
+//!
+//! Slices are chosen, windowed and resized by the settings with which the
+//! training slices were made; they lie in the model's description.
+//!
+//! Research software: the numbers are not for clinical use.
+
+mod error;
+mod report;
+
+use std::path::{Path, PathBuf};
+
+use ct_ingest::deidentify::Pseudonyms;
+use ct_ingest::intake::{self, Scan};
+use ct_ingest::listing::Listing;
+use ct_ingest::settings::{Crop, Select, Settings};
+use ct_ingest::study::{self, CaseTask, ReadCase, Reading};
+use diag_data::case::{CaseId, Label, Split};
+use diag_data::files;
+use diag_data::manifest::Layout;
+use diag_data::run::RunDir;
+use diag_data::split::Ratio;
+use diag_model::{FINAL_HEAD, InputSpec, SavedModel, input, softmax};
+
+pub use error::PredictError;
+pub use report::{INTENDED_USE, SliceReport, StudyReport};
+
+/// Slices of one pass through the network.
+const BATCH_SIZE: usize = 16;
+
+/// What to predict, and from what.
+#[derive(Clone, Debug)]
+pub struct PredictJob {
+    /// Run folder with `model.json` and `model.safetensors`.
+    pub run: PathBuf,
+    /// Folder with the DICOM files of one study.
+    pub study: PathBuf,
+}
+
+/// Predicts the classes of one study.
+///
+/// # Errors
+/// A run without a model, a model that was trained on plain images, a folder
+/// without a usable CT series or with more than one study.
+pub fn predict(job: &PredictJob) -> Result<StudyReport, PredictError> {
+    let run = RunDir::new(&job.run);
+    let model = SavedModel::read(&run.model(), &run.weights())?;
+    let settings = settings(&model.card.input)?;
+    let case = read_study(&job.study, &settings)?;
+    let labels = model.card.labels.names().to_vec();
+    let (height, width) = (settings.size as usize, settings.size as usize);
+    let mut slices = Vec::with_capacity(case.slices.len());
+    for batch in case.slices.chunks(BATCH_SIZE) {
+        let images = batch.iter().map(|slice| slice.pixels.as_slice());
+        let image_nchw = input::from_grey(images, height, width)?;
+        let logits = model.network.forward_t(&image_nchw, false)?;
+        let Some(logits_nk) = logits.get(FINAL_HEAD) else {
+            return Err(PredictError::Settings { key: "heads" });
+        };
+        for (slice, row) in batch.iter().zip(logits_nk.to_vec2::<f32>()?) {
+            slices.push(SliceReport {
+                slice_index: slice.slice_index,
+                z_mm: slice.geometry.z.map(|z| z.0),
+                probabilities: softmax(&row),
+            });
+        }
+    }
+    Ok(StudyReport::new(files::sha256_file(&run.weights())?, labels, slices, &case))
+}
+
+/// The settings of the training shards, as `model.json` keeps them.
+fn settings(input: &InputSpec) -> Result<Settings, PredictError> {
+    let window = input.window.ok_or(PredictError::PlainImages)?;
+    let text = |key: &'static str| input.ingest[key].as_str().ok_or(PredictError::Settings { key });
+    let select = match text("select")? {
+        "lung" => Select::Lung,
+        "all" => Select::All,
+        _ => return Err(PredictError::Settings { key: "select" }),
+    };
+    let crop = match text("crop")? {
+        "none" => Crop::None,
+        "body" => Crop::Body,
+        "lung" => Crop::Lung,
+        _ => return Err(PredictError::Settings { key: "crop" }),
+    };
+    if input.height != input.width {
+        return Err(PredictError::Settings { key: "size" });
+    }
+    Ok(Settings {
+        select,
+        crop,
+        window,
+        size: input.width,
+        ratio: Ratio::SEVEN_TO_THREE,
+        seed: 0,
+        split_file: None,
+        label_set: None,
+        layout: Layout::Raw,
+        with_hu: false,
+        strict: false,
+        key_file: None,
+        keep_case_ids: false,
+        keep_paths: false,
+        jobs: None,
+    })
+}
+
+/// Reads the slices of a folder as one case.
+fn read_study(folder: &Path, settings: &Settings) -> Result<ReadCase, PredictError> {
+    let listing = Listing::of(folder)?;
+    let scans = intake::scan(&listing);
+    let mut studies: Vec<_> = scans
+        .iter()
+        .filter_map(|scan| match scan {
+            Scan::Ct(header) => Some(&header.identity.study_uid),
+            Scan::Broken(_) | Scan::Other(_) => None,
+        })
+        .collect();
+    studies.sort();
+    studies.dedup();
+    if studies.len() > 1 {
+        return Err(PredictError::ManyStudies { n_studies: studies.len(), folder: folder.into() });
+    }
+    let pseudonyms = Pseudonyms::of_settings(settings)?;
+    let reading = Reading { listing: &listing, scans: &scans, settings, pseudonyms: &pseudonyms };
+    let task = CaseTask {
+        case_id: CaseId::new("study")?,
+        // Nothing is known of the class; the reader only copies it.
+        label: Label(0),
+        split: Split::Test,
+        patient_hash: None,
+        files: (0..listing.files.len()).collect(),
+    };
+    study::read(&task, &reading).map_err(|(file, fault)| PredictError::Study {
+        remedy: fault.remedy(),
+        why: fault.to_string(),
+        place: file.map_or_else(|| folder.to_path_buf(), |file| listing.files[file].path.clone()),
+    })
+}

@@ -1,0 +1,67 @@
+//! The one error type of this crate.
+
+use std::path::PathBuf;
+
+use ct_ingest::IngestError;
+use diag_data::DataError;
+use diag_model::ModelError;
+
+/// Why there is no prediction.
+#[derive(Debug, thiserror::Error)]
+pub enum PredictError {
+    /// A file of the run could not be read.
+    #[error("run folder")]
+    Data(#[from] DataError),
+    /// The saved model was refused.
+    #[error("saved model")]
+    Model(#[from] ModelError),
+    /// The folder could not be read.
+    #[error("DICOM folder")]
+    Ingest(#[from] IngestError),
+    /// A tensor operation failed.
+    #[error("a tensor operation failed")]
+    Tensor(#[from] candle_core::Error),
+    /// The model was trained on pictures, whose window nobody knows.
+    #[error("the model was trained on plain images, without a HU window")]
+    PlainImages,
+    /// `model.json` lacks a setting of the training slices.
+    #[error("model.json does not say the `{key}` of its training slices")]
+    Settings {
+        /// The setting.
+        key: &'static str,
+    },
+    /// More than one study in the folder.
+    #[error("{n_studies} studies in {}", folder.display())]
+    ManyStudies {
+        /// How many.
+        n_studies: usize,
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// The study cannot be used.
+    #[error("the study cannot be used, {why}: {}", place.display())]
+    Study {
+        /// What is wrong.
+        why: String,
+        /// The file at fault, or the folder.
+        place: PathBuf,
+        /// What can be done about it.
+        remedy: String,
+    },
+}
+
+impl PredictError {
+    /// What the user can do about it.
+    pub fn remedy(&self) -> String {
+        match self {
+            Self::Data(err) => err.remedy(),
+            Self::Model(err) => err.remedy(),
+            Self::Ingest(err) => err.remedy(),
+            Self::Tensor(_) => "report it as a bug".into(),
+            Self::PlainImages => "use a model that was trained on shards made by ct-ingest dicom".into(),
+            Self::Settings { .. } => "train again on shards made by this version of ct-ingest dicom".into(),
+            Self::ManyStudies { .. } => "pass the folder of one study".into(),
+            Self::Study { remedy, .. } => remedy.clone(),
+        }
+    }
+}
