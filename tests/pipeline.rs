@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use covid19_diag_tests::{metric, program, smoke_folder, smoke_run, stderr, succeed, workspace};
 
-const BALANCED_ACCURACY: [&str; 4] = ["splits", "test", "case", "balanced_accuracy"];
+const BALANCED_ACCURACY: [&str; 5] = ["splits", "test", "case", "mean", "balanced_accuracy"];
 
 #[test]
 fn the_pipeline_learns_and_a_control_on_shuffled_labels_does_not() {

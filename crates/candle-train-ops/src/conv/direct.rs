@@ -36,9 +36,16 @@ pub(super) fn conv2d(
         1 => x.in_order(Order::Plain)?,
         _ => x.in_order(Order::Blocked)?,
     };
-    let packed = with_values(OP, weight_oihw, |weight| Ok(packing::for_forward(weight, &geometry)))?;
     let mut y = Buffer::unspecified(geometry.output.count());
-    Correlation::forward(&geometry).run(width, &x.values, &packed, &mut y, false);
+    with_values(OP, weight_oihw, |weight| {
+        if winograd::takes(&geometry) {
+            Winograd::forward(&geometry).run(width, &x.values, weight, &mut y, false);
+        } else {
+            let packed = packing::for_forward(weight, &geometry);
+            Correlation::forward(&geometry).run(width, &x.values, &packed, &mut y, false);
+        }
+        Ok(())
+    })?;
     Feature::produce(y, geometry.output, Order::Blocked, |_, output| {
         x.token
             .apply_op2(weight_oihw, DirectConv2d { width, geometry, input: x.clone_without_token(), output })
