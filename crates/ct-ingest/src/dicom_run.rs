@@ -84,12 +84,13 @@ fn ingest_in_pool(run: &DicomRun, control: &Control<'_>) -> Result<Summary, Inge
     let reading = Reading { listing: &listing, scans: &scans, settings, pseudonyms: &pseudonyms };
     let mut books = Books::open(&listing, Quarantine::new(settings, &pseudonyms));
     enter_unassigned(reading, &assigned, &mut books, control);
-    let tasks = tasks(&table, &assigned, reading, &mut books, control)?;
+    let tasks = tasks(run.matching, &table, &assigned, reading, &mut books, control)?;
     books::write_cases(writer, tasks, books, &|task| study::read(task, &reading), control)
 }
 
 /// The cases to be read, with the names that the operator knows.
 fn tasks(
+    matching: Match,
     table: &LabelTable,
     assigned: &Assigned,
     reading: Reading<'_>,
@@ -107,6 +108,11 @@ fn tasks(
     let mut tasks = Vec::new();
     for (row, entry) in table.rows.iter().enumerate() {
         let case_id = reading.pseudonyms.shown_id(&entry.case, reading.settings)?;
+        let name = match matching {
+            Match::Folder => entry.case.clone(),
+            // An identifier is not shown, not even to the operator: logs are kept.
+            Match::PatientId | Match::SeriesUid => format!("line {} of the label table", entry.line),
+        };
         match &assigned.cases[row] {
             Ok(files) => {
                 let task = CaseTask {
@@ -118,11 +124,11 @@ fn tasks(
                         .map(|id| reading.pseudonyms.hash(Kind::Patient, id)),
                     files: files.clone(),
                 };
-                tasks.push((task, entry.case.clone()));
+                tasks.push((task, name));
             }
             Err(fault) => {
                 books.flow.cases.drop_for(fault.code());
-                books.quarantine.add_case(&entry.case, case_id.as_str(), fault, control);
+                books.quarantine.add_case(&name, case_id.as_str(), fault, control);
             }
         }
     }

@@ -85,7 +85,21 @@ impl IngestError {
             Self::Settings { fix, .. } => fix.clone(),
             Self::NothingUsable { .. } => "see the reasons above, case by case".into(),
             Self::Interrupted => "run the same command again".into(),
+            Self::Data(err) if is_disk_full(err) => {
+                "free some disk space, or write to another disk; nothing half-written was left".into()
+            }
             Self::Data(err) => err.remedy(),
         }
     }
+}
+
+/// Whether a full disk lies behind an error: encoders wrap the system's error
+/// more than once, and not all of them hand it on as a value.
+fn is_disk_full(err: &DataError) -> bool {
+    let first: &(dyn std::error::Error + 'static) = err;
+    std::iter::successors(Some(first), |err| err.source()).any(|err| {
+        let io = err.downcast_ref::<std::io::Error>();
+        io.is_some_and(|io| io.kind() == std::io::ErrorKind::StorageFull)
+            || err.to_string().contains("No space left on device")
+    })
 }

@@ -111,14 +111,18 @@ fn by_header(
         table.rows.iter().enumerate().map(|(row, entry)| (entry.case.as_str(), row)).collect();
     let mut cases: Vec<Result<Vec<usize>, Fault>> = vec![Err(Fault::NoFiles); table.rows.len()];
     let mut unlabelled: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-    for file in 0..listing.files.len() {
-        let Scan::Ct(header) = &scans[file] else { continue };
+    for (file, scan) in scans.iter().enumerate() {
+        let Scan::Ct(header) = scan else { continue };
         match key(header).and_then(|text| row_of.get(text)) {
             Some(&row) => match &mut cases[row] {
                 Ok(files) => files.push(file),
                 case @ Err(_) => *case = Ok(vec![file]),
             },
-            None => unlabelled.entry(key(header).unwrap_or_default().into()).or_default().push(file),
+            // Grouped by folder: the identifier itself is nobody's business.
+            None => {
+                let folder = ancestors(&listing.files[file].relative).next().unwrap_or(".");
+                unlabelled.entry(folder.into()).or_default().push(file);
+            }
         }
     }
     Assigned { cases, unlabelled }

@@ -28,6 +28,8 @@ pub struct LabelRow {
     pub split: Option<Split>,
     /// Its patient, where the table says so.
     pub patient: Option<String>,
+    /// Its line in the table, from 1; the header is line 1.
+    pub line: u64,
 }
 
 #[derive(Deserialize)]
@@ -93,7 +95,7 @@ impl LabelTable {
                 return Err(wrong("the case_id is empty".into()));
             }
             let patient = row.patient_id.clone().filter(|text| !text.is_empty());
-            let checked = LabelRow { case: case.clone(), label, split, patient };
+            let checked = LabelRow { case: case.clone(), label, split, patient, line: *line };
             if rows.insert(case, checked).is_some() {
                 return Err(wrong("the case_id occurs twice".into()));
             }

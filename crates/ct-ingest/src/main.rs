@@ -29,7 +29,7 @@ fn main() -> ExitCode {
         }
         Command::Table(args) => table(&args),
     };
-    done.unwrap_or_else(|err| console::fail(err))
+    done.unwrap_or_else(console::fail)
 }
 
 fn dicom(args: &DicomArgs) -> Result<ExitCode, IngestError> {

@@ -50,7 +50,7 @@ pub struct ResizeError {
 /// When the image is empty or the region has no area.
 pub fn resize_grey(image: &Image<u8>, region: Region, size: u32) -> Result<Vec<u8>, ResizeError> {
     let (image, region) = within(image, region, 0);
-    resized(&image.values, image.rows, image.cols, fir::PixelType::U8, region, size)
+    resized::<fir::pixels::U8>(&image.values, image.rows, image.cols, region, size)
 }
 
 /// Resizes HU to `size` x `size`, rounded to whole units.
@@ -60,7 +60,7 @@ pub fn resize_grey(image: &Image<u8>, region: Region, size: u32) -> Result<Vec<u
 pub fn resize_hu(image: &Image<f32>, region: Region, size: u32) -> Result<Vec<i16>, ResizeError> {
     let (image, region) = within(image, region, -1024.0);
     let bytes: Vec<u8> = image.values.iter().flat_map(|hu| hu.to_ne_bytes()).collect();
-    let bytes = resized(&bytes, image.rows, image.cols, fir::PixelType::F32, region, size)?;
+    let bytes = resized::<fir::pixels::F32>(&bytes, image.rows, image.cols, region, size)?;
     let whole = |chunk: &[u8]| f32::from_ne_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]).round() as i16;
     Ok(bytes.chunks_exact(4).map(whole).collect())
 }
@@ -70,22 +70,25 @@ pub fn grey_level(window: HuWindow) -> impl Fn(f32) -> u8 {
     move |hu| window.grey(diag_data::units::Hu(hu))
 }
 
-fn resized(
+/// Generic over the one pixel type that is wanted: the library's untyped call
+/// would compile every pixel type into this crate, which took minutes.
+fn resized<P: fir::PixelTrait>(
     bytes: &[u8],
     rows: usize,
     cols: usize,
-    pixel_type: fir::PixelType,
     region: Region,
     size: u32,
 ) -> Result<Vec<u8>, ResizeError> {
     let wrong = || ResizeError { rows, cols };
     let source =
-        fir::images::ImageRef::new(cols as u32, rows as u32, bytes, pixel_type).map_err(|_| wrong())?;
-    let mut picture = fir::images::Image::new(size, size, pixel_type);
+        fir::images::ImageRef::new(cols as u32, rows as u32, bytes, P::pixel_type()).map_err(|_| wrong())?;
+    let mut picture = fir::images::Image::new(size, size, P::pixel_type());
     let options = fir::ResizeOptions::new()
         .resize_alg(fir::ResizeAlg::Convolution(fir::FilterType::Bilinear))
         .crop(region.left, region.top, region.right - region.left, region.bottom - region.top);
-    fir::Resizer::new().resize(&source, &mut picture, &options).map_err(|_| wrong())?;
+    let source = source.typed_image::<P>().ok_or_else(wrong)?;
+    let mut target = picture.typed_image_mut::<P>().ok_or_else(wrong)?;
+    fir::Resizer::new().resize_typed(&source, &mut target, &options).map_err(|_| wrong())?;
     Ok(picture.into_vec())
 }
 

@@ -13,8 +13,8 @@ const GRID: usize = 128;
 const BODY_HU: f32 = -500.0;
 const LUNG_HU: f32 = -400.0;
 const MIN_LUNG_SHARE: f32 = 0.003;
-/// A case whose 95th percentile is lower shows no lung at all.
-const MIN_CASE_FRACTION: f32 = 0.02;
+/// A case whose 95th percentile is lower shows no lung, but at most gas in the bowel.
+const MIN_CASE_FRACTION: f32 = 0.05;
 
 /// Fewest slices of a case.
 pub const MIN_SLICES: usize = 2;
@@ -138,12 +138,14 @@ impl Grid {
     fn of(hu: &[f32], rows: usize, cols: usize) -> Self {
         let block = rows.max(cols).div_ceil(GRID).max(1);
         let (height, width) = (rows.div_ceil(block), cols.div_ceil(block));
-        let mut sums = vec![0f32; height * width];
-        for (y, row) in hu.chunks_exact(cols).enumerate() {
-            let cells = &mut sums[y / block * width..][..width];
-            for (cell, pixels) in cells.iter_mut().zip(row.chunks(block)) {
-                *cell += pixels.iter().sum::<f32>();
+        let mut sums = Vec::with_capacity(height * width);
+        let mut columns = vec![0f32; cols];
+        for band in hu.chunks(block * cols) {
+            columns.fill(0.0);
+            for row in band.chunks_exact(cols) {
+                columns.iter_mut().zip(row).for_each(|(sum, hu)| *sum += hu);
             }
+            sums.extend(columns.chunks(block).map(|cells| cells.iter().sum::<f32>()));
         }
         for (i, sum) in sums.iter_mut().enumerate() {
             let n_rows = block.min(rows - i / width * block);

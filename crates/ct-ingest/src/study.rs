@@ -74,10 +74,8 @@ pub type CaseFault = (Option<usize>, Fault);
 pub fn read(task: &CaseTask, reading: &Reading<'_>) -> Result<ReadCase, CaseFault> {
     let chosen = choose_stack(task, reading)?;
     let stack = &chosen.stack;
-    if reading.settings.strict {
-        if let Some((count, largest)) = stack.gaps() {
-            return Err((None, Fault::Gaps { count, largest_mm: format!("{:.1}", largest.0) }));
-        }
+    if let Some((count, largest)) = stack.gaps().filter(|_| reading.settings.strict) {
+        return Err((None, Fault::Gaps { count, largest_mm: format!("{:.1}", largest.0) }));
     }
     let decoded = decode_stack(stack, reading)?;
     let fractions: Vec<f32> = decoded.iter().map(|slice| slice.lung.fraction).collect();
@@ -289,7 +287,6 @@ fn decode_slice(
         }
     };
     let words = decode::stored_words(file, header, image.frame)?;
-    let little_endian: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
     let (hu, n_padding) = table.hu.hu_without_padding(&words);
     let (rows, cols) = (header.format.rows, header.format.cols);
     let (hu_min, hu_max, hu_mean) = statistics(&hu);
@@ -311,16 +308,41 @@ fn decode_slice(
         n_padding,
         rescale,
         source_sha256: source_sha256.into(),
-        pixel_sha256: diag_data::files::sha256_hex(&little_endian),
+        pixel_sha256: diag_data::files::sha256_hex(&little_endian(&words)),
         picture,
     })
 }
 
+/// The stored words as bytes: equal pixels have equal bytes, however they were compressed.
+fn little_endian(words: &[u16]) -> Vec<u8> {
+    let mut bytes = vec![0; 2 * words.len()];
+    for (pair, word) in bytes.chunks_exact_mut(2).zip(words) {
+        pair.copy_from_slice(&word.to_le_bytes());
+    }
+    bytes
+}
+
+/// Lowest, highest and mean HU. Several lanes run side by side, always the same
+/// number of them, so that the sum is fast and its rounding the same everywhere.
 fn statistics(hu: &[f32]) -> (f32, f32, f32) {
-    let min = hu.iter().copied().fold(f32::INFINITY, f32::min);
-    let max = hu.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mean = hu.iter().map(|hu| f64::from(*hu)).sum::<f64>() / hu.len() as f64;
-    (min, max, mean as f32)
+    const N_LANES: usize = 16;
+    let (mut lowest, mut highest) = ([f32::INFINITY; N_LANES], [f32::NEG_INFINITY; N_LANES]);
+    let mut total = 0.0f64;
+    // Sums of single precision stay exact enough over a few thousand values.
+    for piece in hu.chunks(256 * N_LANES) {
+        let mut sums = [0.0f32; N_LANES];
+        for lanes in piece.chunks(N_LANES) {
+            for (lane, &value) in lanes.iter().enumerate() {
+                lowest[lane] = if value < lowest[lane] { value } else { lowest[lane] };
+                highest[lane] = if value > highest[lane] { value } else { highest[lane] };
+                sums[lane] += value;
+            }
+        }
+        total += sums.iter().map(|sum| f64::from(*sum)).sum::<f64>();
+    }
+    let min = lowest.into_iter().fold(f32::INFINITY, f32::min);
+    let max = highest.into_iter().fold(f32::NEG_INFINITY, f32::max);
+    (min, max, (total / hu.len() as f64) as f32)
 }
 
 fn finished(grey: &Image<u8>, hu: Option<&Image<f32>>, region: Region, size: u32) -> Result<Picture, Fault> {

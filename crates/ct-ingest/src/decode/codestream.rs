@@ -32,9 +32,11 @@ pub fn check(compression: Compression, stream: &[u8], format: &PixelFormat) -> R
         );
         return Err(Fault::Pixels { why });
     }
-    // Zeros or fill bytes may follow the end mark, which is FFD9 in all four standards.
+    // The end mark is FFD9 in all these standards. Zeros may follow it, or the
+    // one byte, of any value, that makes the length even.
     let end = stream.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-    if !stream[..end].ends_with(&[0xFF, 0xD9]) {
+    let is_ended = |bytes: &[u8]| bytes.ends_with(&[0xFF, 0xD9]);
+    if !is_ended(&stream[..end]) && !is_ended(&stream[..stream.len() - 1]) {
         return Err(Fault::Pixels { why: "its compressed stream is cut".into() });
     }
     Ok(())

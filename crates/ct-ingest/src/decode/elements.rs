@@ -203,7 +203,7 @@ impl<'a> Element<'a> {
     }
 
     fn each<const N: usize>(&self, read: impl Fn([u8; N]) -> f64) -> Option<Vec<f64>> {
-        let whole = self.value.len() % N == 0 && !self.value.is_empty();
+        let whole = self.value.len().is_multiple_of(N) && !self.value.is_empty();
         whole.then(|| {
             let chunks = self.value.chunks_exact(N);
             chunks.filter_map(|chunk| chunk.try_into().ok().map(&read)).collect()

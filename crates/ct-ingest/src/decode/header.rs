@@ -227,11 +227,10 @@ fn pixel_format(set: &DataSet<'_>, warnings: &mut Vec<String>) -> Result<PixelFo
         return Err(Fault::Attribute { name: "BitsAllocated", why });
     }
     let bits_stored = in_range(set, tags::BITS_STORED, "BitsStored", 1, i64::from(bits_allocated))? as u16;
-    if let Some(high_bit) = set.int(tags::HIGH_BIT) {
-        if high_bit != i64::from(bits_stored) - 1 {
-            let why = format!("is {high_bit} where BitsStored {bits_stored} asks for {}", bits_stored - 1);
-            return Err(Fault::Attribute { name: "HighBit", why });
-        }
+    let wanted = i64::from(bits_stored) - 1;
+    if let Some(high_bit) = set.int(tags::HIGH_BIT).filter(|high_bit| *high_bit != wanted) {
+        let why = format!("is {high_bit} where BitsStored {bits_stored} asks for {wanted}");
+        return Err(Fault::Attribute { name: "HighBit", why });
     }
     let signed = in_range(set, tags::PIXEL_REPRESENTATION, "PixelRepresentation", 0, 1)? == 1;
     match set.text(tags::PHOTOMETRIC_INTERPRETATION).as_deref() {

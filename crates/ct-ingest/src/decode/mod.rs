@@ -45,8 +45,10 @@ pub fn scan_file(path: &Path) -> Result<Scanned, Fault> {
     file.by_ref().take(PREFIX_LEN).read_to_end(&mut bytes).map_err(unreadable)?;
     let is_whole = bytes.len() as u64 == file_len;
     match scan(&bytes, file_len) {
+        // More of the file would not change these.
+        Err(fault @ (Fault::NotDicom { .. } | Fault::TransferSyntax { .. })) => Err(fault),
         // The walk may only have run into the end of the prefix.
-        Err(_) | Ok(Scanned::Other { .. }) if !is_whole => {
+        Err(_) if !is_whole => {
             file.read_to_end(&mut bytes).map_err(unreadable)?;
             scan(&bytes, file_len)
         }

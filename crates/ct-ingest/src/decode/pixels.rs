@@ -215,6 +215,8 @@ impl PixelDataObject for OneFrame<'_> {
 #[derive(Clone, Debug)]
 pub struct HuTable {
     hu: Vec<f32>,
+    /// As `hu`, padding as -1024.
+    filled: Vec<f32>,
     is_padding: Vec<bool>,
 }
 
@@ -230,13 +232,14 @@ impl HuTable {
             hu.push(exact as f32);
             is_padding.push(is_padded(word as u16, value, &format) || (exact as f32) < OUTSIDE_CIRCLE_HU);
         }
-        Self { hu, is_padding }
+        let of = |(hu, padded): (&f32, &bool)| if *padded { PADDING_HU } else { *hu };
+        let filled = hu.iter().zip(&is_padding).map(of).collect();
+        Self { hu, filled, is_padding }
     }
 
     /// Applies `f` to the HU of every possible word, padding as -1024.
     pub fn map<T>(&self, f: impl Fn(f32) -> T) -> Vec<T> {
-        let padded = self.hu.iter().zip(&self.is_padding);
-        padded.map(|(hu, is_padding)| f(if *is_padding { PADDING_HU } else { *hu })).collect()
+        self.filled.iter().map(|hu| f(*hu)).collect()
     }
 
     /// HU of each word as the file states it, padding included.
@@ -246,14 +249,9 @@ impl HuTable {
 
     /// HU of each word with padding set to -1024, and the number of padding pixels.
     pub fn hu_without_padding(&self, words: &[u16]) -> (Vec<f32>, usize) {
-        let mut n_padding = 0;
-        let of = |word: &u16| {
-            let word = usize::from(*word);
-            let padded = self.is_padding[word];
-            n_padding += usize::from(padded);
-            if padded { PADDING_HU } else { self.hu[word] }
-        };
-        (words.iter().map(of).collect(), n_padding)
+        let n_padding = words.iter().map(|word| u32::from(self.is_padding[usize::from(*word)])).sum::<u32>();
+        let hu = words.iter().map(|word| self.filled[usize::from(*word)]).collect();
+        (hu, n_padding as usize)
     }
 }
 

@@ -1,9 +1,7 @@
 //! Broken files of the shared test data: each gives a clear reason or is read
 //! right, and none panics, hangs or costs more than its own case.
 
-mod common;
-
-use common::test_data;
+use crate::common::test_data;
 use ct_ingest::decode::{self, Scanned};
 
 /// What becomes of a file: "read", the reason it is no CT image, or the fault's code.

@@ -1,8 +1,6 @@
 //! Crafted DICOM series, written byte by byte so that the tests do not lean on
 //! the code under test, and a run over them.
 
-#![allow(dead_code, reason = "each test file uses its own part of this module")]
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -242,6 +240,7 @@ pub fn rows(shards: &Path, case: &str) -> Vec<CtSlice> {
 }
 
 /// A folder of the test data; `None`, said aloud, where there is none.
+#[expect(clippy::print_stderr, reason = "a skipped test must be heard")]
 pub fn test_data(below: &str) -> Option<PathBuf> {
     let Some(root) = std::env::var_os("COVID19_DIAG_TEST_DATA") else {
         eprintln!("SKIPPED: COVID19_DIAG_TEST_DATA is not set, so {below} was not read");

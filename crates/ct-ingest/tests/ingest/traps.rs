@@ -1,9 +1,7 @@
 //! The traps between a DICOM folder and true HU, one crafted series each. Every
 //! test fails without the handling that it names.
 
-mod common;
-
-use common::{Cohort, Dicom, EXPLICIT_BIG, IMPLICIT_LITTLE, SIDE, chest_hu, rows, series, settings};
+use crate::common::{Cohort, Dicom, EXPLICIT_BIG, IMPLICIT_LITTLE, SIDE, chest_hu, rows, series, settings};
 use ct_ingest::settings::{Crop, Select, Settings};
 use diag_data::slice::CtSlice;
 

@@ -1,10 +1,8 @@
 //! The whole run: identity, leakage, determinism, label tables, Table 1.
 
-mod common;
-
 use std::path::Path;
 
-use common::{Cohort, rows, series, settings};
+use crate::common::{Cohort, rows, series, settings};
 use ct_ingest::settings::Settings;
 use ct_ingest::table::{self, Comparison};
 use ct_ingest::verify;

@@ -2,11 +2,9 @@
 //!
 //! `reference/hu_sha256.json` was made by `reference/hu_sha256.py`.
 
-mod common;
-
 use std::collections::BTreeMap;
 
-use common::test_data;
+use crate::common::test_data;
 use ct_ingest::decode::{self, HuTable, Scanned};
 use ct_ingest::fault::Fault;
 use serde::Deserialize;
@@ -35,7 +33,7 @@ fn hu_sha256(path: &std::path::Path) -> Result<String, Fault> {
 fn every_pixel_is_the_reference_s() {
     let Some(data) = test_data("data") else { return };
     let reference: BTreeMap<String, Reference> =
-        serde_json::from_str(include_str!("reference/hu_sha256.json")).unwrap();
+        serde_json::from_str(include_str!("../reference/hu_sha256.json")).unwrap();
     let (mut n_equal, mut n_without_decoder, mut wrong) = (0, 0, Vec::new());
     for folder in
         ["lungfcp-01-0001/dicom", "covid-ct-md-P002/dicom", "dicom-syntaxes", "totalsegmentator-ct/dicom"]

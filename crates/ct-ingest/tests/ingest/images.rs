@@ -1,10 +1,8 @@
 //! Image folders: classes, cases, official splits.
 
-mod common;
-
 use std::path::Path;
 
-use common::{settings, test_data, with_control};
+use crate::common::{settings, test_data, with_control};
 use ct_ingest::IngestError;
 use ct_ingest::images_run::{self, ImagesRun};
 use ct_ingest::run::Summary;

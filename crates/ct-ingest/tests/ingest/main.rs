@@ -1,0 +1,9 @@
+//! Tests of whole runs: one program, so that it is built once.
+#![expect(clippy::unwrap_used, reason = "a helper of a test may fail the test")]
+
+mod bad_dicom;
+mod common;
+mod gate;
+mod hu;
+mod images;
+mod traps;
