@@ -59,8 +59,8 @@ fn one_study_is_predicted_with_probabilities_that_sum_to_one() {
         .find(|path| path.is_dir());
     let output = succeed(program("diag-predict").arg(out.join("run")).arg(case.unwrap()).arg("--json"));
     let prediction: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    let probabilities = prediction["case"]["probabilities"].as_object().unwrap();
-    let sum: f64 = probabilities.values().map(|p| p.as_f64().unwrap()).sum();
+    let probabilities = prediction["case_probabilities"].as_array().unwrap();
+    let sum: f64 = probabilities.iter().map(|p| p.as_f64().unwrap()).sum();
     assert_eq!(probabilities.len(), 3);
     assert!((sum - 1.0).abs() < 1e-5, "{sum}");
 }

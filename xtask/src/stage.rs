@@ -77,7 +77,8 @@ impl Ledger {
         }
         eprintln!("{:>9}  {}", stage.name, process::shown(&stage.command));
         let started = Instant::now();
-        let status = process::run(&mut stage.command)?;
+        // What a stage answers is progress here: standard output is for the report's path.
+        let status = process::run(stage.command.stdout(std::io::stderr()))?;
         let set_aside = status.code() == Some(SET_ASIDE);
         if !(status.success() || set_aside) || !stage.proof.exists() {
             let error = anyhow!("stage {} failed ({status})", stage.name);

@@ -145,6 +145,10 @@ pub fn read(set: &DataSet<'_>, meta: &DataSet<'_>, transfer_syntax: &str) -> Res
     let syntax = syntax::find(transfer_syntax)
         .ok_or_else(|| Fault::TransferSyntax { syntax: syntax::name(transfer_syntax) })?;
     let sop_class = set.text(tags::SOP_CLASS_UID).or_else(|| meta.text(tags::MEDIA_STORAGE_SOP_CLASS_UID));
+    // A file cut before these would else pass for an object of another kind.
+    if sop_class.is_none() && set.get(tags::MODALITY).is_none() {
+        return Err(missing("SOPClassUID"));
+    }
     if let Some(reason) = not_ct(sop_class.as_deref(), set.text(tags::MODALITY).as_deref()) {
         return Ok(Scanned::Other { reason });
     }

@@ -34,13 +34,15 @@ fn every_pixel_is_the_reference_s() {
     let Some(data) = test_data("data") else { return };
     let reference: BTreeMap<String, Reference> =
         serde_json::from_str(include_str!("../reference/hu_sha256.json")).unwrap();
+    // Two files of the test data are the same, byte for byte.
+    let mut seen = std::collections::BTreeSet::new();
     let (mut n_equal, mut n_without_decoder, mut wrong) = (0, 0, Vec::new());
     for folder in
         ["lungfcp-01-0001/dicom", "covid-ct-md-P002/dicom", "dicom-syntaxes", "totalsegmentator-ct/dicom"]
     {
         for file in ct_ingest::listing::Listing::of(&data.join(folder)).unwrap().files {
             let hash = diag_data::files::sha256_file(&file.path).unwrap();
-            let Some(want) = reference.get(&hash) else { continue };
+            let Some(want) = reference.get(&hash).filter(|_| seen.insert(hash.clone())) else { continue };
             match hu_sha256(&file.path) {
                 Ok(got) if got == want.hu_sha256 => n_equal += 1,
                 Err(Fault::TransferSyntax { .. })
