@@ -193,7 +193,7 @@ impl TrainSpec {
     pub fn read(path: &Path) -> Result<Self, TrainError> {
         let bad = |reason: String| TrainError::Recipe { file: path.into(), reason };
         let text = String::from_utf8(files::read(path)?).map_err(|err| bad(err.to_string()))?;
-        let spec: Self = toml::from_str(&text).map_err(|err| bad(err.to_string()))?;
+        let spec: Self = toml::from_str(&text).map_err(|err| bad(one_line(&err, &text)))?;
         spec.check()?;
         Ok(spec)
     }
@@ -266,6 +266,14 @@ impl TrainSpec {
         }
         Ok(self.loss.check()?)
     }
+}
+
+/// The parser's message on one line, with the line of the recipe instead of its picture.
+fn one_line(err: &toml::de::Error, text: &str) -> String {
+    let line =
+        err.span().and_then(|span| text.get(..span.start)).map(|before| before.matches('\n').count() + 1);
+    let place = line.map_or(String::new(), |line| format!("line {line}: "));
+    format!("{place}{}", err.message().replace('\n', " "))
 }
 
 /// `--device`.
