@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use ct_ingest::settings::{Crop, Match, Select, Settings};
+use ct_ingest::settings::{Crop, Match, Select, SeriesRule, Settings};
 use diag_data::manifest::Layout;
 use diag_data::split::Ratio;
 use diag_data::units::HuWindow;
@@ -43,6 +43,9 @@ pub struct DicomArgs {
     /// Which slices to keep.
     #[arg(long, value_enum, default_value = "lung")]
     pub select: SelectArg,
+    /// Which of several axial series of a case to use.
+    #[arg(long, value_enum, default_value = "most-slices")]
+    pub series: SeriesArg,
     /// Which part of a slice to keep.
     #[arg(long, value_enum, default_value = "none")]
     pub crop: CropArg,
@@ -66,6 +69,11 @@ impl DicomArgs {
             select: match self.select {
                 SelectArg::Lung => Select::Lung,
                 SelectArg::All => Select::All,
+            },
+            series: match self.series {
+                SeriesArg::MostSlices => SeriesRule::MostSlices,
+                SeriesArg::Thickest => SeriesRule::Thickest,
+                SeriesArg::Only => SeriesRule::Only,
             },
             crop: match self.crop {
                 CropArg::None => Crop::None,
@@ -174,6 +182,7 @@ impl SharedArgs {
     pub fn settings(&self) -> Settings {
         Settings {
             select: Select::All,
+            series: SeriesRule::MostSlices,
             crop: Crop::None,
             window: HuWindow::LUNG,
             size: self.size,
@@ -221,6 +230,16 @@ pub enum SelectArg {
     Lung,
     /// All slices.
     All,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum SeriesArg {
+    /// The one with most slices.
+    MostSlices,
+    /// The one with the thickest slices.
+    Thickest,
+    /// Set a case with several aside.
+    Only,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -93,6 +93,12 @@ pub enum Fault {
         /// What was there instead.
         why: String,
     },
+    /// A case has several axial CT series, and none was preferred.
+    #[error("it has {count} axial CT series, and --series only allows one")]
+    SeveralSeries {
+        /// Number of series.
+        count: usize,
+    },
     /// More than one folder could be meant.
     #[error("{count} folders have its name")]
     AmbiguousFolder {
@@ -155,6 +161,7 @@ impl Fault {
             Self::Gaps { .. } => "gaps",
             Self::NoFiles => "no-files",
             Self::NoSeries { .. } => "no-series",
+            Self::SeveralSeries { .. } => "several-series",
             Self::AmbiguousFolder { .. } => "ambiguous-folder",
             Self::NoLabel { .. } => "no-label",
             Self::NoPart { .. } => "no-part",
@@ -189,6 +196,9 @@ impl Fault {
             Self::Gaps { .. } => "export the whole series, or run without --strict".into(),
             Self::NoFiles => "check the case_id against the folders, and the --match rule".into(),
             Self::NoSeries { .. } => "export the axial CT series of this case".into(),
+            Self::SeveralSeries { .. } => {
+                "keep one series, or choose with --series most-slices or --series thickest".into()
+            }
             Self::AmbiguousFolder { .. } => "write the folder's path below the root as case_id".into(),
             Self::NoLabel { .. } => "add the case to the label table, or remove its files".into(),
             Self::NoPart { .. } => "add it to the split, or remove its images".into(),

@@ -139,7 +139,7 @@ fn series_lines(group: series::Group, listing: &Listing, with_paths: bool) -> Ve
             folder: with_paths.then(|| path.rsplit_once('/').map_or(".", |(folder, _)| folder).into()),
             n_images: images.len(),
             size: (header.format.rows, header.format.cols),
-            spacing: header.frames[first.frame].spacing.clone().ok(),
+            spacing: first.frame().spacing.clone().ok(),
             slice_thickness: header.scanner.slice_thickness,
             scanner: scanner.into_iter().flatten().collect::<Vec<_>>().join(" "),
             kernel: header.scanner.kernel.clone(),
@@ -158,8 +158,7 @@ fn series_lines(group: series::Group, listing: &Listing, with_paths: bool) -> Ve
             .into_iter()
             .map(|stack| {
                 let images: Vec<ImageRef> = stack.slices.iter().map(|slice| slice.image.clone()).collect();
-                let rescale =
-                    images.iter().find_map(|image| image.header.frames[image.frame].rescale.clone().err());
+                let rescale = images.iter().find_map(|image| image.frame().rescale.clone().err());
                 let unusable = match rescale {
                     Some(fault) => Some(fault.to_string()),
                     None if !is_axial => Some("it is not axial".into()),

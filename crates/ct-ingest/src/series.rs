@@ -1,14 +1,17 @@
 //! Single images to stacks: group, order along the normal, check.
 //!
 //! A stack is what shares series UID, orientation, size, spacing and image type.
-//! Its order is the projection of ImagePositionPatient on the normal; file names
+//! Acquisitions of one series are told apart where they cover the same part of
+//! the body (with and without contrast, in- and expiration); step-and-shoot
+//! scanners number every rotation, and those belong together. A stack's order is the projection of ImagePositionPatient on the normal; file names
 //! and instance numbers play no part.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use diag_data::units::{Mm, Spacing};
 
-use crate::decode::Header;
+use crate::decode::{Frame, Header};
 use crate::fault::Fault;
 
 /// Positions closer than this are one position.
@@ -19,6 +22,8 @@ const GAP_FACTOR: f64 = 1.5;
 const MIN_AXIAL: f64 = 0.9;
 /// Orientations and spacings that differ by less are equal.
 const ORIENTATION_TOLERANCE: f64 = 1e-3;
+/// Acquisitions that share more of their length than this are no parts of one stack.
+const MAX_SHARED_LENGTH: f64 = 0.25;
 /// A tilt above this is worth a warning.
 const TILT_WARNING_DEG: f64 = 1.0;
 
@@ -31,6 +36,13 @@ pub struct ImageRef {
     pub frame: usize,
     /// The file's header.
     pub header: Arc<Header>,
+}
+
+impl ImageRef {
+    /// What the header says of this image.
+    pub fn frame(&self) -> &Frame {
+        &self.header.frames[self.frame]
+    }
 }
 
 /// A slice in its place.
@@ -92,10 +104,10 @@ struct Key {
 
 impl Key {
     fn of(image: &ImageRef) -> Result<Self, Fault> {
-        let frame = &image.header.frames[image.frame];
+        let frame = image.frame();
         Ok(Self {
             series_uid: image.header.identity.series_uid.clone(),
-            image_type: image.header.scanner.image_type.clone(),
+            image_type: frame.image_type.clone(),
             size: (image.header.format.rows, image.header.format.cols),
             orientation: frame.orientation.clone()?,
             spacing: frame.spacing.clone()?,
@@ -128,7 +140,7 @@ pub fn group(images: Vec<ImageRef>) -> Result<Vec<Group>, (usize, Fault)> {
     let mut groups: Vec<Group> = Vec::new();
     for image in images {
         let file = image.file;
-        let frame = &image.header.frames[image.frame];
+        let frame = image.frame();
         frame.position.as_ref().map_err(|fault| (file, fault.clone()))?;
         let key = Key::of(&image).map_err(|fault| (file, fault))?;
         match groups.iter_mut().find(|group| group.key.matches(&key)) {
@@ -145,25 +157,31 @@ pub fn group(images: Vec<ImageRef>) -> Result<Vec<Group>, (usize, Fault)> {
 /// [`Fault::SamePosition`] when different slices lie at one position and the
 /// acquisition number does not tell them apart.
 pub fn stack(group: Group, same_bytes: &dyn Fn(usize, usize) -> bool) -> Result<Vec<Stack>, Fault> {
-    match order(&group, &group.images, same_bytes) {
-        Ok(stack) => Ok(vec![stack]),
-        Err(fault) => {
-            // Several acquisitions in one series (say, with and without contrast).
-            let mut numbers: Vec<_> =
-                group.images.iter().map(|image| image.header.scanner.acquisition_number).collect();
-            numbers.sort_unstable();
-            numbers.dedup();
-            if numbers.len() < 2 {
-                return Err(fault);
-            }
-            let of_number = |number| {
-                let images = group.images.iter();
-                let images = images.filter(|image| image.header.scanner.acquisition_number == number);
-                order(&group, &images.cloned().collect::<Vec<_>>(), same_bytes)
-            };
-            numbers.into_iter().map(of_number).collect()
-        }
+    let whole = order(&group, &group.images, same_bytes);
+    let mut acquisitions: BTreeMap<Option<i64>, Vec<ImageRef>> = BTreeMap::new();
+    for image in &group.images {
+        acquisitions.entry(image.frame().acquisition_number).or_default().push(image.clone());
     }
+    if acquisitions.len() < 2 || whole.is_ok() && !overlap(&group, &acquisitions) {
+        return Ok(vec![whole?]);
+    }
+    acquisitions.into_values().map(|images| order(&group, &images, same_bytes)).collect()
+}
+
+/// Whether two acquisitions cover the same part of the body.
+fn overlap(group: &Group, acquisitions: &BTreeMap<Option<i64>, Vec<ImageRef>>) -> bool {
+    let normal = normal(group.key.orientation);
+    let extent = |images: &Vec<ImageRef>| {
+        let heights = images.iter().filter_map(|image| image.frame().position.as_ref().ok());
+        let heights = heights.map(|position| dot(normal, *position));
+        heights.fold((f64::INFINITY, f64::NEG_INFINITY), |(lo, hi), z| (lo.min(z), hi.max(z)))
+    };
+    let extents: Vec<(f64, f64)> = acquisitions.values().map(extent).collect();
+    let shares = |a: &(f64, f64), b: &(f64, f64)| {
+        let shorter = (a.1 - a.0).min(b.1 - b.0);
+        a.1.min(b.1) - a.0.max(b.0) > MAX_SHARED_LENGTH * shorter
+    };
+    extents.iter().enumerate().any(|(i, a)| extents[..i].iter().any(|b| shares(a, b)))
 }
 
 fn order(
@@ -174,7 +192,7 @@ fn order(
     let normal = normal(group.key.orientation);
     let mut placed = Vec::with_capacity(images.len());
     for image in images {
-        let position = image.header.frames[image.frame].position.clone()?;
+        let position = image.frame().position.clone()?;
         placed.push((dot(normal, position), position, image));
     }
     placed.sort_by(|a, b| {

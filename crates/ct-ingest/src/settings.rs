@@ -27,6 +27,18 @@ pub enum Crop {
     Lung,
 }
 
+/// Which of several axial stacks of a case is used. Ties are broken by the
+/// number of slices, then the lowest series number, then the series UID.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SeriesRule {
+    /// The one with most slices.
+    MostSlices,
+    /// The one with the thickest slices.
+    Thickest,
+    /// There may be but one; a case with several is set aside as ambiguous.
+    Only,
+}
+
 /// What a `case_id` of the label table names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Match {
@@ -43,6 +55,8 @@ pub enum Match {
 pub struct Settings {
     /// Which slices are kept.
     pub select: Select,
+    /// Which stack of a case is used.
+    pub series: SeriesRule,
     /// Which part of a slice is kept.
     pub crop: Crop,
     /// HU range that becomes 0..255.
@@ -90,7 +104,18 @@ impl Settings {
             "strict": self.strict,
             "key": if self.key_file.is_some() { "file" } else { "seed" },
             "keep_case_ids": self.keep_case_ids,
-            "series_rule": "most slices, then lowest series number, then series UID",
+            "series": match self.series {
+                SeriesRule::MostSlices => "most-slices",
+                SeriesRule::Thickest => "thickest",
+                SeriesRule::Only => "only",
+            },
+            "series_rule": match self.series {
+                SeriesRule::MostSlices => "most slices, then lowest series number, then series UID",
+                SeriesRule::Thickest => {
+                    "thickest slices, then most slices, then lowest series number, then series UID"
+                }
+                SeriesRule::Only => "a case with several is set aside",
+            },
         })
     }
 }

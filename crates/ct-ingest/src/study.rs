@@ -1,6 +1,6 @@
 //! One case: from its files to rendered slices.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use diag_data::case::{CaseId, Label, Split};
 use diag_data::manifest::CaseRow;
@@ -17,7 +17,7 @@ use crate::listing::Listing;
 use crate::render::{self, Image};
 use crate::select::{self, LungMeasure, MIN_SLICES, Region};
 use crate::series::{self, ImageRef, PlacedImage, Stack};
-use crate::settings::{Crop, Select, Settings};
+use crate::settings::{Crop, Select, SeriesRule, Settings};
 
 /// A case to be read.
 #[derive(Clone, Debug)]
@@ -121,8 +121,7 @@ struct Chosen {
     warnings: Vec<String>,
 }
 
-/// The stack with the most slices; among equals the lowest series number, then
-/// the lowest series UID.
+/// The stack that [`SeriesRule`] names.
 fn choose_stack(task: &CaseTask, reading: &Reading<'_>) -> Result<Chosen, CaseFault> {
     let mut files_aside = Vec::new();
     let mut images = Vec::new();
@@ -158,10 +157,21 @@ fn choose_stack(task: &CaseTask, reading: &Reading<'_>) -> Result<Chosen, CaseFa
     }
     let order = |stack: &Stack| {
         let header = &stack.slices[0].image.header;
+        let thickness = header.scanner.slice_thickness.map_or(0.0, |thickness| thickness.0);
+        let is_thickest_first = reading.settings.series == SeriesRule::Thickest;
+        // Micrometres, so that it can be ordered.
+        let thickness = if is_thickest_first { (thickness * 1e3).round() as i64 } else { 0 };
         let number = header.scanner.series_number.unwrap_or(i64::MAX);
-        (std::cmp::Reverse(stack.slices.len()), number, header.identity.series_uid.clone())
+        let n_slices = stack.slices.len();
+        // Too short a stack comes last, however thick.
+        let rank = (n_slices >= MIN_SLICES, thickness, n_slices);
+        (std::cmp::Reverse(rank), number, header.identity.series_uid.clone())
     };
     stacks.sort_by_key(order);
+    let n_usable = stacks.iter().filter(|stack| stack.slices.len() >= MIN_SLICES).count();
+    if reading.settings.series == SeriesRule::Only && n_usable > 1 {
+        return Err((None, Fault::SeveralSeries { count: n_usable }));
+    }
     let n_candidates = stacks.len();
     let mut stacks = stacks.into_iter();
     let Some(stack) = stacks.next().filter(|stack| stack.slices.len() >= MIN_SLICES) else {
@@ -177,10 +187,17 @@ fn choose_stack(task: &CaseTask, reading: &Reading<'_>) -> Result<Chosen, CaseFa
         series_aside.push("another series of the case was used");
     }
     files_aside.extend(stack.repeated.iter().map(|file| (*file, "repeats another file")));
+    // One frame of a file may be used and another not: then the file is used.
+    let used: BTreeSet<usize> = stack.slices.iter().map(|slice| slice.image.file).collect();
+    files_aside.retain(|(file, _)| !used.contains(file));
     files_aside.sort_unstable();
     files_aside.dedup_by_key(|aside| aside.0);
     let warnings = if n_candidates > 1 {
-        vec![format!("{n_candidates} axial series; the one with most slices was used")]
+        let rule = match reading.settings.series {
+            SeriesRule::MostSlices | SeriesRule::Only => "the one with most slices was used",
+            SeriesRule::Thickest => "the one with the thickest slices was used",
+        };
+        vec![format!("{n_candidates} axial series; {rule}")]
     } else {
         Vec::new()
     };
@@ -216,9 +233,13 @@ struct Tables {
 
 impl Tables {
     fn new(format: PixelFormat, rescale: Rescale, window: HuWindow) -> Self {
-        let hu = HuTable::new(format, rescale);
+        let hu = HuTable::new(format, &rescale);
         let grey = hu.map(render::grey_level(window));
         Self { format, rescale, hu, grey }
+    }
+
+    fn is_of(&self, format: PixelFormat, rescale: &Rescale) -> bool {
+        self.format == format && self.rescale == *rescale
     }
 }
 
@@ -232,10 +253,9 @@ fn decode_stack(stack: &Stack, reading: &Reading<'_>) -> Result<Vec<Decoded>, Ca
     for (i, slice) in stack.slices.iter().enumerate() {
         let image = &slice.image;
         frames_of.entry(image.file).or_default().push(i);
-        let rescale =
-            image.header.frames[image.frame].rescale.clone().map_err(|fault| (Some(image.file), fault))?;
+        let rescale = image.frame().rescale.clone().map_err(|fault| (Some(image.file), fault))?;
         let format = image.header.format;
-        let known = tables.iter().any(|table| (table.format, table.rescale) == (format, rescale));
+        let known = tables.iter().any(|table| table.is_of(format, &rescale));
         if !known && tables.len() < MAX_SHARED_TABLES {
             tables.push(Tables::new(format, rescale, reading.settings.window));
         }
@@ -276,13 +296,13 @@ fn decode_slice(
 ) -> Result<Decoded, Fault> {
     let image = &slice.image;
     let (header, settings) = (&image.header, reading.settings);
-    let rescale = header.frames[image.frame].rescale.clone()?;
+    let rescale = image.frame().rescale.clone()?;
     let own;
-    let shared = tables.iter().find(|table| (table.format, table.rescale) == (header.format, rescale));
+    let shared = tables.iter().find(|table| table.is_of(header.format, &rescale));
     let table = match shared {
         Some(table) => table,
         None => {
-            own = Tables::new(header.format, rescale, settings.window);
+            own = Tables::new(header.format, rescale.clone(), settings.window);
             &own
         }
     };
@@ -427,8 +447,8 @@ fn row(
             kvp: header.scanner.kvp,
             transfer_syntax: header.transfer_syntax.clone(),
             lossy: header.scanner.lossy,
-            rescale_slope: Some(decoded.rescale.slope),
-            rescale_intercept: Some(decoded.rescale.intercept),
+            rescale_slope: decoded.rescale.line().map(|(slope, _)| slope),
+            rescale_intercept: decoded.rescale.line().map(|(_, intercept)| intercept),
             padding_px: decoded.n_padding as i32,
         },
         selection: Selection {

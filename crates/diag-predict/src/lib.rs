@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use ct_ingest::deidentify::Pseudonyms;
 use ct_ingest::intake::{self, Scan};
 use ct_ingest::listing::Listing;
-use ct_ingest::settings::{Crop, Select, Settings};
+use ct_ingest::settings::{Crop, Select, SeriesRule, Settings};
 use ct_ingest::study::{self, CaseTask, ReadCase, Reading};
 use diag_data::case::{CaseId, Label, Split};
 use diag_data::files;
@@ -87,11 +87,18 @@ fn settings(input: &InputSpec) -> Result<Settings, PredictError> {
         "lung" => Crop::Lung,
         _ => return Err(PredictError::Settings { key: "crop" }),
     };
+    let series = match text("series")? {
+        "most-slices" => SeriesRule::MostSlices,
+        "thickest" => SeriesRule::Thickest,
+        "only" => SeriesRule::Only,
+        _ => return Err(PredictError::Settings { key: "series" }),
+    };
     if input.height != input.width {
         return Err(PredictError::Settings { key: "size" });
     }
     Ok(Settings {
         select,
+        series,
         crop,
         window,
         size: input.width,

@@ -191,15 +191,18 @@ impl<'a> Element<'a> {
     }
 
     /// Whether a two-byte value of unknown kind is a binary number: its tag is
-    /// one of the image description group (0028) below the rescale elements,
-    /// whose kinds are fixed by the standard's dictionary.
+    /// one of the image description group (0028) below the rescale elements, or
+    /// of a modality table; their kinds are fixed by the standard's dictionary.
     fn is_binary(&self) -> bool {
         const PIXEL_SPACING: TagNumber = 0x0028_0030;
         const NUMBER_OF_FRAMES: TagNumber = 0x0028_0008;
-        self.tag >> 16 == 0x0028
+        const LUT_DESCRIPTOR: TagNumber = 0x0028_3002;
+        const LUT_DATA: TagNumber = 0x0028_3006;
+        let is_description = self.tag >> 16 == 0x0028
             && self.tag < 0x0028_1050
             && self.tag != PIXEL_SPACING
-            && self.tag != NUMBER_OF_FRAMES
+            && self.tag != NUMBER_OF_FRAMES;
+        is_description || matches!(self.tag, LUT_DESCRIPTOR | LUT_DATA)
     }
 
     fn each<const N: usize>(&self, read: impl Fn([u8; N]) -> f64) -> Option<Vec<f64>> {

@@ -1,8 +1,10 @@
 //! From the elements of a CT object to checked values.
 
-use diag_data::units::{Mm, Spacing};
+use diag_data::units::Mm;
 
 use super::elements::{DataSet, PixelElement, TagNumber};
+use super::frames::{self, Frame, FunctionalGroups, Places};
+use super::rescale::Rescale;
 use super::syntax::{self, Syntax};
 use super::tags;
 use crate::fault::Fault;
@@ -73,28 +75,6 @@ impl PixelFormat {
     }
 }
 
-/// Where one image lies and what its numbers mean.
-#[derive(Clone, Debug)]
-pub struct Frame {
-    /// ImagePositionPatient in mm.
-    pub position: Result<[f64; 3], Fault>,
-    /// ImageOrientationPatient: direction of a row, then of a column.
-    pub orientation: Result<[f64; 6], Fault>,
-    /// PixelSpacing.
-    pub spacing: Result<Spacing, Fault>,
-    /// Stored value to HU.
-    pub rescale: Result<Rescale, Fault>,
-}
-
-/// HU = `slope * stored + intercept`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Rescale {
-    /// RescaleSlope; finite, not 0.
-    pub slope: f64,
-    /// RescaleIntercept; finite.
-    pub intercept: f64,
-}
-
 /// Identifiers of the object. They leave this crate only as keyed hashes.
 #[derive(Clone, Debug, Default)]
 pub struct Identity {
@@ -127,12 +107,8 @@ pub struct Scanner {
     pub kvp: Option<f32>,
     /// SliceThickness.
     pub slice_thickness: Option<Mm>,
-    /// ImageType, its first three values.
-    pub image_type: String,
     /// SeriesNumber.
     pub series_number: Option<i64>,
-    /// AcquisitionNumber.
-    pub acquisition_number: Option<i64>,
     /// Whether the pixels went through lossy compression at any time.
     pub lossy: bool,
 }
@@ -156,11 +132,12 @@ pub fn read(set: &DataSet<'_>, meta: &DataSet<'_>, transfer_syntax: &str) -> Res
     if image_type.split('\\').any(|part| part.trim() == "LOCALIZER") {
         return Ok(Scanned::Other { reason: "localizer" });
     }
+    // Maps of iodine, electron density or effective atomic number look like CT and are none.
+    if set.text(tags::RESCALE_TYPE).is_some_and(|kind| !matches!(kind.as_str(), "HU" | "HU_MOD" | "US")) {
+        return Ok(Scanned::Other { reason: "values other than HU" });
+    }
     if set.text(tags::BURNED_IN_ANNOTATION).as_deref() == Some("YES") {
         return Err(Fault::BurnedIn);
-    }
-    if set.get(tags::MODALITY_LUT_SEQUENCE).is_some() {
-        return Err(Fault::Rescale { name: "ModalityLUTSequence", why: "replaces a linear rescale" });
     }
     let pixels = set.pixels.ok_or_else(|| missing("PixelData"))?;
     let mut warnings = Vec::new();
@@ -169,7 +146,12 @@ pub fn read(set: &DataSet<'_>, meta: &DataSet<'_>, transfer_syntax: &str) -> Res
         None => 1,
         Some(_) => in_range(set, tags::NUMBER_OF_FRAMES, "NumberOfFrames", 1, MAX_FRAMES)?,
     };
-    let frames = frames(set, n_frames as usize)?;
+    let groups = FunctionalGroups::read(set, n_frames as usize)?;
+    let places = groups.places(set);
+    let frames = frames::read(set, &places, format.signed)?;
+    if frames.iter().any(|frame| matches!(frame.rescale, Ok(Rescale::Table(_)))) {
+        warnings.push("CT numbers by a modality table".into());
+    }
     let lossy = syntax.lossy || set.text(tags::LOSSY_IMAGE_COMPRESSION).as_deref() == Some("01");
     if lossy {
         warnings.push("lossy compression".into());
@@ -181,7 +163,7 @@ pub fn read(set: &DataSet<'_>, meta: &DataSet<'_>, transfer_syntax: &str) -> Res
         format,
         frames,
         identity: identity(set),
-        scanner: scanner(set, &image_type, lossy),
+        scanner: scanner(set, &places, lossy)?,
         warnings,
     })))
 }
@@ -260,101 +242,6 @@ fn pixel_format(set: &DataSet<'_>, warnings: &mut Vec<String>) -> Result<PixelFo
     })
 }
 
-/// Geometry and rescale of each frame. In an enhanced object they lie in the
-/// shared or the per-frame functional groups (PS3.3 C.7.6.16).
-fn frames(set: &DataSet<'_>, n_frames: usize) -> Result<Vec<Frame>, Fault> {
-    let shared = set.items(tags::SHARED_FUNCTIONAL_GROUPS)?;
-    let per_frame = set.items(tags::PER_FRAME_FUNCTIONAL_GROUPS)?;
-    if per_frame.is_empty() && shared.is_empty() {
-        if n_frames > 1 {
-            let why = format!("is {n_frames}, but there are no functional groups");
-            return Err(Fault::Attribute { name: "NumberOfFrames", why });
-        }
-        return Ok(vec![frame_of(&|_| Ok(Some(set.clone())))?]);
-    }
-    if per_frame.len() != n_frames {
-        let why = format!("is {n_frames}, but {} frames are described", per_frame.len());
-        return Err(Fault::Attribute { name: "NumberOfFrames", why });
-    }
-    per_frame.iter().map(|frame| frame_of(&|tag| group_of(frame, &shared, tag))).collect()
-}
-
-/// A functional group of a frame: its own, else the shared one.
-fn group_of<'a>(
-    frame: &DataSet<'a>,
-    shared: &[DataSet<'a>],
-    tag: TagNumber,
-) -> Result<Option<DataSet<'a>>, Fault> {
-    for groups in std::iter::once(frame).chain(shared) {
-        if let Some(group) = groups.items(tag)?.into_iter().next() {
-            return Ok(Some(group));
-        }
-    }
-    Ok(None)
-}
-
-fn frame_of<'a>(group: &dyn Fn(TagNumber) -> Result<Option<DataSet<'a>>, Fault>) -> Result<Frame, Fault> {
-    let numbers = |sequence, tag| Ok(group(sequence)?.map(|set| (set.get(tag).is_some(), set.numbers(tag))));
-    let position = exactly("ImagePositionPatient", numbers(tags::PLANE_POSITION, tags::IMAGE_POSITION)?);
-    let orientation =
-        exactly("ImageOrientationPatient", numbers(tags::PLANE_ORIENTATION, tags::IMAGE_ORIENTATION)?);
-    let spacing = exactly("PixelSpacing", numbers(tags::PIXEL_MEASURES, tags::PIXEL_SPACING)?).and_then(
-        |[row, col]: [f64; 2]| {
-            if (0.01..=50.0).contains(&row) && (0.01..=50.0).contains(&col) {
-                Ok(Spacing { row: Mm(row), col: Mm(col) })
-            } else {
-                Err(Fault::Attribute { name: "PixelSpacing", why: format!("is {row} x {col} mm") })
-            }
-        },
-    );
-    let number = |name, tag| -> Result<f64, Fault> {
-        match numbers(tags::PIXEL_VALUE_TRANSFORMATION, tag)? {
-            None | Some((false, _)) => Err(Fault::Rescale { name, why: "is missing" }),
-            Some((true, Some(values))) if values.len() == 1 => Ok(values[0]),
-            Some((true, _)) => Err(Fault::Rescale { name, why: "is not a number" }),
-        }
-    };
-    let rescale = number("RescaleSlope", tags::RESCALE_SLOPE).and_then(|slope| {
-        let intercept = number("RescaleIntercept", tags::RESCALE_INTERCEPT)?;
-        if slope == 0.0 {
-            return Err(Fault::Rescale { name: "RescaleSlope", why: "is 0" });
-        }
-        Ok(Rescale { slope, intercept })
-    });
-    Ok(Frame { position, orientation: orientation.and_then(orthogonal), spacing, rescale })
-}
-
-fn exactly<const N: usize>(
-    name: &'static str,
-    found: Option<(bool, Option<Vec<f64>>)>,
-) -> Result<[f64; N], Fault> {
-    match found {
-        None | Some((false, _)) => Err(missing(name)),
-        Some((true, None)) => Err(Fault::Attribute { name, why: "is not made of numbers".into() }),
-        Some((true, Some(values))) => {
-            let n_values = values.len();
-            let why = move |_| Fault::Attribute { name, why: format!("has {n_values} values, not {N}") };
-            values.try_into().map_err(why)
-        }
-    }
-}
-
-fn orthogonal(cosines: [f64; 6]) -> Result<[f64; 6], Fault> {
-    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>();
-    let (row, col) = cosines.split_at(3);
-    let sound = (dot(row, row) - 1.0).abs() < 0.01
-        && (dot(col, col) - 1.0).abs() < 0.01
-        && dot(row, col).abs() < 0.01;
-    if sound {
-        Ok(cosines)
-    } else {
-        Err(Fault::Attribute {
-            name: "ImageOrientationPatient",
-            why: "is not two perpendicular unit vectors".into(),
-        })
-    }
-}
-
 fn identity(set: &DataSet<'_>) -> Identity {
     let says = |tag| set.text(tag).is_some_and(|text| text.to_uppercase().contains("SYNTHETIC"));
     let named = set.text(tags::PATIENT_NAME).is_some_and(|name| name.starts_with("SYNTHETIC"));
@@ -382,19 +269,24 @@ fn age_years(text: &str) -> Option<i32> {
     }
 }
 
-fn scanner(set: &DataSet<'_>, image_type: &str, lossy: bool) -> Scanner {
-    let number = |tag| set.numbers(tag).and_then(|values| values.first().copied());
+/// What does not change inside an object is taken from its first frame.
+fn scanner(set: &DataSet<'_>, places: &[Places<'_, '_>], lossy: bool) -> Result<Scanner, Fault> {
+    let first = places.first().copied().unwrap_or(Places::Top(set));
     // Product names are short; a longer text was typed by somebody.
-    let product = |tag| set.text(tag).filter(|text| text.len() <= 64);
-    Scanner {
-        manufacturer: product(tags::MANUFACTURER),
-        model: product(tags::MANUFACTURER_MODEL_NAME),
-        kernel: product(tags::CONVOLUTION_KERNEL),
-        kvp: number(tags::KVP).map(|kvp| kvp as f32),
-        slice_thickness: number(tags::SLICE_THICKNESS).filter(|mm| *mm > 0.0).map(Mm),
-        image_type: image_type.split('\\').take(3).collect::<Vec<_>>().join("\\"),
+    let product = |text: Option<String>| text.filter(|text| text.len() <= 64);
+    let kernel = first.group(tags::CT_RECONSTRUCTION)?.and_then(|set| set.text(tags::CONVOLUTION_KERNEL));
+    let number = |sequence, tag| -> Result<Option<f64>, Fault> {
+        let values = first.group(sequence)?.and_then(|set| set.numbers(tag));
+        Ok(values.and_then(|values| values.first().copied()))
+    };
+    let slice_thickness = number(tags::PIXEL_MEASURES, tags::SLICE_THICKNESS)?;
+    Ok(Scanner {
+        manufacturer: product(set.text(tags::MANUFACTURER)),
+        model: product(set.text(tags::MANUFACTURER_MODEL_NAME)),
+        kernel: product(kernel),
+        kvp: number(tags::CT_XRAY_DETAILS, tags::KVP)?.map(|kvp| kvp as f32),
+        slice_thickness: slice_thickness.filter(|mm| *mm > 0.0).map(Mm),
         series_number: set.int(tags::SERIES_NUMBER),
-        acquisition_number: set.int(tags::ACQUISITION_NUMBER),
         lossy,
-    }
+    })
 }

@@ -5,8 +5,10 @@
 
 mod codestream;
 mod elements;
+pub mod frames;
 pub mod header;
 pub mod pixels;
+pub mod rescale;
 mod rle;
 mod syntax;
 mod tags;
@@ -20,8 +22,10 @@ use dicom::encoding::transfer_syntax::TransferSyntaxIndex;
 use dicom::transfer_syntax::TransferSyntaxRegistry;
 
 use self::elements::{DataSet, Encoding};
-pub use self::header::{Frame, Header, Rescale, Scanned, Scanner};
+pub use self::frames::Frame;
+pub use self::header::{Header, Scanned, Scanner};
 pub use self::pixels::{HuTable, stored_words};
+pub use self::rescale::Rescale;
 use crate::fault::Fault;
 
 /// Bytes read first: nearly every CT header is shorter.

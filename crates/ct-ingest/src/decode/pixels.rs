@@ -11,7 +11,8 @@ use dicom::encoding::transfer_syntax::TransferSyntaxIndex;
 use dicom::transfer_syntax::TransferSyntaxRegistry;
 
 use super::elements::Fragments;
-use super::header::{Header, PixelFormat, Rescale};
+use super::header::{Header, PixelFormat};
+use super::rescale::Rescale;
 use super::syntax::{self, Compression};
 use super::{codestream, rle};
 use crate::fault::Fault;
@@ -222,15 +223,15 @@ pub struct HuTable {
 
 impl HuTable {
     /// Computes the HU of every possible word.
-    pub fn new(format: PixelFormat, rescale: Rescale) -> Self {
+    pub fn new(format: PixelFormat, rescale: &Rescale) -> Self {
         let n_words = 1usize << format.bits_allocated;
         let mut hu = Vec::with_capacity(n_words);
         let mut is_padding = Vec::with_capacity(n_words);
         for word in 0..n_words {
             let value = value_of(word as u16, &format);
-            let exact = f64::from(value) * rescale.slope + rescale.intercept;
-            hu.push(exact as f32);
-            is_padding.push(is_padded(word as u16, value, &format) || (exact as f32) < OUTSIDE_CIRCLE_HU);
+            let exact = rescale.hu(value) as f32;
+            hu.push(exact);
+            is_padding.push(is_padded(word as u16, value, &format) || exact < OUTSIDE_CIRCLE_HU);
         }
         let of = |(hu, padded): (&f32, &bool)| if *padded { PADDING_HU } else { *hu };
         let filled = hu.iter().zip(&is_padding).map(of).collect();

@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 use ct_ingest::IngestError;
 use ct_ingest::dicom_run::{self, DicomRun};
 use ct_ingest::run::{Control, Event, Summary};
-use ct_ingest::settings::{Crop, Match, Select, Settings};
+use ct_ingest::settings::{Crop, Match, Select, SeriesRule, Settings};
 use diag_data::manifest::Layout;
 use diag_data::shard::ShardSet;
 use diag_data::slice::CtSlice;
@@ -27,13 +27,18 @@ pub const SIDE: usize = 64;
 #[derive(Clone, Debug)]
 pub struct Dicom {
     pub syntax: &'static str,
-    pub elements: BTreeMap<u32, (&'static str, Vec<u8>)>,
+    /// MediaStorageSOPClassUID, which is all that a DICOMDIR says of its kind.
+    pub media_class: Option<&'static str>,
+    pub elements: Elements,
 }
+
+/// Elements by tag: value representation and value.
+pub type Elements = BTreeMap<u32, (&'static str, Vec<u8>)>;
 
 impl Dicom {
     /// A 16-bit signed axial slice of a chest at height `z`, intercept -1024.
     pub fn chest(case: usize, z: f64) -> Self {
-        let mut dicom = Self { syntax: EXPLICIT_LITTLE, elements: BTreeMap::new() };
+        let mut dicom = Self { syntax: EXPLICIT_LITTLE, media_class: None, elements: Elements::new() };
         dicom.text(0x0008_0008, "CS", "ORIGINAL\\PRIMARY\\AXIAL");
         dicom.text(0x0008_0016, "UI", "1.2.840.10008.5.1.4.1.1.2");
         dicom.text(0x0008_0018, "UI", &format!("1.2.3.{case}.{}", (z * 10.0) as i64 + 100_000));
@@ -64,11 +69,7 @@ impl Dicom {
     }
 
     pub fn text(&mut self, tag: u32, vr: &'static str, value: &str) {
-        let mut bytes = value.as_bytes().to_vec();
-        if bytes.len() % 2 == 1 {
-            bytes.push(if vr == "UI" { 0 } else { b' ' });
-        }
-        self.elements.insert(tag, (vr, bytes));
+        self.elements.insert(tag, text(vr, value));
     }
 
     pub fn number(&mut self, tag: u32, vr: &'static str, value: u16) {
@@ -96,6 +97,9 @@ impl Dicom {
         if uid.len() % 2 == 1 {
             uid.push(0);
         }
+        if let Some(class) = self.media_class {
+            write_element(&mut file, EXPLICIT_LITTLE, 0x0002_0002, "UI", &text("UI", class).1);
+        }
         write_element(&mut file, EXPLICIT_LITTLE, 0x0002_0010, "UI", &uid);
         for (&tag, (vr, value)) in &self.elements {
             write_element(&mut file, self.syntax, tag, vr, value);
@@ -104,13 +108,57 @@ impl Dicom {
     }
 }
 
+/// The value of a text element, padded to an even length.
+pub fn text(vr: &'static str, value: &str) -> (&'static str, Vec<u8>) {
+    let mut bytes = value.as_bytes().to_vec();
+    if bytes.len() % 2 == 1 {
+        bytes.push(if vr == "UI" { 0 } else { b' ' });
+    }
+    (vr, bytes)
+}
+
+const ITEM: [u8; 4] = [0xFE, 0xFF, 0x00, 0xE0];
+const ITEM_END: [u8; 8] = [0xFE, 0xFF, 0x0D, 0xE0, 0, 0, 0, 0];
+const SEQUENCE_END: [u8; 8] = [0xFE, 0xFF, 0xDD, 0xE0, 0, 0, 0, 0];
+
+/// A sequence as an element of vr `SQ`, written in `syntax`; with `open` ends,
+/// lengths are undefined and delimiters close it and its items.
+pub fn sequence(syntax: &str, open: bool, items: &[Elements]) -> (&'static str, Vec<u8>) {
+    let swapped = |mark: &[u8]| -> Vec<u8> {
+        if syntax == EXPLICIT_BIG { vec![mark[1], mark[0], mark[3], mark[2]] } else { mark[..4].to_vec() }
+    };
+    let mut bytes = Vec::new();
+    for elements in items {
+        let mut item = Vec::new();
+        for (&tag, (vr, value)) in elements {
+            write_element(&mut item, syntax, tag, vr, value);
+        }
+        bytes.extend(swapped(&ITEM));
+        let length = if open { u32::MAX } else { item.len() as u32 };
+        bytes.extend(if syntax == EXPLICIT_BIG { length.to_be_bytes() } else { length.to_le_bytes() });
+        bytes.extend(item);
+        if open {
+            bytes.extend(swapped(&ITEM_END));
+            bytes.extend([0; 4]);
+        }
+    }
+    if open {
+        bytes.extend(swapped(&SEQUENCE_END));
+        bytes.extend([0; 4]);
+    }
+    (if open { "SQ open" } else { "SQ" }, bytes)
+}
+
+/// Writes one element. Numbers are given in little endian and swapped as the
+/// syntax asks; `SQ open` and `OB open` have an undefined length.
 fn write_element(file: &mut Vec<u8>, syntax: &str, tag: u32, vr: &str, value: &[u8]) {
     let big = syntax == EXPLICIT_BIG;
     let u16_bytes = |number: u16| if big { number.to_be_bytes() } else { number.to_le_bytes() };
     let u32_bytes = |number: u32| if big { number.to_be_bytes() } else { number.to_le_bytes() };
     file.extend(u16_bytes((tag >> 16) as u16));
     file.extend(u16_bytes(tag as u16));
-    let length = value.len() as u32;
+    let length = if vr.ends_with(" open") { u32::MAX } else { value.len() as u32 };
+    let vr = vr.trim_end_matches(" open");
     if syntax == IMPLICIT_LITTLE {
         file.extend(u32_bytes(length));
     } else {
@@ -215,6 +263,7 @@ pub fn with_control<T>(work: impl FnOnce(&Control<'_>) -> T) -> (T, Vec<String>)
 pub fn settings() -> Settings {
     Settings {
         select: Select::All,
+        series: SeriesRule::MostSlices,
         crop: Crop::None,
         window: HuWindow::LUNG,
         size: SIDE as u32,

@@ -24,7 +24,7 @@ fn hu_sha256(path: &std::path::Path) -> Result<String, Fault> {
     };
     let bytes = decode::read_file(path)?;
     let words = decode::stored_words(&decode::inflate(&bytes)?, &header, 0)?;
-    let hu = HuTable::new(header.format, header.frames[0].rescale.clone()?).hu(&words);
+    let hu = HuTable::new(header.format, &header.frames[0].rescale.clone()?).hu(&words);
     let bytes: Vec<u8> = hu.iter().flat_map(|hu| hu.to_le_bytes()).collect();
     Ok(diag_data::files::sha256_hex(&bytes))
 }

@@ -4,6 +4,10 @@
 mod bad_dicom;
 mod common;
 mod gate;
+mod grouping;
 mod hu;
 mod images;
+mod multiframe;
+mod rescale;
+mod tested;
 mod traps;

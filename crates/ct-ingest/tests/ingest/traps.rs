@@ -1,55 +1,9 @@
 //! The traps between a DICOM folder and true HU, one crafted series each. Every
 //! test fails without the handling that it names.
 
-use crate::common::{Cohort, Dicom, EXPLICIT_BIG, IMPLICIT_LITTLE, SIDE, chest_hu, rows, series, settings};
+use crate::common::{Dicom, EXPLICIT_BIG, IMPLICIT_LITTLE, SIDE, chest_hu, rows, settings};
+use crate::tested::{aside, changed, check_hu, run, used};
 use ct_ingest::settings::{Crop, Select, Settings};
-use diag_data::slice::CtSlice;
-
-const TABLE: &str = "case_id,label,split\ngood,normal,train\ntested,covid-19,test\n";
-
-fn run(tested: &[Vec<u8>], settings: Settings) -> (Cohort, Vec<String>) {
-    let cohort = Cohort::new();
-    cohort.label(TABLE);
-    // Other pixels than the tested case has: equal ones would be a leak.
-    let mut good = series(1);
-    for slice in &mut good {
-        slice.stored(&slice.stored_values().iter().map(|value| value + 5).collect::<Vec<_>>());
-    }
-    cohort.write("good", &good);
-    cohort.write_files("tested", tested);
-    let (result, codes) = cohort.run(settings);
-    result.unwrap();
-    assert_eq!(rows(&cohort.shards(), "good").len(), 6, "the other case is untouched");
-    (cohort, codes)
-}
-
-fn changed(change: impl Fn(&mut Vec<Dicom>)) -> Vec<Vec<u8>> {
-    let mut tested = series(2);
-    change(&mut tested);
-    tested.iter().map(Dicom::bytes).collect()
-}
-
-/// The case is used, and its rows are returned.
-#[track_caller]
-fn used(change: impl Fn(&mut Vec<Dicom>)) -> Vec<CtSlice> {
-    let (cohort, codes) = run(&changed(change), settings());
-    assert_eq!(codes, Vec::<String>::new());
-    rows(&cohort.shards(), "tested")
-}
-
-/// The case is set aside for one reason.
-#[track_caller]
-fn aside(change: impl Fn(&mut Vec<Dicom>), code: &str) {
-    let (cohort, codes) = run(&changed(change), settings());
-    assert_eq!(codes, [code]);
-    assert_eq!(rows(&cohort.shards(), "tested").len(), 0);
-}
-
-#[track_caller]
-fn check_hu(rows: &[CtSlice], lowest_z: f64) {
-    let hu = rows[0].hu.as_ref().unwrap();
-    assert_eq!(hu, &chest_hu(lowest_z).to_vec());
-}
 
 #[test]
 fn slices_are_ordered_by_position_not_by_file_or_number() {
@@ -94,7 +48,6 @@ fn a_rescale_that_is_not_certain_is_refused() {
     aside(|series| series[3].text(0x0028_1053, "DS", "one"), "rescale");
     aside(|series| series[3].text(0x0028_1053, "DS", "0"), "rescale");
     aside(|series| series[3].text(0x0028_1053, "DS", "NaN"), "rescale");
-    aside(|series| series[3].text(0x0028_3000, "SQ", ""), "rescale");
 }
 
 #[test]
@@ -218,27 +171,6 @@ fn what_is_no_slice_of_the_stack_is_left_out() {
 }
 
 #[test]
-fn of_several_series_the_longest_is_used_and_said_so() {
-    let (cohort, codes) = run(
-        &changed(|series| {
-            for i in 0..3 {
-                let mut other = Dicom::chest(2, f64::from(i));
-                other.text(0x0020_000E, "UI", "1.2.5.99");
-                series.insert(0, other);
-            }
-        }),
-        settings(),
-    );
-    assert_eq!(codes, Vec::<String>::new());
-    assert_eq!(rows(&cohort.shards(), "tested").len(), 6);
-    let set = diag_data::shard::ShardSet::open(&cohort.shards()).unwrap();
-    assert_eq!(set.manifest().flow.series.set_aside.values().sum::<u64>(), 1);
-    assert!(
-        set.cases().unwrap().iter().any(|case| case.warnings.iter().any(|w| w.contains("2 axial series")))
-    );
-}
-
-#[test]
 fn a_repeated_file_is_dropped_and_a_clash_refused() {
     let rows = used(|series| series.push(series[2].clone()));
     assert_eq!(rows.len(), 6);
@@ -255,23 +187,6 @@ fn a_repeated_file_is_dropped_and_a_clash_refused() {
 }
 
 #[test]
-fn two_acquisitions_in_one_series_are_told_apart() {
-    let rows = used(|series| {
-        for slice in series.iter_mut() {
-            slice.text(0x0020_0012, "IS", "1");
-        }
-        for (i, mut slice) in series.clone().into_iter().take(4).enumerate() {
-            slice.text(0x0020_0012, "IS", "2");
-            slice.text(0x0008_0018, "UI", &format!("1.2.3.77.{i}"));
-            slice.stored(&slice.stored_values().iter().map(|value| value + 7).collect::<Vec<_>>());
-            series.push(slice);
-        }
-    });
-    assert_eq!(rows.len(), 6);
-    check_hu(&rows, -30.0);
-}
-
-#[test]
 fn a_gap_is_recorded_and_refused_when_strict() {
     let gap = |series: &mut Vec<Dicom>| drop(series.remove(3));
     let rows = used(gap);
@@ -279,17 +194,6 @@ fn a_gap_is_recorded_and_refused_when_strict() {
     assert_eq!(rows[3].provenance.warnings, ["gap of 10.0 mm below"]);
     let (_, codes) = run(&changed(gap), Settings { strict: true, ..settings() });
     assert_eq!(codes, ["gaps"]);
-}
-
-#[test]
-fn a_tilt_is_measured() {
-    let rows = used(|series| {
-        for (i, slice) in series.iter_mut().enumerate() {
-            let z = -30.0 + 5.0 * i as f64;
-            slice.text(0x0020_0032, "DS", &format!("-176\\{}\\{z}", -176.0 + 5.0 * i as f64));
-        }
-    });
-    assert!((rows[0].geometry.tilt_deg.unwrap() - 45.0).abs() < 0.1);
 }
 
 #[test]
