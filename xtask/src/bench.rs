@@ -39,8 +39,8 @@ fn train() -> Result<(), Failure> {
     let python = std::env::var("COVID19_DIAG_PYTHON").unwrap_or_else(|_| "python3".into());
     for threads in ["1", "2"] {
         for _ in 0..ROUNDS {
-            measure(Command::new(&ours).args([threads, "5"]))?;
-            measure(Command::new(&python).arg(&theirs).args([threads, "5"]))?;
+            measure(Command::new(&ours).args(["train", threads, "5"]))?;
+            measure(Command::new(&python).arg(&theirs).args(["train", threads, "5"]))?;
         }
     }
     Ok(())

@@ -1,6 +1,8 @@
-"""Times the training step of examples/step_bench.rs in PyTorch, channels last.
+"""Times what examples/step_bench.rs does in PyTorch, channels last.
 
-usage: step_torch.py [threads] [steps]
+usage: step_torch.py [train|infer|train-bf16|infer-bf16] [threads] [steps] [batch]
+
+bf16 is autocast: weights and optimiser stay f32.
 """
 
 import resource
@@ -47,26 +49,39 @@ class ResNet18(nn.Module):
 
 
 def main():
-    threads = int(sys.argv[1]) if len(sys.argv) > 1 else 1
-    steps = int(sys.argv[2]) if len(sys.argv) > 2 else 5
+    mode = sys.argv[1] if len(sys.argv) > 1 else "train"
+    threads, steps, batch = (int(arg) for arg in (sys.argv[2:] + ["1", "5", "16"][len(sys.argv) - 2 :]))
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    net = ResNet18().train().to(memory_format=torch.channels_last)
-    x = torch.randn(16, 1, 224, 224).to(memory_format=torch.channels_last)
-    label = torch.arange(16) % 3
+    net = ResNet18().to(memory_format=torch.channels_last)
+    x = torch.randn(batch, 1, 224, 224).to(memory_format=torch.channels_last)
+    label = torch.arange(batch) % 3
     optimiser = torch.optim.AdamW(net.parameters(), lr=1e-4)
-    best_wall = best_cpu = float("inf")
-    for _ in range(steps):
-        wall, cpu = time.perf_counter(), time.process_time()
-        loss = F.cross_entropy(net(x), label)
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=mode.endswith("bf16"))
+
+    def train():
+        with autocast:
+            loss = F.cross_entropy(net(x), label)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
+
+    @torch.inference_mode()
+    def infer():
+        with autocast:
+            net(x)
+
+    net.train(mode.startswith("train"))
+    step = train if mode.startswith("train") else infer
+    best_wall = best_cpu = float("inf")
+    for _ in range(steps):
+        wall, cpu = time.perf_counter(), time.process_time()
+        step()
         best_wall = min(best_wall, time.perf_counter() - wall)
         best_cpu = min(best_cpu, time.process_time() - cpu)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(
-        f"PyTorch {torch.__version__} threads {threads}: wall {best_wall * 1e3:.0f} ms, "
+        f"PyTorch {torch.__version__} {mode} batch {batch} threads {threads}: wall {best_wall * 1e3:.0f} ms, "
         f"cpu {best_cpu * 1e3:.0f} ms, peak {peak:.0f} MiB"
     )
 

@@ -245,6 +245,12 @@ impl<T: Element> Feature<T> {
         Ok(Self { token, values, gradient, dims, order })
     }
 
+    /// The result of an op outside any graph.
+    pub(crate) fn constant(values: Buffer<T>, dims: Dims, order: Order) -> Result<Self> {
+        let token = Tensor::zeros((), DType::F32, &Device::Cpu)?;
+        Ok(Self { token, values: Arc::new(values), gradient: GradientSlot::new(), dims, order })
+    }
+
     /// The result of an op with one input; `backward` turns the gradient of the
     /// result into that of the input.
     pub(crate) fn produce_from(

@@ -6,6 +6,7 @@ mod blocks;
 mod correlation;
 #[cfg(target_arch = "x86_64")]
 mod direct;
+mod folded;
 mod general;
 #[cfg(target_arch = "x86_64")]
 mod packing;
@@ -13,9 +14,13 @@ mod packing;
 mod weight_gradient;
 #[cfg(target_arch = "x86_64")]
 mod winograd;
+#[cfg(target_arch = "x86_64")]
+mod write;
 
 #[cfg(target_arch = "x86_64")]
 pub use winograd::set_winograd;
+
+pub use folded::FoldedConv2d;
 
 use std::sync::Arc;
 

@@ -6,6 +6,8 @@
 pub(crate) mod direct;
 pub(crate) mod gemm;
 pub(crate) mod lanes;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod outer;
 pub(crate) mod pooling;
 #[cfg(target_arch = "x86_64")]
 mod vector;

@@ -28,7 +28,7 @@ pub use activation::Activation;
 pub use buffer::release_buffers;
 #[cfg(target_arch = "x86_64")]
 pub use conv::set_winograd;
-pub use conv::{Conv2dSpec, conv2d};
+pub use conv::{Conv2dSpec, FoldedConv2d, conv2d};
 pub use error::OpError;
 pub use linear::linear;
 pub use norm::{Act, RunningStats, batch_norm};

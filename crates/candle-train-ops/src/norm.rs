@@ -10,7 +10,7 @@ use crate::{
     activation::{BLOCK, Dims, Feature, GradientSlot, Kept, Repr, token_gradient, token_storage},
     buffer::Buffer,
     element::{Element, check_kind, check_shape, with_values},
-    kernels::lanes::{self, Lanes},
+    kernels::lanes::{self, Bounds, Lanes},
 };
 
 const OP: &str = "batch_norm";
@@ -82,6 +82,25 @@ pub enum Act {
     Identity,
     /// `max(x, 0)`, with gradient 0 at 0.
     Relu,
+    /// `min(max(x, 0), 6)`, with gradient 0 at 0 and 6.
+    Relu6,
+}
+
+impl Act {
+    /// The smallest and the largest result.
+    pub(crate) fn bounds<T: Element>(self) -> Bounds<T> {
+        let (lo, hi) = match self {
+            Self::Identity => (f64::NEG_INFINITY, f64::INFINITY),
+            Self::Relu => (0.0, f64::INFINITY),
+            Self::Relu6 => (0.0, 6.0),
+        };
+        (T::from_f64(lo), T::from_f64(hi))
+    }
+}
+
+/// What a normalised number is multiplied by: `gamma / sqrt(var + 1e-5)`.
+pub(crate) fn scale(gamma: f64, var: f64) -> f64 {
+    gamma / (var + EPSILON).sqrt()
 }
 
 /// `act((x - mean) / sqrt(var + 1e-5) * gamma + beta + residual)`.
@@ -195,7 +214,7 @@ fn feature<T: Element>(
                 statistics,
                 input: x.clone_without_token(),
                 residual: residual.as_ref().map(|residual| Arc::clone(&residual.gradient)),
-                relu_result: (act == Act::Relu).then(|| Arc::clone(y)),
+                clamped: (act != Act::Identity).then(|| (Arc::clone(y), act.bounds())),
                 output,
             },
         )
@@ -312,7 +331,7 @@ impl Channels {
             let group = index % self.n_groups();
             let residual = residual.map_or(&[][..], |r| &r[index * plane_len..][..plane_len]);
             let (scale, offset) = (self.lanes(group, scale), self.lanes(group, offset));
-            lanes::normalise(y, x, residual, &scale, &offset, act == Act::Relu);
+            lanes::normalise(y, x, residual, &scale, &offset, act.bounds());
         });
         y
     }
@@ -324,8 +343,8 @@ struct BatchNorm<T: Element> {
     statistics: Statistics,
     input: Kept<T>,
     residual: Option<Arc<GradientSlot<T>>>,
-    /// The result, kept where a ReLU followed: positive where the gradient passes.
-    relu_result: Option<Arc<Buffer<T>>>,
+    /// The result and its bounds where it has some: the gradient passes inside them.
+    clamped: Option<(Arc<Buffer<T>>, Bounds<T>)>,
     output: Arc<GradientSlot<T>>,
 }
 
@@ -421,11 +440,11 @@ impl<T: Element> CustomOp3 for BatchNorm<T> {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let channels = self.layout.dims.c;
         let mut dy = self.output.take(OP)?;
-        if let Some(y) = &self.relu_result {
+        if let Some((y, bounds)) = &self.clamped {
             let plane_len = self.layout.plane_len();
             dy.par_chunks_mut(plane_len)
                 .zip(y.par_chunks(plane_len))
-                .for_each(|(dy, y)| lanes::relu_backward(dy, y));
+                .for_each(|(dy, y)| lanes::clamp_backward(dy, y, *bounds));
         }
         let sums = self.sums(&dy);
         let affine_gradient = affine

@@ -63,9 +63,18 @@ fn max_pool_feature<T: Element>(x: &Feature<T>, window: Window) -> Result<Featur
     let (input, order) = (x.dims, x.order);
     let pool = Planes { input, output, window };
     let mut y = Buffer::unspecified(output.count());
+    let block = order.block();
+    if !x.token.track_op() {
+        y.par_chunks_mut(output.h * output.w * block)
+            .zip(x.values.par_chunks(input.h * input.w * block))
+            .for_each(|(y, x)| match order {
+                Order::Plain => pooling::maximum_alone::<T, 1>(pool, y, x),
+                Order::Blocked => pooling::maximum_alone::<T, BLOCK>(pool, y, x),
+            });
+        return Feature::constant(y, output, order);
+    }
     // Which tap won, per output number.
     let mut winners = vec![0u32; output.count()];
-    let block = order.block();
     y.par_chunks_mut(output.h * output.w * block)
         .zip(winners.par_chunks_mut(output.h * output.w * block))
         .zip(x.values.par_chunks(input.h * input.w * block))

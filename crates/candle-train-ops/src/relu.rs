@@ -6,7 +6,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use crate::{
-    Activation,
+    Act, Activation,
     activation::{CHUNK, Feature, GradientSlot, dispatch, token_gradient, token_storage},
     buffer::Buffer,
     element::Element,
@@ -49,7 +49,7 @@ impl<T: Element> CustomOp1 for Relu<T> {
         gradient
             .par_chunks_mut(CHUNK)
             .zip(self.result.par_chunks(CHUNK))
-            .for_each(|(gradient, y)| lanes::relu_backward(gradient, y));
+            .for_each(|(gradient, y)| lanes::clamp_backward(gradient, y, Act::Relu.bounds()));
         self.input.add(gradient);
         token_gradient()
     }

@@ -4,7 +4,7 @@ use candle_core::Result;
 use candle_train_ops::{Act, Activation, max_pool2d};
 use serde::{Deserialize, Serialize};
 
-use crate::parameters::{Builder, Conv, Norm};
+use crate::parameters::{Builder, ConvNorm};
 
 /// Which feature extractor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,8 +44,7 @@ impl Backbone {
 
 /// A stem and four stages.
 pub(crate) struct ResidualNet {
-    stem: Conv,
-    stem_norm: Norm,
+    stem: ConvNorm,
     pools: bool,
     stages: Vec<Vec<BasicBlock>>,
 }
@@ -56,8 +55,8 @@ impl ResidualNet {
         // Both stems divide the image by 4: the tiny one by its stride, so that no
         // full-resolution map is ever made; ResNet's by stride 2 and a pool.
         let pools = backbone == Backbone::ResNet18;
-        let stem = builder.conv("conv1", (1, channels[0]), 7, if pools { 2 } else { 4 })?;
-        let stem_norm = builder.norm("bn1", channels[0])?;
+        let stride = if pools { 2 } else { 4 };
+        let stem = builder.conv_norm(("conv1", "bn1"), (1, channels[0]), 7, stride)?;
         let mut stages = Vec::new();
         let mut inputs = channels[0];
         for (s, &outputs) in channels.iter().enumerate() {
@@ -70,12 +69,19 @@ impl ResidualNet {
             }
             stages.push(blocks);
         }
-        Ok(Self { stem, stem_norm, pools, stages })
+        Ok(Self { stem, pools, stages })
+    }
+
+    /// A copy for inference, without a graph.
+    pub fn folded(&self) -> Result<Self> {
+        let stage = |stage: &Vec<BasicBlock>| stage.iter().map(BasicBlock::folded).collect();
+        let stages = self.stages.iter().map(stage).collect::<Result<_>>()?;
+        Ok(Self { stem: self.stem.folded()?, pools: self.pools, stages })
     }
 
     /// The output of every stage, at 1/4, 1/8, 1/16 and 1/32 of the image.
     pub fn forward(&self, x: &Activation, train: bool) -> Result<Vec<Activation>> {
-        let mut x = self.stem_norm.forward(&self.stem.forward(x)?, None, Act::Relu, train)?;
+        let mut x = self.stem.forward(x, None, Act::Relu, train)?;
         if self.pools {
             x = max_pool2d(&x, 3, 2, 1)?;
         }
@@ -91,36 +97,42 @@ impl ResidualNet {
 }
 
 struct BasicBlock {
-    conv1: Conv,
-    bn1: Norm,
-    conv2: Conv,
-    bn2: Norm,
-    downsample: Option<(Conv, Norm)>,
+    first: ConvNorm,
+    second: ConvNorm,
+    downsample: Option<ConvNorm>,
 }
 
 impl BasicBlock {
     fn new(builder: &mut Builder, name: &str, io: (usize, usize), stride: usize) -> Result<Self> {
         let (inputs, outputs) = io;
-        let conv1 = builder.conv(&format!("{name}.conv1"), (inputs, outputs), 3, stride)?;
-        let bn1 = builder.norm(&format!("{name}.bn1"), outputs)?;
-        let conv2 = builder.conv(&format!("{name}.conv2"), (outputs, outputs), 3, 1)?;
-        let bn2 = builder.norm(&format!("{name}.bn2"), outputs)?;
+        let names = |conv: &str, norm: &str| (format!("{name}.{conv}"), format!("{name}.{norm}"));
+        let mut layer = |(conv, norm): (String, String), io, kernel, stride| {
+            builder.conv_norm((&conv, &norm), io, kernel, stride)
+        };
+        let first = layer(names("conv1", "bn1"), (inputs, outputs), 3, stride)?;
+        let second = layer(names("conv2", "bn2"), (outputs, outputs), 3, 1)?;
         let downsample = if stride > 1 || inputs != outputs {
-            let conv = builder.conv(&format!("{name}.downsample.0"), (inputs, outputs), 1, stride)?;
-            Some((conv, builder.norm(&format!("{name}.downsample.1"), outputs)?))
+            Some(layer(names("downsample.0", "downsample.1"), (inputs, outputs), 1, stride)?)
         } else {
             None
         };
-        Ok(Self { conv1, bn1, conv2, bn2, downsample })
+        Ok(Self { first, second, downsample })
+    }
+
+    fn folded(&self) -> Result<Self> {
+        Ok(Self {
+            first: self.first.folded()?,
+            second: self.second.folded()?,
+            downsample: self.downsample.as_ref().map(ConvNorm::folded).transpose()?,
+        })
     }
 
     fn forward(&self, x: &Activation, train: bool) -> Result<Activation> {
-        let y = self.bn1.forward(&self.conv1.forward(x)?, None, Act::Relu, train)?;
-        let y = self.conv2.forward(&y)?;
+        let y = self.first.forward(x, None, Act::Relu, train)?;
         let shortcut = match &self.downsample {
-            Some((conv, norm)) => norm.forward(&conv.forward(x)?, None, Act::Identity, train)?,
+            Some(downsample) => downsample.forward(x, None, Act::Identity, train)?,
             None => x.clone(),
         };
-        self.bn2.forward(&y, Some(&shortcut), Act::Relu, train)
+        self.second.forward(&y, Some(&shortcut), Act::Relu, train)
     }
 }

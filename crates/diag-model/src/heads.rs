@@ -8,7 +8,7 @@
 use candle_core::{Result, Tensor};
 use candle_train_ops::{Act, Activation};
 
-use crate::parameters::{Builder, Conv, Linear, Norm};
+use crate::parameters::{Builder, ConvNorm, Linear};
 
 /// Name of the head whose probabilities are the network's answer.
 pub const FINAL_HEAD: &str = "final";
@@ -73,6 +73,15 @@ impl Heads {
         Ok(Self { sides, final_linear, fusion })
     }
 
+    /// A copy for inference, without a graph.
+    pub fn folded(&self) -> Result<Self> {
+        Ok(Self {
+            sides: self.sides.iter().map(SideHead::folded).collect::<Result<_>>()?,
+            final_linear: self.final_linear.detached(),
+            fusion: self.fusion.as_ref().map(Tensor::detach),
+        })
+    }
+
     pub fn names(&self) -> Vec<String> {
         let sides = self.sides.iter().map(|side| side.name.clone());
         sides.chain([FINAL_HEAD.to_owned()]).collect()
@@ -99,21 +108,25 @@ impl Heads {
 
 struct SideHead {
     name: String,
-    conv: Conv,
-    norm: Norm,
+    conv: ConvNorm,
     linear: Linear,
 }
 
 impl SideHead {
     fn new(builder: &mut Builder, name: String, channels: usize, n_classes: usize) -> Result<Self> {
-        let conv = builder.conv(&format!("heads.{name}.conv"), (channels, channels), 1, 1)?;
-        let norm = builder.norm(&format!("heads.{name}.bn"), channels)?;
+        let names = (format!("heads.{name}.conv"), format!("heads.{name}.bn"));
+        let conv = builder.conv_norm((&names.0, &names.1), (channels, channels), 1, 1)?;
         let linear = builder.linear(&format!("heads.{name}.fc"), channels, n_classes)?;
-        Ok(Self { name, conv, norm, linear })
+        Ok(Self { name, conv, linear })
+    }
+
+    fn folded(&self) -> Result<Self> {
+        let (conv, linear) = (self.conv.folded()?, self.linear.detached());
+        Ok(Self { name: self.name.clone(), conv, linear })
     }
 
     fn forward(&self, stage: &Activation, train: bool) -> Result<Tensor> {
-        let y = self.norm.forward(&self.conv.forward(stage)?, None, Act::Relu, train)?;
+        let y = self.conv.forward(stage, None, Act::Relu, train)?;
         self.linear.forward(&y.global_avg_pool()?)
     }
 }

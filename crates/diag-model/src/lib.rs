@@ -24,5 +24,5 @@ pub use backbone::Backbone;
 pub use error::ModelError;
 pub use heads::{FINAL_HEAD, HeadLogits, softmax};
 pub use loss::{Loss, LossSpec, LossTerms};
-pub use network::{LoadReport, Network, NetworkSpec};
+pub use network::{FoldedNetwork, LoadReport, Network, NetworkSpec};
 pub use saved::{FORMAT_VERSION, InputSpec, ModelCard, SavedModel};

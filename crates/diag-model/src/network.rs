@@ -45,6 +45,28 @@ pub struct Network {
     parameters: Parameters,
 }
 
+/// A network frozen for inference; [`Network::folded`] makes it.
+pub struct FoldedNetwork {
+    backbone: ResidualNet,
+    heads: Heads,
+}
+
+impl FoldedNetwork {
+    /// Computes the logits of every head, as [`Network::forward_t`] without training
+    /// does up to rounding.
+    ///
+    /// # Shapes
+    /// - `image_nchw`: `[N, 1, H, W]` f32 in [-1, 1]; H, W at least 32
+    /// - result: each head `[N, K]`, unnormalised, shallowest first
+    ///
+    /// # Errors
+    /// Another shape or dtype.
+    pub fn forward(&self, image_nchw: &Tensor) -> Result<HeadLogits> {
+        let stages = self.backbone.forward(&Activation::from_nchw(image_nchw)?, false)?;
+        self.heads.forward(&stages, false)
+    }
+}
+
 /// What a partial load did, line by line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LoadReport {
@@ -86,6 +108,15 @@ impl Network {
     pub fn forward_t(&self, image_nchw: &Tensor, train: bool) -> Result<HeadLogits> {
         let stages = self.backbone.forward(&Activation::from_nchw(image_nchw)?, train)?;
         self.heads.forward(&stages, train)
+    }
+
+    /// A copy for inference: every batch normalisation folded into its convolution at the
+    /// present weights and running statistics, no graph.
+    ///
+    /// # Errors
+    /// A network in f64.
+    pub fn folded(&self) -> Result<FoldedNetwork> {
+        Ok(FoldedNetwork { backbone: self.backbone.folded()?, heads: self.heads.folded()? })
     }
 
     /// What was built.

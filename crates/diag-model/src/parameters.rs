@@ -1,7 +1,7 @@
 //! Named weights, drawn from a seed.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
-use candle_train_ops::{Act, Activation, Conv2dSpec, RunningStats, batch_norm, conv2d, linear};
+use candle_train_ops::{Act, Activation, Conv2dSpec, FoldedConv2d, RunningStats, batch_norm, conv2d, linear};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -28,7 +28,7 @@ impl Builder {
     }
 
     /// Convolution without bias, `NAME.weight`: He et al. 2015, fan-out, as torchvision.
-    pub fn conv(&mut self, name: &str, io: (usize, usize), kernel: usize, stride: usize) -> Result<Conv> {
+    fn conv(&mut self, name: &str, io: (usize, usize), kernel: usize, stride: usize) -> Result<Conv> {
         let (inputs, outputs) = io;
         let deviation = (2.0 / (outputs * kernel * kernel) as f64).sqrt();
         let weight = self.draw(format!("{name}.weight"), &[outputs, inputs, kernel, kernel], |rng| {
@@ -38,12 +38,24 @@ impl Builder {
     }
 
     /// Batch normalisation: weight 1, bias 0, as torchvision.
-    pub fn norm(&mut self, name: &str, channels: usize) -> Result<Norm> {
+    fn norm(&mut self, name: &str, channels: usize) -> Result<Norm> {
         let gamma = self.draw(format!("{name}.weight"), &[channels], |_| 1.0)?;
         let beta = self.draw(format!("{name}.bias"), &[channels], |_| 0.0)?;
         let stats = RunningStats::new(channels);
         self.parameters.stats.push((name.to_owned(), stats.clone()));
         Ok(Norm { gamma, beta, stats })
+    }
+
+    /// Convolution `CONV.weight` followed by batch normalisation `NORM.weight`, `NORM.bias`.
+    pub fn conv_norm(
+        &mut self,
+        (conv, norm): (&str, &str),
+        io: (usize, usize),
+        kernel: usize,
+        stride: usize,
+    ) -> Result<ConvNorm> {
+        let conv = self.conv(conv, io, kernel, stride)?;
+        Ok(ConvNorm { conv, norm: self.norm(norm, io.1)?, folded: None })
     }
 
     /// Linear layer: uniform in ±1/√inputs, as PyTorch.
@@ -77,25 +89,36 @@ impl Builder {
     }
 }
 
-pub(crate) struct Conv {
+#[derive(Clone)]
+struct Conv {
     weight: Tensor,
     spec: Conv2dSpec,
 }
 
-impl Conv {
-    pub fn forward(&self, x: &Activation) -> Result<Activation> {
-        conv2d(x, &self.weight, self.spec)
-    }
-}
-
-pub(crate) struct Norm {
+#[derive(Clone)]
+struct Norm {
     gamma: Tensor,
     beta: Tensor,
     stats: RunningStats,
 }
 
-impl Norm {
-    /// Normalises, adds the residual if there is one, and applies `act`, in one pass.
+/// Convolution and batch normalisation.
+pub(crate) struct ConvNorm {
+    conv: Conv,
+    norm: Norm,
+    /// Both in one, for inference.
+    folded: Option<FoldedConv2d>,
+}
+
+impl ConvNorm {
+    /// A copy for inference: folded at the present weights, without a graph.
+    pub fn folded(&self) -> Result<Self> {
+        let (Conv { weight, spec }, Norm { gamma, beta, stats }) = (&self.conv, &self.norm);
+        let folded = FoldedConv2d::new(weight, gamma, beta, stats, *spec)?;
+        Ok(Self { conv: self.conv.clone(), norm: self.norm.clone(), folded: Some(folded) })
+    }
+
+    /// Convolves, normalises, adds the residual if there is one, and applies `act`.
     pub fn forward(
         &self,
         x: &Activation,
@@ -103,7 +126,12 @@ impl Norm {
         act: Act,
         train: bool,
     ) -> Result<Activation> {
-        batch_norm(x, &self.gamma, &self.beta, &self.stats, residual, act, train)
+        if let Some(folded) = &self.folded {
+            return folded.forward(x, residual, act);
+        }
+        let x = conv2d(x, &self.conv.weight, self.conv.spec)?;
+        let Norm { gamma, beta, stats } = &self.norm;
+        batch_norm(&x, gamma, beta, stats, residual, act, train)
     }
 }
 
@@ -113,6 +141,11 @@ pub(crate) struct Linear {
 }
 
 impl Linear {
+    /// A copy without a graph.
+    pub fn detached(&self) -> Self {
+        Self { weight: self.weight.detach(), bias: self.bias.detach() }
+    }
+
     pub fn forward(&self, x_nc: &Tensor) -> Result<Tensor> {
         linear(x_nc, &self.weight, &self.bias)
     }

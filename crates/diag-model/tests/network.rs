@@ -101,6 +101,25 @@ fn a_backbone_starts_the_same_with_and_without_side_heads() {
 }
 
 #[test]
+fn a_folded_network_answers_the_same() {
+    for backbone in [Backbone::Tiny, Backbone::ResNet18] {
+        let network = Network::new(&spec(backbone, true), 3).unwrap();
+        // Running statistics that are not those of a fresh network.
+        network.forward_t(&images(3, 64, DType::F32), true).unwrap();
+        let image_nchw = images(2, 64, DType::F32);
+        let folded = network.folded().unwrap().forward(&image_nchw).unwrap();
+        let want = network.forward_t(&image_nchw, false).unwrap();
+        for ((name, got), (_, want)) in folded.iter().zip(want.iter()) {
+            assert!(!got.track_op(), "{name} keeps a graph");
+            let largest = want.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+            let difference = (got - want).unwrap().abs().unwrap().max_all().unwrap();
+            let difference = difference.to_scalar::<f32>().unwrap();
+            assert!(difference <= 1e-4 * largest.max(1.0), "{name}: off by {difference} of {largest}");
+        }
+    }
+}
+
+#[test]
 fn a_saved_model_answers_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let (card_path, weights_path) =

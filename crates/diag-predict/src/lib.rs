@@ -51,13 +51,14 @@ pub fn predict(job: &PredictJob) -> Result<StudyReport, PredictError> {
     let model = SavedModel::read(&run.model(), &run.weights())?;
     let settings = settings(&model.card.input)?;
     let case = read_study(&job.study, &settings)?;
+    let network = model.network.folded()?;
     let labels = model.card.labels.names().to_vec();
     let (height, width) = (settings.size as usize, settings.size as usize);
     let mut slices = Vec::with_capacity(case.slices.len());
     for batch in case.slices.chunks(BATCH_SIZE) {
         let images = batch.iter().map(|slice| slice.pixels.as_slice());
         let image_nchw = input::from_grey(images, height, width)?;
-        let logits = model.network.forward_t(&image_nchw, false)?;
+        let logits = network.forward(&image_nchw)?;
         let Some(logits_nk) = logits.get(FINAL_HEAD) else {
             return Err(PredictError::Settings { key: "heads" });
         };

@@ -32,13 +32,14 @@ pub(crate) fn infer(
 ) -> Result<Option<Inference>, TrainError> {
     let mut predictions = Vec::with_capacity(items.len());
     let mut mean = MeanLoss::default();
+    let network = network.folded()?;
     for batch in items.chunks(BATCH_SIZE) {
         if stop.load(Ordering::Relaxed) {
             return Ok(None);
         }
         let images = batch.iter().map(|&item| dataset.pixels(item));
         let image_nchw = input::from_grey(images, dataset.height, dataset.width)?;
-        let logits = network.forward_t(&image_nchw, false)?.detach();
+        let logits = network.forward(&image_nchw)?;
         if let Some(loss) = loss {
             let label_n: Vec<usize> = batch.iter().map(|&item| dataset.items[item].label.index()).collect();
             mean.add(&loss.terms(&logits, &label_n)?.record()?, batch.len());

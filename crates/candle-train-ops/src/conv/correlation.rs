@@ -11,6 +11,7 @@ use crate::{
         Geometry,
         blocks::{Blocks, Padding},
         packing::input_block,
+        write::Write,
     },
     kernels::{
         VectorWidth,
@@ -167,14 +168,14 @@ impl Correlation {
         }
     }
 
-    /// Writes (or adds to) `target`; `weight` is packed for this direction.
+    /// Writes `target`; `weight` is packed for this direction.
     pub(super) fn run(
         &self,
         width: VectorWidth,
         source: &[f32],
         weight: &[f32],
         target: &mut [f32],
-        accumulate: bool,
+        write: Write<'_>,
     ) {
         let padded_len = self.padding.around(self.source).len();
         let per_group = (IMAGE_GROUP_LEN / padded_len).clamp(1, self.n_images.div_ceil(MIN_TASKS));
@@ -193,6 +194,7 @@ impl Correlation {
             let n_images = per_group.min(self.n_images - images);
             let source = &source[images * self.source.len()..][..n_images * self.source.len()];
             let blocks = task % splits * task_blocks..(task % splits + 1) * task_blocks;
+            let write = write.part(task * task_len, target.len());
             if self.padding.any() {
                 let mut padded = Buffer::unspecified(n_images * padded_len);
                 for (padded, image) in
@@ -200,9 +202,9 @@ impl Correlation {
                 {
                     self.padding.pad(self.source, image, padded);
                 }
-                self.run_group(width, &padded, weight, target, blocks, accumulate);
+                self.run_group(width, &padded, weight, target, blocks, write);
             } else {
-                self.run_group(width, source, weight, target, blocks, accumulate);
+                self.run_group(width, source, weight, target, blocks, write);
             }
         });
     }
@@ -215,10 +217,11 @@ impl Correlation {
         weight: &[f32],
         target: &mut [f32],
         blocks: std::ops::Range<usize>,
-        accumulate: bool,
+        write: Write<'_>,
     ) {
         let (source, target_len) = (self.padding.around(self.source), self.target.block_len());
         let image_len = blocks.len() * target_len;
+        let accumulate = matches!(write, Write::Add);
         if !accumulate && self.phases.iter().any(|phase| phase.taps.is_empty()) {
             target.fill(0.0);
         }
@@ -231,9 +234,12 @@ impl Correlation {
             for first in (0..source.n_blocks).step_by(chunk) {
                 let n_input_blocks = chunk.min(source.n_blocks - first);
                 let weight = &weight[block * weight_output_block + first * weight_input_block..];
+                let last = first + n_input_blocks == source.n_blocks;
                 for (image, target) in target.chunks_exact_mut(image_len).enumerate() {
                     let input = &padded[image * source.len() + first * source.block_len()..];
                     let target = &mut target[(block - blocks.start) * target_len..];
+                    let start = image * image_len + (block - blocks.start) * target_len;
+                    let finish = write.finish(block, start).filter(|_| last);
                     for phase in self.phases.iter().filter(|phase| !phase.taps.is_empty()) {
                         let plane = Plane {
                             taps: &phase.taps,
@@ -252,7 +258,7 @@ impl Correlation {
                             accumulate: accumulate || first > 0,
                         };
                         let start = (phase.y * self.target.w + phase.x) * BLOCK;
-                        plane.run(width, input, weight, &mut target[start..]);
+                        plane.run(width, input, weight, &mut target[start..], finish);
                     }
                 }
             }

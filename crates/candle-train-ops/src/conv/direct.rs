@@ -13,6 +13,7 @@ use crate::{
         general, packing,
         weight_gradient::weight_gradient,
         winograd::{self, Winograd},
+        write::Write,
     },
     element::with_values,
     kernels::VectorWidth,
@@ -39,10 +40,11 @@ pub(super) fn conv2d(
     let mut y = Buffer::unspecified(geometry.output.count());
     with_values(OP, weight_oihw, |weight| {
         if winograd::takes(&geometry) {
-            Winograd::forward(&geometry).run(width, &x.values, weight, &mut y, false);
+            let plan = Winograd::forward(&geometry);
+            plan.run(width, &x.values, &plan.transform_weight(weight), &mut y, Write::Replace);
         } else {
             let packed = packing::for_forward(weight, &geometry);
-            Correlation::forward(&geometry).run(width, &x.values, &packed, &mut y, false);
+            Correlation::forward(&geometry).run(width, &x.values, &packed, &mut y, Write::Replace);
         }
         Ok(())
     })?;
@@ -69,13 +71,14 @@ impl DirectConv2d {
             let sum = sum.unwrap_or_else(|| Buffer::zeroed(geometry.input.count()));
             return general::input_gradient(sum, weight, &dy, geometry);
         }
-        let accumulate = sum.is_some();
+        let write = if sum.is_some() { Write::Add } else { Write::Replace };
         let mut dx = sum.unwrap_or_else(|| Buffer::unspecified(geometry.input.count()));
         if winograd::takes(geometry) {
-            Winograd::input_gradient(geometry).run(self.width, dy, weight, &mut dx, accumulate);
+            let plan = Winograd::input_gradient(geometry);
+            plan.run(self.width, dy, &plan.transform_weight(weight), &mut dx, write);
         } else {
             let packed = packing::for_input_gradient(weight, geometry);
-            Correlation::input_gradient(geometry).run(self.width, dy, &packed, &mut dx, accumulate);
+            Correlation::input_gradient(geometry).run(self.width, dy, &packed, &mut dx, write);
         }
         dx
     }
@@ -162,25 +165,27 @@ mod tests {
             let name = format!("{input:?} * {weight_oihw:?}, {spec:?}, {width:?}");
             let packed = packing::for_forward(&weight, &geometry);
             let mut y = Buffer::unspecified(output.count());
-            Correlation::forward(&geometry).run(width, &x, &packed, &mut y, false);
+            Correlation::forward(&geometry).run(width, &x, &packed, &mut y, Write::Replace);
             let y = reorder(&y, output, Order::Blocked, Order::Plain);
             check_close(&name, &y, &want_y);
             let dw = weight_gradient(width, &x, &dy, &geometry);
             check_close(&name, &dw, &want_dw);
             if winograd::takes(&geometry) {
                 let mut y = Buffer::unspecified(output.count());
-                Winograd::forward(&geometry).run(width, &x, &weight, &mut y, false);
+                let plan = Winograd::forward(&geometry);
+                plan.run(width, &x, &plan.transform_weight(&weight), &mut y, Write::Replace);
                 let y = reorder(&y, output, Order::Blocked, Order::Plain);
                 check_close(&name, &y, &want_y);
                 let mut dx = Buffer::unspecified(input.count());
-                Winograd::input_gradient(&geometry).run(width, &dy, &weight, &mut dx, false);
+                let plan = Winograd::input_gradient(&geometry);
+                plan.run(width, &dy, &plan.transform_weight(&weight), &mut dx, Write::Replace);
                 let dx = reorder(&dx, input, Order::Blocked, Order::Plain);
                 check_close(&name, &dx, &want_dx);
             }
             if order == Order::Blocked {
                 let packed = packing::for_input_gradient(&weight, &geometry);
                 let mut dx = Buffer::unspecified(input.count());
-                Correlation::input_gradient(&geometry).run(width, &dy, &packed, &mut dx, false);
+                Correlation::input_gradient(&geometry).run(width, &dy, &packed, &mut dx, Write::Replace);
                 let dx = reorder(&dx, input, Order::Blocked, Order::Plain);
                 check_close(&name, &dx, &want_dx);
             }

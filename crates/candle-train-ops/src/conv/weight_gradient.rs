@@ -9,7 +9,8 @@ use crate::{
     conv::{Geometry, packing},
     kernels::{
         VectorWidth,
-        direct::{InputStep, Outer, Plane},
+        direct::{InputStep, Plane},
+        outer::Outer,
     },
 };
 

@@ -12,6 +12,7 @@ use crate::{
     conv::{
         Geometry,
         blocks::{Blocks, Padding},
+        write::Write,
     },
     kernels::{
         VectorWidth,
@@ -94,22 +95,23 @@ impl Winograd {
         }
     }
 
-    /// Writes (or adds to) `target`; `weight` is plain OIHW.
+    /// Writes `target`; `weight` comes from [`Self::transform_weight`].
     pub(super) fn run(
         &self,
         width: VectorWidth,
         source: &[f32],
         weight: &[f32],
         target: &mut [f32],
-        accumulate: bool,
+        write: Write<'_>,
     ) {
-        let weight = self.transform_weight(weight);
         let tiles_per_image = self.tiles_y * self.tiles_x;
         let per_task = (N_TILES / tiles_per_image).clamp(1, self.n_images.div_ceil(8));
         target
             .par_chunks_mut(per_task * self.target.len())
             .zip(source.par_chunks(per_task * self.source.len()))
-            .for_each(|(target, source)| {
+            .enumerate()
+            .for_each(|(task, (target, source))| {
+                let write = write.part(task * per_task * self.target.len(), target.len());
                 let outer = self.padding.around(self.source);
                 let n_images = target.len() / self.target.len();
                 let mut padded = Buffer::unspecified(n_images * outer.len());
@@ -121,7 +123,7 @@ impl Winograd {
                 let rows: Vec<(usize, usize)> =
                     (0..n_images).flat_map(|image| (0..self.tiles_y).map(move |row| (image, row))).collect();
                 for rows in rows.chunks(N_TILES.div_ceil(self.tiles_x)) {
-                    self.tile_rows(width, rows, &padded, &weight, target, accumulate);
+                    self.tile_rows(width, rows, &padded, weight, target, write);
                 }
             });
     }
@@ -134,7 +136,7 @@ impl Winograd {
         padded: &[f32],
         weight: &[f32],
         target: &mut [f32],
-        accumulate: bool,
+        write: Write<'_>,
     ) {
         let outer = self.padding.around(self.source);
         let plane_len = rows.len() * self.tiles_x * BLOCK;
@@ -164,14 +166,18 @@ impl Winograd {
                 let start =
                     image * self.target.len() + block * self.target.block_len() + row * STEP * image_row;
                 let tiles = TileRow { n_tiles: self.tiles_x, image_row, product_stride: target_stride };
-                winograd::transform_output(
-                    tiles,
-                    &to[row_start(block, index)..],
-                    &mut target[start..],
-                    self.target.h - row * STEP,
-                    self.target.w,
-                    accumulate,
-                );
+                let extent = (self.target.h - row * STEP, self.target.w);
+                let (to, target) = (&to[row_start(block, index)..], &mut target[start..]);
+                match write {
+                    Write::Replace => winograd::write_output(tiles, to, target, extent),
+                    Write::Add => winograd::add_output(tiles, to, target, extent),
+                    Write::Finish(finish) => {
+                        let mut bias = [0.0; BLOCK];
+                        bias.copy_from_slice(&finish.bias[block * BLOCK..][..BLOCK]);
+                        let residual = finish.residual.map_or(&[][..], |residual| &residual[start..]);
+                        winograd::finish_output(tiles, to, target, extent, residual, &bias, finish.bounds);
+                    }
+                }
             }
         }
     }
@@ -198,7 +204,7 @@ impl Winograd {
                 accumulate: false,
             };
             let weight = &weight[block * weight_output_block..];
-            plane.run(width, from, weight, &mut to[block * plane_len..]);
+            plane.run(width, from, weight, &mut to[block * plane_len..], None);
         }
     }
 
@@ -208,7 +214,7 @@ impl Winograd {
     }
 
     /// OIHW to `[target / 16][36][source / 16][16 source][16 target]`.
-    fn transform_weight(&self, weight: &[f32]) -> Buffer<f32> {
+    pub(super) fn transform_weight(&self, weight: &[f32]) -> Buffer<f32> {
         const TAPS: usize = 9;
         let product = self.weight_product();
         let source_channels = self.source.n_blocks * BLOCK;

@@ -3,10 +3,13 @@
 #![expect(unsafe_code, reason = "register tiles over raw pointers; the extents are checked at the door")]
 #![expect(clippy::needless_range_loop, reason = "indices name rows, pixels and blocks of one tile at once")]
 
+use std::sync::LazyLock;
+
 use crate::{
     activation::BLOCK,
     kernels::{
         VectorWidth,
+        lanes::Bounds,
         vector::{One512, Two256, Vector},
     },
 };
@@ -41,7 +44,7 @@ impl InputStep {
     }
 
     /// Numbers between the windows of two neighbouring output pixels.
-    fn pixel(self) -> usize {
+    pub(super) fn pixel(self) -> usize {
         match self {
             Self::Plain1 => 1,
             Self::Plain2 => 2,
@@ -92,6 +95,17 @@ pub(crate) struct Plane<'a> {
     pub accumulate: bool,
 }
 
+/// The end of a convolution in inference: bias, residual and activation function.
+#[derive(Clone, Copy)]
+pub(crate) struct Finish<'a> {
+    /// One number per channel of the written blocks.
+    pub bias: &'a [f32],
+    /// Added as well; lies like the output.
+    pub residual: Option<&'a [f32]>,
+    /// The result is kept inside these bounds.
+    pub bounds: Bounds<f32>,
+}
+
 impl Plane<'_> {
     /// Output blocks that one tile can hold on this processor.
     pub(crate) fn max_output_blocks(width: VectorWidth) -> usize {
@@ -102,25 +116,42 @@ impl Plane<'_> {
     }
 
     /// Runs the convolution.
-    pub(crate) fn run(&self, width: VectorWidth, input: &[f32], weight: &[f32], output: &mut [f32]) {
+    pub(crate) fn run(
+        &self,
+        width: VectorWidth,
+        input: &[f32],
+        weight: &[f32],
+        output: &mut [f32],
+        finish: Option<Finish<'_>>,
+    ) {
         if self.rows == 0 || self.cols == 0 {
             return;
         }
-        self.check(width, input.len(), weight.len(), output.len());
+        let last_output = self.check(width, input.len(), weight.len(), output.len());
         let (input, weight) = (input.as_ptr(), weight.as_ptr());
         let output = output.as_mut_ptr();
-        // SAFETY: `check` bounds every access of the planes by the three slices, and
-        // `width` was found on this processor.
+        let ending = finish.map(|finish| {
+            let residual = finish.residual.map_or(last_output, <[f32]>::len);
+            assert!(
+                self.n_output_blocks * BLOCK <= finish.bias.len() && last_output <= residual,
+                "the end of a plane leaves its slices: {self:?}"
+            );
+            Ending { finish, output }
+        });
+        let ending = ending.as_ref();
+        // SAFETY: `check` and the assert bound every access of the planes by the
+        // slices, and `width` was found on this processor.
         unsafe {
             match (width, self.n_output_blocks) {
-                (VectorWidth::Bits512, 2) => run_512::<2>(self, input, weight, output),
-                (VectorWidth::Bits512, _) => run_512::<1>(self, input, weight, output),
-                (VectorWidth::Bits256, _) => run_256(self, input, weight, output),
+                (VectorWidth::Bits512, 2) => run_512::<2>(self, input, weight, output, ending),
+                (VectorWidth::Bits512, _) => run_512::<1>(self, input, weight, output, ending),
+                (VectorWidth::Bits256, _) => run_256(self, input, weight, output, ending),
             }
         }
     }
 
-    fn check(&self, width: VectorWidth, input: usize, weight: usize, output: usize) {
+    /// Panics unless all accesses fall into the slices; the end of the output's.
+    fn check(&self, width: VectorWidth, input: usize, weight: usize, output: usize) -> usize {
         assert!(
             (1..=Self::max_output_blocks(width)).contains(&self.n_output_blocks) && self.n_input_blocks > 0,
             "no tile for {self:?}"
@@ -144,34 +175,70 @@ impl Plane<'_> {
             last_input <= input && last_weight <= weight && last_output <= output,
             "plane leaves its slices: {self:?}"
         );
+        last_output
     }
 }
 
-/// Splits a row into tiles of the given widths, cheapest first: a tile costs its
-/// multiply-adds, but never less than the latency of one.
-fn split_row(cols: usize, widths: &[usize]) -> Vec<usize> {
+/// A finish as the tiles see it.
+struct Ending<'a> {
+    finish: Finish<'a>,
+    /// The first number of the output.
+    output: *const f32,
+}
+
+impl Ending<'_> {
+    /// Adds bias and residual of the sixteen sums of output block `o` that will be
+    /// written to `to`, and applies the bounds.
+    #[inline(always)]
+    unsafe fn apply<V: Vector>(&self, sums: V, o: usize, to: *const f32) -> V {
+        // SAFETY: `Plane::run` bounded the bias by the blocks, and the residual, which
+        // lies like the output, by the end of the output.
+        unsafe {
+            let mut sums = sums.add(V::load(self.finish.bias.as_ptr().add(o * BLOCK)));
+            if let Some(residual) = self.finish.residual {
+                let at = to.offset_from(self.output) as usize;
+                sums = sums.add(V::load(residual.as_ptr().add(at)));
+            }
+            let (lo, hi) = self.finish.bounds;
+            sums.clamp(&lo, &hi)
+        }
+    }
+}
+
+/// Rows up to this many pixels are split the cheapest way; longer ones start with
+/// the widest tiles.
+const MAX_PLANNED: usize = 256;
+
+/// Width of the first tile of a row, by the pixels left.
+type FirstTiles = [u8; MAX_PLANNED + 1];
+
+/// The cheapest way to cover rows with tiles of the given widths, the widest first:
+/// a tile costs its multiply-adds, but never less than the latency of one.
+fn plan_tiles(widths: &[u8]) -> FirstTiles {
     const LATENCY: usize = 5;
     const OVERHEAD: usize = 1;
-    let mut best = vec![(0, 0)];
-    for length in 1..=cols {
-        let option = widths
-            .iter()
-            .filter(|width| **width <= length)
-            .map(|width| {
-                let rest: (usize, usize) = best[length - width];
-                (rest.0 + (*width).max(LATENCY) + OVERHEAD, *width)
-            })
-            .min();
-        best.push(option.unwrap_or((usize::MAX, length)));
+    let mut first = [1; MAX_PLANNED + 1];
+    let mut cost = [0; MAX_PLANNED + 1];
+    for length in 1..=MAX_PLANNED {
+        let options = widths.iter().filter(|width| usize::from(**width) <= length).map(|width| {
+            let pixels = usize::from(*width);
+            (cost[length - pixels] + pixels.max(LATENCY) + OVERHEAD, *width)
+        });
+        (cost[length], first[length]) = options.min().unwrap_or((usize::MAX, 1));
     }
-    let mut tiles = Vec::new();
-    let mut rest = cols;
-    while rest > 0 {
-        let width = best[rest].1;
-        tiles.push(width);
-        rest -= width;
-    }
-    tiles
+    first
+}
+
+/// Width of the next tile with AVX-512, with `rest` pixels of the row left.
+fn next_tile_512(rest: usize) -> u8 {
+    static PLAN: LazyLock<FirstTiles> = LazyLock::new(|| plan_tiles(&[14, 10, 8, 7, 4, 2, 1]));
+    PLAN.get(rest).copied().unwrap_or(14)
+}
+
+/// The same with AVX2.
+fn next_tile_256(rest: usize) -> u8 {
+    static PLAN: LazyLock<FirstTiles> = LazyLock::new(|| plan_tiles(&[6, 4, 2, 1]));
+    PLAN.get(rest).copied().unwrap_or(6)
 }
 
 /// Calls `$tile` with the constants of the plane's steps.
@@ -208,18 +275,25 @@ unsafe fn run_512<const O: usize>(
     input: *const f32,
     weight: *const f32,
     output: *mut f32,
+    ending: Option<&Ending<'_>>,
 ) {
     // SAFETY: passed on from the caller.
     unsafe {
-        with_steps!(plane, rows_512, One512, O, (plane, input, weight, output));
+        with_steps!(plane, rows_512, One512, O, (plane, input, weight, output, ending));
     }
 }
 
 #[target_feature(enable = "avx2,fma")]
-unsafe fn run_256(plane: &Plane<'_>, input: *const f32, weight: *const f32, output: *mut f32) {
+unsafe fn run_256(
+    plane: &Plane<'_>,
+    input: *const f32,
+    weight: *const f32,
+    output: *mut f32,
+    ending: Option<&Ending<'_>>,
+) {
     // SAFETY: passed on from the caller.
     unsafe {
-        with_steps!(plane, rows_256, Two256, 1, (plane, input, weight, output));
+        with_steps!(plane, rows_256, Two256, 1, (plane, input, weight, output, ending));
     }
 }
 
@@ -230,32 +304,33 @@ unsafe fn rows_512<const O: usize, const PS: usize, const OS: usize, const CB: u
     input: *const f32,
     weight: *const f32,
     output: *mut f32,
+    ending: Option<&Ending<'_>>,
 ) {
-    let tiles = split_row(plane.cols, &[14, 10, 8, 7, 4, 2, 1]);
     let mut y = 0;
     // SAFETY: rows and columns stay below those `Plane::check` went by.
     unsafe {
         if plane.cols == 7 {
             while y + 2 <= plane.rows {
                 let (input, output) = plane.at::<PS, OS>(input, output, y, 0);
-                tile::<One512, 2, 7, O, PS, OS, CB>(plane, input, weight, output);
+                tile::<One512, 2, 7, O, PS, OS, CB>(plane, input, weight, output, ending);
                 y += 2;
             }
         }
         while y < plane.rows {
             let mut x = 0;
-            for width in &tiles {
+            while x < plane.cols {
                 let (input, output) = plane.at::<PS, OS>(input, output, y, x);
+                let width = next_tile_512(plane.cols - x);
                 match width {
-                    14 => tile::<One512, 1, 14, O, PS, OS, CB>(plane, input, weight, output),
-                    10 => tile::<One512, 1, 10, O, PS, OS, CB>(plane, input, weight, output),
-                    8 => tile::<One512, 1, 8, O, PS, OS, CB>(plane, input, weight, output),
-                    7 => tile::<One512, 1, 7, O, PS, OS, CB>(plane, input, weight, output),
-                    4 => tile::<One512, 1, 4, O, PS, OS, CB>(plane, input, weight, output),
-                    2 => tile::<One512, 1, 2, O, PS, OS, CB>(plane, input, weight, output),
-                    _ => tile::<One512, 1, 1, O, PS, OS, CB>(plane, input, weight, output),
+                    14 => tile::<One512, 1, 14, O, PS, OS, CB>(plane, input, weight, output, ending),
+                    10 => tile::<One512, 1, 10, O, PS, OS, CB>(plane, input, weight, output, ending),
+                    8 => tile::<One512, 1, 8, O, PS, OS, CB>(plane, input, weight, output, ending),
+                    7 => tile::<One512, 1, 7, O, PS, OS, CB>(plane, input, weight, output, ending),
+                    4 => tile::<One512, 1, 4, O, PS, OS, CB>(plane, input, weight, output, ending),
+                    2 => tile::<One512, 1, 2, O, PS, OS, CB>(plane, input, weight, output, ending),
+                    _ => tile::<One512, 1, 1, O, PS, OS, CB>(plane, input, weight, output, ending),
                 }
-                x += width;
+                x += usize::from(width);
             }
             y += 1;
         }
@@ -269,21 +344,22 @@ unsafe fn rows_256<const O: usize, const PS: usize, const OS: usize, const CB: u
     input: *const f32,
     weight: *const f32,
     output: *mut f32,
+    ending: Option<&Ending<'_>>,
 ) {
-    let tiles = split_row(plane.cols, &[6, 4, 2, 1]);
     // SAFETY: rows and columns stay below those `Plane::check` went by.
     unsafe {
         for y in 0..plane.rows {
             let mut x = 0;
-            for width in &tiles {
+            while x < plane.cols {
                 let (input, output) = plane.at::<PS, OS>(input, output, y, x);
+                let width = next_tile_256(plane.cols - x);
                 match width {
-                    6 => tile::<Two256, 1, 6, O, PS, OS, CB>(plane, input, weight, output),
-                    4 => tile::<Two256, 1, 4, O, PS, OS, CB>(plane, input, weight, output),
-                    2 => tile::<Two256, 1, 2, O, PS, OS, CB>(plane, input, weight, output),
-                    _ => tile::<Two256, 1, 1, O, PS, OS, CB>(plane, input, weight, output),
+                    6 => tile::<Two256, 1, 6, O, PS, OS, CB>(plane, input, weight, output, ending),
+                    4 => tile::<Two256, 1, 4, O, PS, OS, CB>(plane, input, weight, output, ending),
+                    2 => tile::<Two256, 1, 2, O, PS, OS, CB>(plane, input, weight, output, ending),
+                    _ => tile::<Two256, 1, 1, O, PS, OS, CB>(plane, input, weight, output, ending),
                 }
-                x += width;
+                x += usize::from(width);
             }
         }
     }
@@ -320,6 +396,7 @@ unsafe fn tile<
     input: *const f32,
     weight: *const f32,
     output: *mut f32,
+    ending: Option<&Ending<'_>>,
 ) {
     // SAFETY: every offset is one that `Plane::check` bounded.
     unsafe {
@@ -359,170 +436,12 @@ unsafe fn tile<
         for o in 0..O {
             for r in 0..R {
                 for j in 0..J {
-                    sums[o][r][j].store(at(o, r, j));
+                    let sum = match ending {
+                        Some(ending) => ending.apply(sums[o][r][j], o, at(o, r, j)),
+                        None => sums[o][r][j],
+                    };
+                    sum.store(at(o, r, j));
                 }
-            }
-        }
-    }
-}
-
-/// One piece of a weight gradient: the products of input numbers and output
-/// gradients summed over a rectangle of output pixels, for `n_inputs` neighbouring
-/// input numbers times one or two output blocks. All strides count numbers.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Outer {
-    pub input_step: InputStep,
-    pub input_row: usize,
-    pub gradient_row: usize,
-    pub gradient_block: usize,
-    /// Output pixels.
-    pub rows: usize,
-    pub cols: usize,
-    /// Input numbers, each with its own 16 sums per output block.
-    pub n_inputs: usize,
-    pub sum_block: usize,
-    /// 1 or 2.
-    pub n_output_blocks: usize,
-}
-
-impl Outer {
-    /// Adds the products to `sums`, `[output block][input][16]`.
-    pub(crate) fn run(&self, width: VectorWidth, input: &[f32], gradient: &[f32], sums: &mut [f32]) {
-        if self.rows == 0 || self.cols == 0 || self.n_inputs == 0 {
-            return;
-        }
-        let last_input =
-            (self.rows - 1) * self.input_row + (self.cols - 1) * self.input_step.pixel() + self.n_inputs;
-        let last_gradient = (self.rows - 1) * self.gradient_row
-            + self.cols * BLOCK
-            + (self.n_output_blocks - 1) * self.gradient_block;
-        let last_sum = (self.n_output_blocks - 1) * self.sum_block + self.n_inputs * BLOCK;
-        assert!(
-            last_input <= input.len() && last_gradient <= gradient.len() && last_sum <= sums.len(),
-            "outer product leaves its slices: {self:?}"
-        );
-        assert!(
-            (1..=Plane::max_output_blocks(width)).contains(&self.n_output_blocks),
-            "no tile for {self:?}"
-        );
-        let (input, gradient, sums) = (input.as_ptr(), gradient.as_ptr(), sums.as_mut_ptr());
-        // SAFETY: the asserts bound every access, and `width` was found on this
-        // processor.
-        unsafe {
-            match (width, self.n_output_blocks) {
-                (VectorWidth::Bits512, 2) => outer_512::<2>(self, input, gradient, sums),
-                (VectorWidth::Bits512, _) => outer_512::<1>(self, input, gradient, sums),
-                (VectorWidth::Bits256, _) => outer_256(self, input, gradient, sums),
-            }
-        }
-    }
-}
-
-/// Calls the outer product of one vector type with the constant pixel step.
-macro_rules! outer_with_step {
-    ($outer:expr, $vector:ty, $n:literal, $o:expr, $args:tt) => {
-        match $outer.input_step {
-            InputStep::Blocked1 => outer_with_step!(@call $vector, $n, $o, 16, $args),
-            InputStep::Blocked2 => outer_with_step!(@call $vector, $n, $o, 32, $args),
-            InputStep::Plain1 => outer_with_step!(@call $vector, $n, $o, 1, $args),
-            InputStep::Plain2 => outer_with_step!(@call $vector, $n, $o, 2, $args),
-        }
-    };
-    (@call $vector:ty, $n:literal, $o:expr, $ps:literal, ($($arg:expr),*)) => {
-        outer_tile::<$vector, $n, $o, $ps>($($arg),*)
-    };
-}
-
-#[target_feature(enable = "avx512f")]
-unsafe fn outer_512<const O: usize>(
-    outer: &Outer,
-    mut input: *const f32,
-    gradient: *const f32,
-    mut sums: *mut f32,
-) {
-    let mut rest = outer.n_inputs;
-    // SAFETY: `input` and `sums` advance by the inputs done, `n_inputs` in all.
-    unsafe {
-        while rest > 0 {
-            let done = match rest {
-                8.. => {
-                    outer_with_step!(outer, One512, 8, O, (outer, input, gradient, sums));
-                    8
-                }
-                7 => {
-                    outer_with_step!(outer, One512, 7, O, (outer, input, gradient, sums));
-                    7
-                }
-                3.. => {
-                    outer_with_step!(outer, One512, 3, O, (outer, input, gradient, sums));
-                    3
-                }
-                _ => {
-                    outer_with_step!(outer, One512, 1, O, (outer, input, gradient, sums));
-                    1
-                }
-            };
-            rest -= done;
-            (input, sums) = (input.add(done), sums.add(done * BLOCK));
-        }
-    }
-}
-
-#[target_feature(enable = "avx2,fma")]
-unsafe fn outer_256(outer: &Outer, mut input: *const f32, gradient: *const f32, mut sums: *mut f32) {
-    let mut rest = outer.n_inputs;
-    // SAFETY: as in `outer_512`.
-    unsafe {
-        while rest > 0 {
-            let done = if rest >= 4 {
-                outer_with_step!(outer, Two256, 4, 1, (outer, input, gradient, sums));
-                4
-            } else {
-                outer_with_step!(outer, Two256, 1, 1, (outer, input, gradient, sums));
-                1
-            };
-            rest -= done;
-            (input, sums) = (input.add(done), sums.add(done * BLOCK));
-        }
-    }
-}
-
-/// Outer products of `N` input numbers and `O` blocks of output gradients.
-#[inline(always)]
-unsafe fn outer_tile<V: Vector, const N: usize, const O: usize, const PS: usize>(
-    outer: &Outer,
-    input: *const f32,
-    gradient: *const f32,
-    sums: *mut f32,
-) {
-    // SAFETY: every offset is one that `Outer::run` bounded.
-    unsafe {
-        let at = |o: usize, n: usize| sums.add(o * outer.sum_block + n * BLOCK);
-        let mut totals = [[V::zero(); N]; O];
-        for o in 0..O {
-            for n in 0..N {
-                totals[o][n] = V::load(at(o, n));
-            }
-        }
-        for row in 0..outer.rows {
-            let input = input.add(row * outer.input_row);
-            let gradient = gradient.add(row * outer.gradient_row);
-            for col in 0..outer.cols {
-                let mut gradients = [V::zero(); O];
-                for o in 0..O {
-                    gradients[o] = V::load(gradient.add(o * outer.gradient_block + col * BLOCK));
-                }
-                for n in 0..N {
-                    let value = V::splat(input.add(col * PS + n));
-                    for o in 0..O {
-                        totals[o][n] = totals[o][n].add_product(value, gradients[o]);
-                    }
-                }
-            }
-        }
-        for o in 0..O {
-            for n in 0..N {
-                totals[o][n].store(at(o, n));
             }
         }
     }

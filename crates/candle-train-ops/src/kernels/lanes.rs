@@ -8,6 +8,9 @@ use crate::{activation::BLOCK, element::Element, kernels::multiversion};
 /// One coefficient or partial sum per lane.
 pub(crate) type Lanes<T> = [T; BLOCK];
 
+/// The smallest and the largest result of an activation function.
+pub(crate) type Bounds<T> = (T, T);
+
 multiversion! {
     /// `sum += other`.
     fn add_assign<T: Element>(sum: &mut [T], other: &[T]) {
@@ -27,10 +30,12 @@ multiversion! {
 }
 
 multiversion! {
-    /// Zeroes the gradient wherever `y`, the result of a ReLU, is not positive.
-    fn relu_backward<T: Element>(gradient: &mut [T], y: &[T]) {
+    /// Zeroes the gradient wherever `y`, the result of an activation function, is not
+    /// strictly between its bounds.
+    fn clamp_backward<T: Element>(gradient: &mut [T], y: &[T], bounds: Bounds<T>) {
+        let (lo, hi) = bounds;
         for (gradient, y) in gradient.iter_mut().zip(y) {
-            *gradient = if *y > T::zero() { *gradient } else { T::zero() };
+            *gradient = if (*y > lo) & (*y < hi) { *gradient } else { T::zero() };
         }
     }
 }
@@ -77,21 +82,25 @@ multiversion! {
 }
 
 multiversion! {
-    /// `y = x * scale + offset`, plus `residual` unless empty, then ReLU if asked.
+    /// `y = x * scale + offset`, plus `residual` unless empty, kept inside the bounds; a
+    /// NaN stays one.
     fn normalise<T: Element>(
         y: &mut [T],
         x: &[T],
         residual: &[T],
         scale: &Lanes<T>,
         offset: &Lanes<T>,
-        relu: bool,
+        bounds: Bounds<T>,
     ) {
-        let floor = if relu { T::zero() } else { T::from_f64(f64::NEG_INFINITY) };
+        let (lo, hi) = bounds;
         let (scale, offset) = (*scale, *offset);
         let rest = y.len() / BLOCK * BLOCK;
         let (y_blocks, y_rest) = y.as_chunks_mut::<BLOCK>();
         let (x_blocks, x_rest) = x.as_chunks::<BLOCK>();
-        let clamp = |value: T| if value < floor { floor } else { value };
+        let clamp = |value: T| {
+            let value = if value < lo { lo } else { value };
+            if value > hi { hi } else { value }
+        };
         if residual.is_empty() {
             for (y, x) in y_blocks.iter_mut().zip(x_blocks) {
                 for lane in 0..BLOCK {

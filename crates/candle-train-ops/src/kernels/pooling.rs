@@ -97,6 +97,26 @@ multiversion! {
 }
 
 multiversion! {
+    /// Maximum of each window where no gradient will be asked for.
+    fn maximum_alone<T: Element, const B: usize>(planes: Planes, y: &mut [T], x: &[T]) {
+        let (y, _) = y.as_chunks_mut::<B>();
+        let (x, _) = x.as_chunks::<B>();
+        planes.for_each_pixel(|to, taps| {
+            let mut best = [T::from_f64(f64::NEG_INFINITY); B];
+            taps.for_each(|from, _| {
+                let x = x[from];
+                for lane in 0..B {
+                    #[expect(clippy::eq_op, reason = "true for NaN alone")]
+                    let nan = x[lane] != x[lane];
+                    best[lane] = if (x[lane] > best[lane]) | nan { x[lane] } else { best[lane] };
+                }
+            });
+            y[to] = best;
+        });
+    }
+}
+
+multiversion! {
     /// Adds each gradient to the pixel that won.
     fn maximum_backward<T: Element, const B: usize>(
         planes: Planes,

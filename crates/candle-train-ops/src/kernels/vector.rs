@@ -2,8 +2,9 @@
 #![expect(unsafe_code, reason = "thin names for processor intrinsics on raw pointers")]
 
 use std::arch::x86_64::{
-    __m256, __m512, _mm256_broadcast_ss, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_setzero_ps,
-    _mm256_storeu_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
+    __m256, __m512, _mm256_add_ps, _mm256_broadcast_ss, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_max_ps,
+    _mm256_min_ps, _mm256_setzero_ps, _mm256_storeu_ps, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
+    _mm512_max_ps, _mm512_min_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
 };
 
 /// Sixteen f32. Every method is `unsafe`: the processor must have the instruction
@@ -14,6 +15,9 @@ pub(super) trait Vector: Copy {
     unsafe fn store(self, to: *mut f32);
     /// One number in all lanes.
     unsafe fn splat(from: *const f32) -> Self;
+    unsafe fn add(self, other: Self) -> Self;
+    /// Kept between two numbers; a NaN stays one.
+    unsafe fn clamp(self, lo: *const f32, hi: *const f32) -> Self;
     /// `self + a * b`, rounded once.
     unsafe fn add_product(self, a: Self, b: Self) -> Self;
 }
@@ -45,6 +49,19 @@ impl Vector for One512 {
     unsafe fn splat(from: *const f32) -> Self {
         // SAFETY: the caller's pointer is valid for one number.
         Self(unsafe { _mm512_set1_ps(*from) })
+    }
+
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        // SAFETY: the processor has AVX-512F.
+        Self(unsafe { _mm512_add_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn clamp(self, lo: *const f32, hi: *const f32) -> Self {
+        // Where one operand is a NaN, both instructions give the second.
+        // SAFETY: the caller's pointers are valid for one number.
+        unsafe { Self(_mm512_min_ps(_mm512_set1_ps(*hi), _mm512_max_ps(_mm512_set1_ps(*lo), self.0))) }
     }
 
     #[inline(always)]
@@ -85,6 +102,23 @@ impl Vector for Two256 {
         // SAFETY: the caller's pointer is valid for one number.
         let value = unsafe { _mm256_broadcast_ss(&*from) };
         Self(value, value)
+    }
+
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        // SAFETY: the processor has AVX2.
+        unsafe { Self(_mm256_add_ps(self.0, other.0), _mm256_add_ps(self.1, other.1)) }
+    }
+
+    #[inline(always)]
+    unsafe fn clamp(self, lo: *const f32, hi: *const f32) -> Self {
+        // Where one operand is a NaN, both instructions give the second.
+        // SAFETY: the caller's pointers are valid for one number.
+        unsafe {
+            let (lo, hi) = (_mm256_broadcast_ss(&*lo), _mm256_broadcast_ss(&*hi));
+            let half = |values| _mm256_min_ps(hi, _mm256_max_ps(lo, values));
+            Self(half(self.0), half(self.1))
+        }
     }
 
     #[inline(always)]

@@ -5,7 +5,10 @@
 use crate::{
     activation::BLOCK,
     element::Element,
-    kernels::{lanes::Lanes, multiversion},
+    kernels::{
+        lanes::{Bounds, Lanes},
+        multiversion,
+    },
 };
 
 /// Pixels of a transformed tile along one axis.
@@ -124,38 +127,78 @@ multiversion! {
     }
 }
 
+/// Transforms a row of tiles back and hands every pixel inside `extent` (rows and
+/// columns left) to `put`, with the place of its sixteen numbers in the image.
+#[inline(always)]
+fn each_output<T: Element>(
+    row: TileRow,
+    products: &[T],
+    extent: (usize, usize),
+    mut put: impl FnMut(usize, &Lanes<T>),
+) {
+    for tile in 0..row.n_tiles {
+        let mut columns = [[[T::zero(); BLOCK]; STEP]; TILE];
+        for x in 0..TILE {
+            columns[x] = output_axis(std::array::from_fn(|y| {
+                lanes_at(products, (y * TILE + x) * row.product_stride + tile * BLOCK)
+            }));
+        }
+        for y in 0..extent.0.min(STEP) {
+            let line = output_axis(std::array::from_fn(|x| columns[x][y]));
+            for x in 0..(extent.1 - tile * STEP).min(STEP) {
+                put(y * row.image_row + (tile * STEP + x) * BLOCK, &line[x]);
+            }
+        }
+    }
+}
+
 multiversion! {
-    /// Transforms a row of tiles back to `rows` x `cols` pixels of an image block,
-    /// writing or adding them.
-    fn transform_output<T: Element>(
+    /// Writes a row of tiles, transformed back, into an image block.
+    fn write_output<T: Element>(row: TileRow, products: &[T], image: &mut [T], extent: (usize, usize)) {
+        each_output(row, products, extent, |at, value| image[at..at + BLOCK].copy_from_slice(value));
+    }
+}
+
+multiversion! {
+    /// The same, added to the image.
+    fn add_output<T: Element>(row: TileRow, products: &[T], image: &mut [T], extent: (usize, usize)) {
+        each_output(row, products, extent, |at, value| {
+            let pixel = &mut image[at..at + BLOCK];
+            for lane in 0..BLOCK {
+                pixel[lane] += value[lane];
+            }
+        });
+    }
+}
+
+multiversion! {
+    /// The same with the bias of sixteen channels, a residual unless empty, and bounds.
+    fn finish_output<T: Element>(
         row: TileRow,
         products: &[T],
         image: &mut [T],
-        rows: usize,
-        cols: usize,
-        accumulate: bool,
+        extent: (usize, usize),
+        residual: &[T],
+        bias: &Lanes<T>,
+        bounds: Bounds<T>,
     ) {
-        for tile in 0..row.n_tiles {
-            let mut columns = [[[T::zero(); BLOCK]; STEP]; TILE];
-            for x in 0..TILE {
-                columns[x] = output_axis(std::array::from_fn(|y| {
-                    lanes_at(products, (y * TILE + x) * row.product_stride + tile * BLOCK)
-                }));
+        let (lo, hi) = bounds;
+        each_output(row, products, extent, |at, value| {
+            let mut sums = *value;
+            for lane in 0..BLOCK {
+                sums[lane] += bias[lane];
             }
-            for y in 0..rows.min(STEP) {
-                let line = output_axis(std::array::from_fn(|x| columns[x][y]));
-                for x in 0..(cols - tile * STEP).min(STEP) {
-                    let at = y * row.image_row + (tile * STEP + x) * BLOCK;
-                    let pixel = &mut image[at..at + BLOCK];
-                    if accumulate {
-                        for lane in 0..BLOCK {
-                            pixel[lane] += line[x][lane];
-                        }
-                    } else {
-                        pixel.copy_from_slice(&line[x]);
-                    }
+            if !residual.is_empty() {
+                let residual = &residual[at..at + BLOCK];
+                for lane in 0..BLOCK {
+                    sums[lane] += residual[lane];
                 }
             }
-        }
+            for lane in 0..BLOCK {
+                let value = if sums[lane] < lo { lo } else { sums[lane] };
+                sums[lane] = if value > hi { hi } else { value };
+            }
+            image[at..at + BLOCK].copy_from_slice(&sums);
+        });
     }
 }
