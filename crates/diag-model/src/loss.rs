@@ -1,67 +1,36 @@
 //! Losses over all heads, taken apart by head and part.
 //!
-//! Every loss is a sum over heads of a mean over the batch. What a loss learns
-//! beside the network (alpha, beta) are variables of its own, trained by the same
-//! kind of optimiser. See `docs/method.md` for the formulas and where they are from.
+//! Every loss is a sum over heads of a mean over the batch, computed in f64. What
+//! a loss learns beside the network (alpha, beta, head weights) are variables of
+//! its own, trained by the same kind of optimiser. See `docs/method.md` for the
+//! formulas and where they are from.
 
+mod fixed;
 mod parts;
 mod saal;
+mod spec;
 
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Tensor, Var};
 use diag_data::case::LabelSet;
 use diag_data::run::LossRecord;
-use serde::{Deserialize, Serialize};
 
 use crate::{HeadLogits, ModelError};
 use parts::{Parts, one_hot};
 pub use saal::{Form, Part, SaalSpec};
-
-/// Which loss, with its settings; `[loss]` of a recipe.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "name", rename_all = "kebab-case")]
-pub enum LossSpec {
-    /// Plain cross entropy on every head.
-    CrossEntropy(CrossEntropySpec),
-    /// The self-adaptive auxiliary loss.
-    Saal(SaalSpec),
-}
-
-/// Settings of cross entropy: none.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CrossEntropySpec {}
-
-impl LossSpec {
-    /// Name in run folders and reports.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::CrossEntropy(_) => "cross-entropy",
-            Self::Saal(SaalSpec { form: Form::Stabilised, .. }) => "saal-stabilised",
-            Self::Saal(SaalSpec { form: Form::Literal, .. }) => "saal-literal",
-        }
-    }
-
-    /// Checks the ranges of the settings.
-    ///
-    /// # Errors
-    /// A setting outside its range; the message names it.
-    pub fn check(&self) -> Result<(), ModelError> {
-        match self {
-            Self::CrossEntropy(_) => Ok(()),
-            Self::Saal(spec) => spec.check(),
-        }
-    }
-}
+pub use spec::{
+    ClassBalancedFocalSpec, ClassBalancedSpec, FocalSpec, GeneralisedSpec, GhmSpec, LabelSmoothingSpec,
+    LdamSpec, LogitAdjustmentSpec, LossSpec, NoSettings, SymmetricSpec,
+};
 
 /// What a batch costs.
 #[derive(Clone, Debug)]
 pub struct LossTerms {
-    /// What is minimised: a scalar with a gradient.
+    /// What is minimised: an f64 scalar with a gradient.
     pub total: Tensor,
-    /// Mean over the batch by head and part, before weighting: `cross_entropy`,
-    /// and `reverse_cross_entropy` where the loss has it.
+    /// Mean over the batch by head and part, before weighting: always
+    /// `cross_entropy`, and the loss's own part where it is another.
     pub heads: BTreeMap<String, BTreeMap<String, f64>>,
 }
 
@@ -71,8 +40,19 @@ impl LossTerms {
     /// # Errors
     /// None of its own.
     pub fn record(&self) -> candle_core::Result<LossRecord> {
-        let total = self.total.to_dtype(DType::F64)?.to_scalar::<f64>()?;
-        Ok(LossRecord { total, heads: self.heads.clone() })
+        Ok(LossRecord { total: number(&self.total)?, heads: self.heads.clone() })
+    }
+
+    /// `share` of these terms and the rest of `other`.
+    fn blend(mut self, other: &Self, share: f64) -> candle_core::Result<Self> {
+        for (head, parts) in &mut self.heads {
+            for (part, value) in parts {
+                let other = other.heads.get(head).and_then(|parts| parts.get(part)).unwrap_or(value);
+                *value = share * *value + (1.0 - share) * other;
+            }
+        }
+        let total = ((self.total * share)? + (&other.total * (1.0 - share))?)?;
+        Ok(Self { total, heads: self.heads })
     }
 }
 
@@ -96,12 +76,16 @@ impl LossTerms {
 pub struct Loss {
     kind: Kind,
     heads: Vec<String>,
+    class_names: Vec<String>,
 }
 
 enum Kind {
-    CrossEntropy,
-    Saal(saal::Saal),
+    Fixed(fixed::Fixed),
+    Saal(Box<saal::Saal>),
 }
+
+/// A head with what it says of the labels.
+type Head<'a> = (&'a str, Parts);
 
 impl Loss {
     /// Prepares a loss for the heads of a network.
@@ -123,11 +107,17 @@ impl Loss {
                 format!("{} counts, or none above 0, for {} classes", slices_per_class.len(), labels.len());
             return Err(ModelError::Setting { setting: "slices per class", reason });
         }
-        let kind = match spec {
-            LossSpec::CrossEntropy(_) => Kind::CrossEntropy,
-            LossSpec::Saal(spec) => Kind::Saal(saal::Saal::new(spec, heads, labels, slices_per_class)?),
+        let kind = match (spec, fixed::Fixed::new(spec, slices_per_class)?) {
+            (_, Some(fixed)) => Kind::Fixed(fixed),
+            (LossSpec::Saal(spec), None) => {
+                Kind::Saal(Box::new(saal::Saal::new(spec, heads, slices_per_class)?))
+            }
+            (_, None) => {
+                let reason = "it is neither fixed nor learned".to_owned();
+                return Err(ModelError::Setting { setting: "loss", reason });
+            }
         };
-        Ok(Self { kind, heads: heads.to_vec() })
+        Ok(Self { kind, heads: heads.to_vec(), class_names: labels.names().to_vec() })
     }
 
     /// Computes the loss of a batch.
@@ -139,57 +129,71 @@ impl Loss {
     /// # Errors
     /// A head that the loss was not made for, a label out of range, another shape.
     pub fn terms(&self, logits: &HeadLogits, label_n: &[usize]) -> Result<LossTerms, ModelError> {
-        let mut parts = Vec::with_capacity(self.heads.len());
+        let mut heads = Vec::with_capacity(self.heads.len());
         for head in &self.heads {
             let Some(logits_nk) = logits.get(head) else {
                 let reason = format!("the network has no head `{head}`");
                 return Err(ModelError::Setting { setting: "heads", reason });
             };
-            let one_hot_nk = one_hot(label_n, logits_nk)?;
-            parts.push((head.as_str(), Parts::new(logits_nk, &one_hot_nk)?, one_hot_nk));
+            let logits_nk = logits_nk.to_dtype(DType::F64)?;
+            heads.push((head.as_str(), Parts::new(&logits_nk, &one_hot(label_n, &logits_nk)?)?));
         }
         match &self.kind {
-            Kind::CrossEntropy => cross_entropy(&parts),
-            Kind::Saal(saal) => saal.terms(&parts),
+            Kind::Fixed(fixed) => fixed.terms(&heads),
+            Kind::Saal(saal) => saal.terms(&heads),
+        }
+    }
+
+    /// The loss of a batch of mixed images: `share` of it against `label_n`, the
+    /// rest against `partner_n` (mixup, Zhang et al. 2018; CutMix, Yun et al. 2019).
+    ///
+    /// # Shapes
+    /// As [`terms`](Self::terms); `share` in [0, 1].
+    ///
+    /// # Errors
+    /// As [`terms`](Self::terms).
+    pub fn mixed_terms(
+        &self,
+        logits: &HeadLogits,
+        label_n: &[usize],
+        partner_n: &[usize],
+        share: f64,
+    ) -> Result<LossTerms, ModelError> {
+        Ok(self.terms(logits, label_n)?.blend(&self.terms(logits, partner_n)?, share)?)
+    }
+
+    /// Says how much of the run lies behind, in [0, 1]: some weights set in late.
+    pub fn set_share_done(&mut self, share: f64) {
+        if let Kind::Fixed(fixed) = &mut self.kind {
+            fixed.set_share_done(share);
         }
     }
 
     /// What the loss learns, by name: f32 scalars, to be trained without weight decay.
     pub fn named_vars(&self) -> &[(String, Var)] {
         match &self.kind {
-            Kind::CrossEntropy => &[],
+            Kind::Fixed(_) => &[],
             Kind::Saal(saal) => saal.named_vars(),
         }
     }
 
-    /// `alpha`, `beta/HEAD` and `class_weight/CLASS` as they are now.
+    /// `alpha`, `beta/HEAD`, `head_weight/HEAD` and `class_weight/CLASS` as they
+    /// are now, where the loss has them.
     ///
     /// # Errors
     /// None of its own.
     pub fn state(&self) -> candle_core::Result<BTreeMap<String, f64>> {
-        match &self.kind {
-            Kind::CrossEntropy => Ok(BTreeMap::new()),
-            Kind::Saal(saal) => saal.state(),
+        let (mut state, weight_k) = match &self.kind {
+            Kind::Fixed(fixed) => (BTreeMap::new(), fixed.weights().cloned()),
+            Kind::Saal(saal) => (saal.state()?, Some(saal.class_weights()?)),
+        };
+        if let Some(weight_k) = weight_k {
+            for (name, weight) in self.class_names.iter().zip(weight_k.to_vec1::<f64>()?) {
+                state.insert(format!("class_weight/{name}"), weight);
+            }
         }
+        Ok(state)
     }
-}
-
-/// A head with its parts and its one-hot labels.
-type HeadParts<'a> = (&'a str, Parts, Tensor);
-
-fn cross_entropy(heads: &[HeadParts<'_>]) -> Result<LossTerms, ModelError> {
-    let mut record = BTreeMap::new();
-    let mut total: Option<Tensor> = None;
-    for (head, parts, _) in heads {
-        let mean = parts.cross_entropy_n.mean_all()?;
-        record.insert((*head).to_owned(), BTreeMap::from([("cross_entropy".to_owned(), number(&mean)?)]));
-        total = Some(match total {
-            Some(sum) => (sum + mean)?,
-            None => mean,
-        });
-    }
-    let total = total.ok_or(ModelError::Setting { setting: "heads", reason: "there is none".to_owned() })?;
-    Ok(LossTerms { total, heads: record })
 }
 
 fn number(scalar: &Tensor) -> candle_core::Result<f64> {

@@ -218,6 +218,7 @@ impl Fitting<'_> {
     ) -> Result<Epoch, TrainError> {
         let recipe = &self.plan.recipe;
         let epoch = position.epoch + 1;
+        learner.loss.set_share_done(f64::from(position.epoch) / f64::from(recipe.epochs));
         let order = shuffled(&self.dataset.of_split(Split::Train), recipe.seed, epoch);
         let n_slices = order.len() as u64;
         let _ = out.send(Message::EpochStarts { epoch, n_epochs: recipe.epochs, n_slices });

@@ -8,22 +8,25 @@
 //! - alpha and beta_s learned with the network.
 //!
 //! Taken literally, descent drives alpha to 1 and every beta to 0. The stabilised
-//! form bounds both and adds log-barriers. That form is ours: `docs/method.md`.
+//! form bounds both, adds log-barriers, and may learn a weight for each head. That
+//! form is ours: `docs/method.md`.
 
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
-use diag_data::case::LabelSet;
 use serde::{Deserialize, Serialize};
 
-use super::{HeadParts, LossTerms, number};
+use super::{Head, LossTerms, number};
 use crate::ModelError;
 use crate::pointwise::Pointwise;
 
 /// Bounds of k in the stabilised alpha = 1 - 10^-k.
 const EXPONENT_BOUNDS: (f64, f64) = (2.0, 5.0);
-/// Where the literal alpha = sigmoid(a) stops, so that 1 - alpha keeps its digits.
-const LITERAL_LIMIT: f64 = 27.0;
+/// Upper bound of a learned head weight; it starts at half of it, 1.
+const HIGHEST_HEAD_WEIGHT: f64 = 2.0;
+/// Where the free numbers stop to count, so that sigmoids stay off their bounds
+/// and 1 - alpha keeps its digits.
+const RAW_LIMIT: f64 = 27.0;
 
 /// How far the formula is taken at its word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +60,8 @@ pub struct SaalSpec {
     pub effective_number: Part,
     /// Reverse cross entropy, with one beta a head.
     pub reverse: Part,
+    /// A weight for each head, in (0, 2) from 1 on; learned or off, stabilised form only.
+    pub head_weights: Part,
     /// Where alpha starts; stabilised: inside (0.99, 0.99999), literal: inside (0, 1).
     pub initial_alpha: f64,
     /// Where every beta starts; positive, stabilised: below `highest_beta`.
@@ -69,6 +74,8 @@ pub struct SaalSpec {
     pub alpha_barrier: f64,
     /// Weight of each beta's log-barrier; stabilised form only; positive.
     pub beta_barrier: f64,
+    /// Weight of each head weight's log-barrier; positive.
+    pub head_weight_barrier: f64,
 }
 
 impl Default for SaalSpec {
@@ -77,12 +84,14 @@ impl Default for SaalSpec {
             form: Form::Stabilised,
             effective_number: Part::Learned,
             reverse: Part::Learned,
+            head_weights: Part::Off,
             initial_alpha: 0.999,
             initial_beta: 0.5,
             log_zero: -4.0,
             highest_beta: 2.0,
             alpha_barrier: 1.0,
             beta_barrier: 0.5,
+            head_weight_barrier: 0.5,
         }
     }
 }
@@ -98,6 +107,11 @@ impl SaalSpec {
             self.initial_alpha > 0.0 && self.initial_alpha < 1.0
         };
         let highest_beta = if stabilised { self.highest_beta } else { f64::INFINITY };
+        let off = self.head_weights == Part::Off;
+        if self.head_weights == Part::Fixed || !(stabilised || off) {
+            let reason = "head weights are learned in the stabilised form, or off".to_owned();
+            return Err(ModelError::Setting { setting: "head_weights", reason });
+        }
         let rules = [
             ("initial_alpha", self.initial_alpha, alpha_fits),
             ("initial_beta", self.initial_beta, self.initial_beta > 0.0 && self.initial_beta < highest_beta),
@@ -105,6 +119,11 @@ impl SaalSpec {
             ("highest_beta", self.highest_beta, self.highest_beta > 0.0 && self.highest_beta.is_finite()),
             ("alpha_barrier", self.alpha_barrier, self.alpha_barrier > 0.0 && self.alpha_barrier.is_finite()),
             ("beta_barrier", self.beta_barrier, self.beta_barrier > 0.0 && self.beta_barrier.is_finite()),
+            (
+                "head_weight_barrier",
+                self.head_weight_barrier,
+                self.head_weight_barrier > 0.0 && self.head_weight_barrier.is_finite(),
+            ),
         ];
         match rules.into_iter().find(|(_, _, fits)| !fits) {
             Some((setting, value, _)) => {
@@ -144,8 +163,10 @@ pub(crate) struct Saal {
     spec: SaalSpec,
     raw_alpha: Tensor,
     raw_betas: BTreeMap<String, Tensor>,
+    raw_head_weights: BTreeMap<String, Tensor>,
     vars: Vec<(String, Var)>,
-    class_names: Vec<String>,
+    /// Weight of each variable's log-barrier, in the order of `vars`.
+    barriers: Vec<f64>,
     /// n_c; 1 where a class has no slices.
     count_k: Tensor,
     /// 1 where a class has slices, else 0.
@@ -154,14 +175,9 @@ pub(crate) struct Saal {
 }
 
 impl Saal {
-    pub fn new(
-        spec: &SaalSpec,
-        heads: &[String],
-        labels: &LabelSet,
-        slices_per_class: &[u64],
-    ) -> Result<Self> {
-        let mut vars = Vec::new();
-        let mut parameter = |name: String, part: Part, raw: f64| -> Result<Tensor> {
+    pub fn new(spec: &SaalSpec, heads: &[String], slices_per_class: &[u64]) -> Result<Self> {
+        let (mut vars, mut barriers) = (Vec::new(), Vec::new());
+        let mut parameter = |name: String, part: Part, raw: f64, barrier: f64| -> Result<Tensor> {
             let tensor = Tensor::new(raw as f32, &Device::Cpu)?;
             if part != Part::Learned {
                 return Ok(tensor);
@@ -169,13 +185,21 @@ impl Saal {
             let var = Var::from_tensor(&tensor)?;
             let tensor = var.as_tensor().clone();
             vars.push((name, var));
+            barriers.push(barrier);
             Ok(tensor)
         };
-        let raw_alpha = parameter("loss.alpha".to_owned(), spec.effective_number, spec.raw_alpha())?;
-        let mut raw_betas = BTreeMap::new();
+        let raw_alpha =
+            parameter("loss.alpha".to_owned(), spec.effective_number, spec.raw_alpha(), spec.alpha_barrier)?;
+        let (mut raw_betas, mut raw_head_weights) = (BTreeMap::new(), BTreeMap::new());
         for head in heads {
-            let raw = parameter(format!("loss.beta.{head}"), spec.reverse, spec.raw_beta())?;
+            let raw =
+                parameter(format!("loss.beta.{head}"), spec.reverse, spec.raw_beta(), spec.beta_barrier)?;
             raw_betas.insert(head.clone(), raw);
+        }
+        for head in heads {
+            let name = format!("loss.head_weight.{head}");
+            let raw = parameter(name, spec.head_weights, 0.0, spec.head_weight_barrier)?;
+            raw_head_weights.insert(head.clone(), raw);
         }
         let counts: Vec<f64> = slices_per_class.iter().map(|&n| n.max(1) as f64).collect();
         let present: Vec<f64> = slices_per_class.iter().map(|&n| f64::from(u8::from(n > 0))).collect();
@@ -183,8 +207,9 @@ impl Saal {
             spec: *spec,
             raw_alpha,
             raw_betas,
+            raw_head_weights,
             vars,
-            class_names: labels.names().to_vec(),
+            barriers,
             n_present: present.iter().sum(),
             count_k: Tensor::new(counts, &Device::Cpu)?,
             present_k: Tensor::new(present, &Device::Cpu)?,
@@ -195,37 +220,41 @@ impl Saal {
         &self.vars
     }
 
-    pub fn terms(&self, heads: &[HeadParts<'_>]) -> std::result::Result<LossTerms, ModelError> {
+    pub fn terms(&self, heads: &[Head<'_>]) -> std::result::Result<LossTerms, ModelError> {
         let weight_k = self.class_weights()?;
         let mut record = BTreeMap::new();
         let mut total = self.barrier()?;
-        for (head, parts, one_hot_nk) in heads {
+        for (head, parts) in heads {
             let reverse_n = (&parts.doubt_n * -self.spec.log_zero)?;
             let mut values =
                 BTreeMap::from([("cross_entropy".to_owned(), number(&parts.cross_entropy_n.mean_all()?)?)]);
-            let mut loss_n = parts.cross_entropy_n.to_dtype(DType::F64)?;
+            let mut loss_n = parts.cross_entropy_n.clone();
             if self.spec.reverse != Part::Off {
                 values.insert("reverse_cross_entropy".to_owned(), number(&reverse_n.mean_all()?)?);
-                loss_n = (loss_n + reverse_n.to_dtype(DType::F64)?.broadcast_mul(&self.beta(head)?)?)?;
+                loss_n = (loss_n + reverse_n.broadcast_mul(&self.beta(head)?)?)?;
             }
-            let weight_n = one_hot_nk.to_dtype(DType::F64)?.broadcast_mul(&weight_k)?.sum(1)?;
-            total = (total + (loss_n * weight_n)?.mean_all()?)?;
+            let mut mean = (loss_n * parts.of_label(&weight_k)?)?.mean_all()?;
+            if self.spec.head_weights != Part::Off {
+                mean = (mean * self.head_weight(head)?)?;
+            }
+            total = (total + mean)?;
             record.insert((*head).to_owned(), values);
         }
         Ok(LossTerms { total, heads: record })
     }
 
+    /// `alpha`, `beta/HEAD` and `head_weight/HEAD`, where they take part.
     pub fn state(&self) -> Result<BTreeMap<String, f64>> {
         let mut state = BTreeMap::new();
         if self.spec.effective_number != Part::Off {
             state.insert("alpha".to_owned(), 1.0 - self.one_minus_alpha()?.to_scalar::<f64>()?);
         }
-        for (name, weight) in self.class_names.iter().zip(self.class_weights()?.to_vec1::<f64>()?) {
-            state.insert(format!("class_weight/{name}"), weight);
-        }
-        if self.spec.reverse != Part::Off {
-            for head in self.raw_betas.keys() {
+        for head in self.raw_betas.keys() {
+            if self.spec.reverse != Part::Off {
                 state.insert(format!("beta/{head}"), self.beta(head)?.to_scalar()?);
+            }
+            if self.spec.head_weights != Part::Off {
+                state.insert(format!("head_weight/{head}"), self.head_weight(head)?.to_scalar()?);
             }
         }
         Ok(state)
@@ -233,7 +262,7 @@ impl Saal {
 
     /// w_c, `[K]`, f64; 0 for a class without slices. Stabilised: their sum is the
     /// number of classes that have slices.
-    fn class_weights(&self) -> Result<Tensor> {
+    pub fn class_weights(&self) -> Result<Tensor> {
         if self.spec.effective_number == Part::Off {
             return Ok(self.present_k.clone());
         }
@@ -249,36 +278,34 @@ impl Saal {
     }
 
     fn one_minus_alpha(&self) -> Result<Tensor> {
+        let raw = limited(&self.raw_alpha)?;
         match self.spec.form {
             Form::Stabilised => {
                 let (lowest, highest) = EXPONENT_BOUNDS;
-                let exponent = Pointwise::Sigmoid.of(&self.raw_alpha.to_dtype(DType::F64)?)?;
-                (exponent.affine(highest - lowest, lowest)? * -std::f64::consts::LN_10)?.exp()
+                let exponent = Pointwise::Sigmoid.of(&raw)?.affine(highest - lowest, lowest)?;
+                (exponent * -std::f64::consts::LN_10)?.exp()
             }
-            Form::Literal => Pointwise::Sigmoid.of(&self.literal_raw_alpha()?.neg()?),
+            Form::Literal => Pointwise::Sigmoid.of(&raw.neg()?),
         }
     }
 
     fn log_alpha(&self, one_minus_alpha: &Tensor) -> Result<Tensor> {
         match self.spec.form {
             Form::Stabilised => Pointwise::Ln1p.of(&one_minus_alpha.neg()?),
-            Form::Literal => Pointwise::Softplus.of(&self.literal_raw_alpha()?.neg()?)?.neg(),
+            Form::Literal => Pointwise::Softplus.of(&limited(&self.raw_alpha)?.neg()?)?.neg(),
         }
-    }
-
-    fn literal_raw_alpha(&self) -> Result<Tensor> {
-        self.raw_alpha.to_dtype(DType::F64)?.clamp(-LITERAL_LIMIT, LITERAL_LIMIT)
     }
 
     fn beta(&self, head: &str) -> Result<Tensor> {
-        let Some(raw) = self.raw_betas.get(head) else {
-            candle_core::bail!("the loss has no head {head}");
-        };
-        let raw = raw.to_dtype(DType::F64)?;
+        let raw = of_head(&self.raw_betas, head)?;
         match self.spec.form {
-            Form::Stabilised => Pointwise::Sigmoid.of(&raw)? * self.spec.highest_beta,
-            Form::Literal => Pointwise::Softplus.of(&raw),
+            Form::Stabilised => Pointwise::Sigmoid.of(&limited(raw)?)? * self.spec.highest_beta,
+            Form::Literal => Pointwise::Softplus.of(&raw.to_dtype(DType::F64)?),
         }
+    }
+
+    fn head_weight(&self, head: &str) -> Result<Tensor> {
+        Pointwise::Sigmoid.of(&limited(of_head(&self.raw_head_weights, head)?)?)? * HIGHEST_HEAD_WEIGHT
     }
 
     /// `-lambda (ln(t) + ln(1 - t) + 2 ln 2)` for every learned share t of its
@@ -288,13 +315,24 @@ impl Saal {
         if self.spec.form == Form::Literal {
             return Ok(total);
         }
-        for (name, var) in &self.vars {
+        for ((_, var), &weight) in self.vars.iter().zip(&self.barriers) {
+            // Not limited: this is what brings a free number back from beyond the limit.
             let raw = var.as_tensor().to_dtype(DType::F64)?;
             // With t = sigmoid(r): -ln t - ln(1 - t) = softplus(-r) + softplus(r).
             let height = (Pointwise::Softplus.of(&raw)? + Pointwise::Softplus.of(&raw.neg()?)?)?;
-            let weight = if name == "loss.alpha" { self.spec.alpha_barrier } else { self.spec.beta_barrier };
             total = (total + height.affine(weight, -weight * 4f64.ln())?)?;
         }
         Ok(total)
+    }
+}
+
+fn limited(raw: &Tensor) -> Result<Tensor> {
+    raw.to_dtype(DType::F64)?.clamp(-RAW_LIMIT, RAW_LIMIT)
+}
+
+fn of_head<'a>(raws: &'a BTreeMap<String, Tensor>, head: &str) -> Result<&'a Tensor> {
+    match raws.get(head) {
+        Some(raw) => Ok(raw),
+        None => candle_core::bail!("the loss has no head {head}"),
     }
 }

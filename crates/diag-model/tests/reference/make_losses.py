@@ -9,7 +9,8 @@ torch.set_default_dtype(torch.float64)
 A = -4.0
 
 
-def saal(form, logits, labels, counts, raw_alpha, raw_betas, use_weights=True, use_reverse=True):
+def saal(form, logits, labels, counts, raw_alpha, raw_betas, raw_heads, use_weights=True, use_reverse=True,
+         use_head_weights=False):
     counts = torch.tensor([float(max(n, 1)) for n in counts])
     present = (torch.tensor(present_of[tuple(counts.tolist())]) if tuple(counts.tolist()) in present_of
                else torch.ones(len(counts)))
@@ -26,13 +27,14 @@ def saal(form, logits, labels, counts, raw_alpha, raw_betas, use_weights=True, u
         weights = present
     total = torch.zeros(())
     parts = []
-    for beta, x in zip(betas, logits):
+    heads = [2.0 * torch.sigmoid(h) if use_head_weights else torch.ones(()) for h in raw_heads]
+    for beta, head, x in zip(betas, heads, logits):
         cross_entropy = torch.nn.functional.cross_entropy(x, labels, reduction="none")
         one_hot = torch.nn.functional.one_hot(labels, x.shape[1]).double()
         log_q = torch.where(one_hot > 0, torch.zeros(()), torch.full((), A))
         reverse = -(torch.softmax(x, 1) * log_q).sum(1)
         loss = cross_entropy + (beta * reverse if use_reverse else 0)
-        total = total + (weights[labels] * loss).mean()
+        total = total + head * (weights[labels] * loss).mean()
         parts.append([cross_entropy.mean().item(), reverse.mean().item()])
     if form == "stabilised":
         share = lambda raw: torch.sigmoid(raw)
@@ -41,6 +43,8 @@ def saal(form, logits, labels, counts, raw_alpha, raw_betas, use_weights=True, u
             total = total + 1.0 * barrier(raw_alpha)
         if use_reverse:
             total = total + sum(0.5 * barrier(b) for b in raw_betas)
+        if use_head_weights:
+            total = total + sum(0.5 * barrier(h) for h in raw_heads)
     return total, parts, weights, alpha, betas
 
 
@@ -59,7 +63,9 @@ def case(name, form, n, counts, seed, scale=1.0, **switches):
         raw_alpha, raw_beta = torch.logit(torch.tensor(1 / 3)), torch.logit(torch.tensor(0.25))
     raw_alpha = raw_alpha.float().double().requires_grad_()
     raw_betas = [raw_beta.float().double().requires_grad_() for _ in logits]
-    total, parts, weights, alpha, betas = saal(form, logits, labels, counts, raw_alpha, raw_betas, **switches)
+    raw_heads = [torch.zeros((), requires_grad=True) for _ in logits]
+    total, parts, weights, alpha, betas = saal(
+        form, logits, labels, counts, raw_alpha, raw_betas, raw_heads, **switches)
     total.backward()
     grad = lambda x: 0.0 if x.grad is None else x.grad.tolist()
     return {
@@ -67,6 +73,7 @@ def case(name, form, n, counts, seed, scale=1.0, **switches):
         "form": form,
         "use_weights": switches.get("use_weights", True),
         "use_reverse": switches.get("use_reverse", True),
+        "use_head_weights": switches.get("use_head_weights", False),
         "counts": counts,
         "logits": [x.tolist() for x in logits],
         "labels": labels.tolist(),
@@ -77,6 +84,7 @@ def case(name, form, n, counts, seed, scale=1.0, **switches):
         "logit_gradients": [x.grad.tolist() for x in logits],
         "alpha_gradient": grad(raw_alpha),
         "beta_gradients": [grad(b) for b in raw_betas],
+        "head_weight_gradients": [grad(h) for h in raw_heads],
     }
 
 
@@ -91,4 +99,5 @@ print(json.dumps([
     case("an absent class", "stabilised", 4, [50, 200, 0], 7),
     case("without class weights", "stabilised", 4, paper, 8, use_weights=False),
     case("without reverse cross entropy", "stabilised", 4, paper, 9, use_reverse=False),
+    case("learned head weights", "stabilised", 4, paper, 10, use_head_weights=True),
 ], indent=1))
