@@ -4,8 +4,8 @@
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_train_ops::{
-    Act, Activation, Conv2dSpec, OpError, RunningStats, avg_pool2d, batch_norm, conv2d, linear, max_pool2d,
-    relu,
+    Act, Activation, Conv2dSpec, OpError, RunningStats, avg_pool2d, batch_norm, concat_channels, conv2d,
+    linear, max_pool2d, pad_end, relu,
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -81,6 +81,27 @@ fn block_case() -> Case {
     })
 }
 
+/// Activations of which one, both or neither lie in blocks of 16 channels.
+fn joining_cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for channels in [3, 16, 32] {
+        let shape = [2, channels, 5, 6];
+        cases.push(case(format!("pad_end {shape:?}"), &[&shape], |t| {
+            pad_end(&Activation::from_nchw(&t[0])?, 1, 2)?.to_nchw()
+        }));
+        for others in [4, 16] {
+            let other = [2, others, 5, 6];
+            cases.push(case(format!("concat_channels {shape:?}, {other:?}"), &[&shape, &other], |t| {
+                let [first, second] = [0, 1].map(|i| Activation::from_nchw(&t[i]));
+                let (first, second) = (first?, second?);
+                // The first one is used twice: its gradients have to add up.
+                concat_channels(&concat_channels(&first, &second)?, &first)?.to_nchw()
+            }));
+        }
+    }
+    cases
+}
+
 fn cases() -> Vec<Case> {
     let mut cases = vec![
         conv_case([2, 3, 5, 7], (4, 1, 1), (1, 0, 1)),
@@ -126,6 +147,7 @@ fn cases() -> Vec<Case> {
         case("linear", &[&[3, 7], &[5, 7], &[5]], |t| linear(&t[0], &t[1], &t[2])),
         block_case(),
     ];
+    cases.extend(joining_cases());
     for channels in [1, 15, 16, 64] {
         for (residual, act, train) in [
             (false, Act::Identity, true),
@@ -328,6 +350,22 @@ fn bad_arguments_are_errors() {
 fn every_error_has_a_remedy() {
     let error = OpError::Device { op: "conv2d", argument: "x" };
     assert!(error.remedy().contains("Device::Cpu"));
+}
+
+#[test]
+fn zeros_are_added_below_and_to_the_right_and_channels_behind() {
+    let x = image(&[1, 1, 2, 2]);
+    let wide = pad_end(&x, 1, 1).unwrap().to_nchw().unwrap();
+    let values = x.to_nchw().unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let want = [values[0], values[1], 0.0, values[2], values[3], 0.0, 0.0, 0.0, 0.0];
+    assert_eq!(wide.flatten_all().unwrap().to_vec1::<f32>().unwrap(), want);
+    let (first, second) = (image(&[2, 16, 3, 3]), image(&[2, 5, 3, 3]));
+    let joined = concat_channels(&first, &second).unwrap().to_nchw().unwrap();
+    let want = Tensor::cat(&[first.to_nchw().unwrap(), second.to_nchw().unwrap()], 1).unwrap();
+    assert_eq!(
+        joined.flatten_all().unwrap().to_vec1::<f32>().unwrap(),
+        want.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    );
 }
 
 #[test]
