@@ -4,7 +4,6 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
-use std::time::Duration;
 
 use covid19_diag_tests::{
     output, program, smoke_run, stderr, succeed, test_data, tiny_cohort, tiny_cohort_copy, workspace,
@@ -117,21 +116,6 @@ fn a_full_disk_leaves_nothing() {
 }
 
 #[test]
-fn an_interrupted_ingest_leaves_nothing() {
-    let out = tempfile::tempdir().unwrap();
-    let dicom = smoke_run().join("dicom");
-    let mut child = ingest(&dicom, &dicom.join("labels.csv"), &out.path().join("shards"))
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
-    std::thread::sleep(Duration::from_millis(300));
-    succeed(Command::new("kill").args(["-TERM", &child.id().to_string()]));
-    let status = child.wait().unwrap();
-    assert!(!status.success(), "ended before it could be interrupted");
-    check_nothing_left(out.path());
-}
-
-#[test]
 fn an_existing_output_is_not_overwritten() {
     let out = tempfile::tempdir().unwrap();
     fs::write(out.path().join("precious"), b"x").unwrap();
@@ -157,6 +141,19 @@ fn an_unknown_key_of_a_recipe_is_named() {
     );
     check_refused(&refused, 1, "learning_rat");
     assert!(!folder.path().join("run").exists());
+}
+
+#[test]
+fn an_unknown_key_of_a_cohort_is_named_with_its_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let cohort = folder.path().join("cohort.toml");
+    let text = fs::read_to_string(workspace().join("tests/tiny.toml")).unwrap();
+    fs::write(&cohort, text.replace("siemens", "siemans")).unwrap();
+    let out = folder.path().join("dicom");
+    let refused =
+        output(program("ct-phantom").arg("--cohort").arg(&cohort).args(["--seed", "1", "--out"]).arg(&out));
+    check_refused(&refused, 2, "line 8: unknown field `siemans`");
+    assert!(!out.exists());
 }
 
 #[test]

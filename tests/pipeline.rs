@@ -31,26 +31,26 @@ fn the_pipeline_learns_and_a_control_on_shuffled_labels_does_not() {
 
     one_study_is_predicted_with_probabilities_that_sum_to_one(&out);
 
-    // The same recipe on labels shuffled among the training cases.
+    // The same recipe on labels shuffled among the training cases. Chance is 1/3 of three
+    // classes; with this many held-out cases one run has a standard error of about 0.13,
+    // the mean of three about 0.08.
+    let controls = [1, 2, 3].map(|seed| balanced_accuracy_on_shuffled_labels(&out.join("shards"), seed));
+    let mean = controls.iter().sum::<f64>() / controls.len() as f64;
+    assert!((0.15..=0.5).contains(&mean), "controls on shuffled labels reached {controls:?}");
+}
+
+fn balanced_accuracy_on_shuffled_labels(shards: &Path, seed: u32) -> f64 {
     let folder = tempfile::tempdir().unwrap();
     let recipe = std::fs::read_to_string(workspace().join("data/recipes/smoke.toml")).unwrap();
     let control = folder.path().join("control.toml");
-    std::fs::write(&control, format!("shuffle_labels = true\n{recipe}")).unwrap();
+    let recipe = recipe.replace("seed = 1\n", &format!("seed = {seed}\nshuffle_labels = true\n"));
+    std::fs::write(&control, recipe).unwrap();
     let run = folder.path().join("run");
-    succeed(
-        program("diag-train")
-            .arg("fit")
-            .arg("--shards")
-            .arg(out.join("shards"))
-            .arg("--recipe")
-            .arg(&control)
-            .arg("--out")
-            .arg(&run),
-    );
-    succeed(program("diag-train").arg("evaluate").arg(&run).arg("--shards").arg(out.join("shards")));
-    let chance = metric(&run, &BALANCED_ACCURACY);
-    // Chance is 1/3 of three classes; with this many held-out cases its standard error is about 0.13.
-    assert!(chance <= 0.6, "a control on shuffled labels reached {chance}");
+    let mut fit = program("diag-train");
+    fit.arg("fit").arg("--shards").arg(shards).arg("--recipe").arg(&control).arg("--out").arg(&run);
+    succeed(&mut fit);
+    succeed(program("diag-train").arg("evaluate").arg(&run).arg("--shards").arg(shards));
+    metric(&run, &BALANCED_ACCURACY)
 }
 
 /// The model of the run, on one study of its own cohort.

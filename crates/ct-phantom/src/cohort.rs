@@ -182,8 +182,11 @@ impl CohortSpec {
     /// # Errors
     /// [`PhantomError::CohortSyntax`] and [`PhantomError::CohortValue`].
     pub fn from_toml(name: &str, text: &str) -> Result<Self, PhantomError> {
-        let spec: Self = toml::from_str(text)
-            .map_err(|source| PhantomError::CohortSyntax { name: name.into(), source })?;
+        let spec: Self = toml::from_str(text).map_err(|err| {
+            let before = err.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            let line = before.matches('\n').count() + 1;
+            PhantomError::CohortSyntax { name: name.into(), line, reason: err.message().replace('\n', " ") }
+        })?;
         spec.check()?;
         Ok(spec)
     }

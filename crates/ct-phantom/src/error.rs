@@ -6,13 +6,14 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum PhantomError {
     /// The cohort text is not TOML, or has unknown, missing or mistyped keys.
-    #[error("cohort {name} does not parse")]
+    #[error("cohort {name}, line {line}: {reason}")]
     CohortSyntax {
         /// Name or path of the cohort.
         name: String,
-        /// What the TOML parser said, with line and column.
-        #[source]
-        source: toml::de::Error,
+        /// Line of the file, from 1.
+        line: usize,
+        /// What the TOML parser said, on one line.
+        reason: String,
     },
     /// A cohort setting is outside its range, or contradicts another one.
     #[error("cohort {name}: {key} is {got}, but must be {want}")]
@@ -52,7 +53,7 @@ pub enum PhantomError {
         why: String,
     },
     /// The progress callback asked to stop.
-    #[error("stopped on request; nothing was written")]
+    #[error("interrupted; nothing was written")]
     Interrupted,
 }
 

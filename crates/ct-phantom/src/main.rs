@@ -59,9 +59,7 @@ fn main() -> ExitCode {
             let remedy = err
                 .downcast_ref::<PhantomError>()
                 .map_or("try again with --jobs 1".into(), PhantomError::remedy);
-            // A parser's message may span lines; an error is two.
-            let what = format!("{err:#}").split_whitespace().collect::<Vec<_>>().join(" ");
-            eprintln!("error: {what}\n  fix: {remedy}");
+            eprintln!("error: {err:#}\n  fix: {remedy}");
             ExitCode::from(if usage { 2 } else { 1 })
         }
     }

@@ -24,10 +24,7 @@ normal = 2
 fn refuses(replace: &str, with: &str, key: &str) {
     assert!(VALID.contains(replace), "the case is out of date: {replace}");
     let err = CohortSpec::from_toml("tiny", &VALID.replace(replace, with)).expect_err("must be refused");
-    let text = match &err {
-        PhantomError::CohortSyntax { source, .. } => source.to_string(),
-        other => other.to_string(),
-    };
+    let text = err.to_string();
     assert!(text.contains(key), "{text:?} does not name {key:?}");
     assert!(err.is_usage() && !err.remedy().is_empty());
 }

@@ -88,7 +88,7 @@ pub enum TrainError {
         part: String,
     },
     /// The user stopped the run.
-    #[error("stopped by request in epoch {epoch}; the checkpoint of epoch {} is whole", epoch - 1)]
+    #[error("interrupted in epoch {epoch}; the checkpoint of epoch {} is whole", epoch - 1)]
     Interrupted {
         /// Epoch that was under way, from 1.
         epoch: u32,

@@ -104,7 +104,7 @@ impl TrainPlan {
     pub fn read(path: &Path) -> Result<Self, TrainError> {
         let bad = |reason: String| TrainError::Recipe { file: path.into(), reason };
         let text = String::from_utf8(files::read(path)?).map_err(|err| bad(err.to_string()))?;
-        toml::from_str(&text).map_err(|err| bad(err.to_string()))
+        toml::from_str(&text).map_err(|err| bad(err.message().replace('\n', " ")))
     }
 
     /// Whether a resume under `other` would go on with the same computation; the
