@@ -20,6 +20,8 @@ pub struct Cli {
 pub enum Command {
     /// Turn DICOM series into shards.
     Dicom(DicomArgs),
+    /// Turn NIfTI volumes into shards.
+    Nifti(NiftiArgs),
     /// Turn folders of PNG and JPEG slices into shards.
     Images(ImagesArgs),
     /// Show what is below a folder, series by series; writes nothing.
@@ -34,19 +36,37 @@ pub enum Command {
 pub struct DicomArgs {
     /// Folder with the DICOM files.
     pub dir: PathBuf,
-    /// Label table: case_id,label and optionally split and patient_id.
-    #[arg(long, value_name = "FILE.csv")]
-    pub labels: PathBuf,
     /// What a case_id names.
     #[arg(long = "match", value_enum, default_value = "folder")]
     pub matching: MatchArg,
+    #[command(flatten)]
+    pub volume: VolumeArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct NiftiArgs {
+    /// Folder with the NIfTI files; a case_id names one of them, or a folder.
+    pub dir: PathBuf,
+    /// What a case_id names; NIfTI files have no other identity.
+    #[arg(long = "match", value_parser = ["folder"], default_value = "folder")]
+    pub matching: String,
+    #[command(flatten)]
+    pub volume: VolumeArgs,
+}
+
+/// What `dicom` and `nifti` share.
+#[derive(Debug, Args)]
+pub struct VolumeArgs {
+    /// Label table: case_id,label and optionally split and patient_id.
+    #[arg(long, value_name = "FILE.csv")]
+    pub labels: PathBuf,
     /// Which slices to keep.
     #[arg(long, value_enum, default_value = "lung")]
     pub select: SelectArg,
     /// Which of several axial series of a case to use.
     #[arg(long, value_enum, default_value = "most-slices")]
     pub series: SeriesArg,
-    /// Which part of a slice to keep.
+    /// Which part of a slice to keep: a square in millimetres, 10 mm around it.
     #[arg(long, value_enum, default_value = "none")]
     pub crop: CropArg,
     /// HU range that becomes black to white.
@@ -58,11 +78,15 @@ pub struct DicomArgs {
     /// Set cases with gaps between slices aside.
     #[arg(long)]
     pub strict: bool,
+    /// Draw a contact sheet of every case there: kept slices framed green, dropped
+    /// ones red, body outlined yellow, lungs cyan, the crop white.
+    #[arg(long, value_name = "DIR")]
+    pub preview: Option<PathBuf>,
     #[command(flatten)]
     pub shared: SharedArgs,
 }
 
-impl DicomArgs {
+impl VolumeArgs {
     /// As the library wants them.
     pub fn settings(&self) -> Settings {
         Settings {
@@ -83,6 +107,7 @@ impl DicomArgs {
             window: self.window,
             with_hu: self.with_hu,
             strict: self.strict,
+            preview: self.preview.clone(),
             ..self.shared.settings()
         }
     }
@@ -135,7 +160,7 @@ pub struct TableArgs {
     pub json: bool,
 }
 
-/// What `dicom` and `images` share.
+/// What all formats share.
 #[derive(Debug, Args)]
 pub struct SharedArgs {
     /// New folder for the shards.
@@ -199,6 +224,7 @@ impl SharedArgs {
             key_file: self.key_file.clone(),
             keep_case_ids: self.keep_case_ids,
             keep_paths: self.keep_paths,
+            preview: None,
             jobs: self.jobs.map(usize::from),
         }
     }

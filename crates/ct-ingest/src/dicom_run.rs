@@ -1,4 +1,4 @@
-//! `ct-ingest dicom`: a folder of DICOM files and a label table to shards.
+//! `ct-ingest dicom` and `ct-ingest nifti`: a folder of CT volumes and a label table to shards.
 
 use std::path::PathBuf;
 
@@ -14,13 +14,16 @@ use crate::labels::{self, LabelTable};
 use crate::listing::Listing;
 use crate::render;
 use crate::run::{self, Control, Event, Quarantine, Summary};
-use crate::settings::{Match, Settings};
+use crate::settings::{Format, Match, Settings};
 use crate::splitting::{self, Placeable};
-use crate::study::{self, CaseTask, Reading};
+use crate::study::{self, CaseFault, CaseTask, ReadCase, Reading};
+use crate::volume_case;
 
-/// A run over DICOM files.
+/// A run over DICOM or NIfTI files.
 #[derive(Clone, Debug)]
 pub struct DicomRun {
+    /// What the files are; others are only counted.
+    pub format: Format,
     /// Folder with the files.
     pub root: PathBuf,
     /// The label table.
@@ -62,7 +65,11 @@ fn ingest_in_pool(run: &DicomRun, control: &Control<'_>) -> Result<Summary, Inge
         with_hu: settings.with_hu,
         split_seed: (!split_given).then_some(settings.seed),
     };
-    let mut config = settings.to_json("dicom", split_given);
+    let (command, wanted) = match run.format {
+        Format::Dicom => ("dicom", "CT images in DICOM files"),
+        Format::Nifti => ("nifti", "NIfTI volumes (.nii, .nii.gz)"),
+    };
+    let mut config = settings.to_json(command, split_given);
     config["match"] = match run.matching {
         Match::Folder => "folder",
         Match::PatientId => "patient-id",
@@ -75,17 +82,24 @@ fn ingest_in_pool(run: &DicomRun, control: &Control<'_>) -> Result<Summary, Inge
     if listing.files.is_empty() {
         return Err(IngestError::Empty { what: "files", path: run.root.clone() });
     }
-    let scans = intake::scan(&listing);
+    let scans = intake::scan(&listing, run.format);
     control.check()?;
-    if !scans.iter().any(|scan| matches!(scan, Scan::Ct(_) | Scan::Broken(_))) {
-        return Err(IngestError::Empty { what: "CT images in DICOM files", path: run.root.clone() });
+    if scans.iter().all(|scan| matches!(scan, Scan::Other(_))) {
+        return Err(IngestError::Empty { what: wanted, path: run.root.clone() });
     }
     let assigned = intake::assign(&listing, &scans, &table, run.matching);
     let reading = Reading { listing: &listing, scans: &scans, settings, pseudonyms: &pseudonyms };
     let mut books = Books::open(&listing, Quarantine::new(settings, &pseudonyms));
     enter_unassigned(reading, &assigned, &mut books, control);
     let tasks = tasks(run.matching, &table, &assigned, reading, &mut books, control)?;
-    books::write_cases(writer, tasks, books, &|task| study::read(task, &reading), control)
+    books::write_cases(writer, tasks, books, &|task| read_case(task, &reading, run.format), control)
+}
+
+fn read_case(task: &CaseTask, reading: &Reading<'_>, format: Format) -> Result<ReadCase, CaseFault> {
+    match format {
+        Format::Dicom => study::read(task, reading),
+        Format::Nifti => volume_case::read(task, reading),
+    }
 }
 
 /// The cases to be read, with the names that the operator knows.
@@ -191,7 +205,7 @@ fn enter_unassigned(reading: Reading<'_>, assigned: &Assigned, books: &mut Books
                 books.flow.files.drop_for(fault.code());
                 books.quarantine.add_path(&listing.files[file].relative, fault, control);
             }
-            Scan::Ct(_) => books.flow.files.drop_for("no case"),
+            Scan::Ct(_) | Scan::Volume(_) => books.flow.files.drop_for("no case"),
         }
     }
 }

@@ -134,6 +134,24 @@ pub enum Fault {
         /// "no image has that name", or how many have.
         why: String,
     },
+    /// A contact sheet cannot be written.
+    #[error("its preview cannot be written: {why}")]
+    Preview {
+        /// What is wrong.
+        why: String,
+    },
+    /// A volume is of a kind that is not read.
+    #[error("it is not a usable NIfTI volume: {why}")]
+    Volume {
+        /// What is wrong.
+        why: String,
+    },
+    /// The numbers of a volume cannot be CT numbers.
+    #[error("its values are no CT numbers: {why}")]
+    NotHu {
+        /// What is wrong.
+        why: String,
+    },
     /// An image is not of a kind that can be a CT slice.
     #[error("it is not a usable image: {why}")]
     Image {
@@ -168,6 +186,9 @@ impl Fault {
             Self::NoLung => "no-lung",
             Self::Leak { .. } => "leak",
             Self::Unlisted { .. } => "unlisted",
+            Self::Preview { .. } => "preview",
+            Self::Volume { .. } => "volume",
+            Self::NotHu { .. } => "not-hu",
             Self::Image { .. } => "image",
         }
     }
@@ -205,6 +226,13 @@ impl Fault {
             Self::NoLung => "check that it is a chest CT, or run with --select all".into(),
             Self::Leak { .. } => "put these cases into the same part with --split-file".into(),
             Self::Unlisted { .. } => "correct the list, or add the image".into(),
+            Self::Preview { .. } => "check the folder of --preview, its permissions and its disk".into(),
+            Self::Volume { .. } => "convert it again from its DICOM series, for example with dcm2niix".into(),
+            Self::NotHu { .. } => {
+                "give the volume in Hounsfield units, as converted from DICOM; scaled or windowed values \
+                 cannot be turned back"
+                    .into()
+            }
             Self::Image { .. } => "convert the image to 8- or 16-bit grey PNG".into(),
         }
     }

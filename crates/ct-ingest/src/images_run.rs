@@ -337,6 +337,7 @@ fn read(task: &CaseTask, listing: &Listing, settings: &Settings) -> Result<ReadC
     Ok(ReadCase {
         row,
         slices,
+        fractions: Vec::new(),
         synthetic: false,
         files_aside: Vec::new(),
         series_aside: Vec::new(),

@@ -11,6 +11,7 @@ use crate::fault::Fault;
 use crate::intake::{self, Scan};
 use crate::listing::Listing;
 use crate::series::{self, ImageRef};
+use crate::settings::Format;
 
 /// What a folder holds.
 #[derive(Clone, Debug, Serialize)]
@@ -82,7 +83,7 @@ pub fn inspect(root: &Path, with_paths: bool) -> Result<Inspection, IngestError>
     if listing.files.is_empty() && listing.closed.is_empty() {
         return Err(IngestError::Empty { what: "files", path: root.into() });
     }
-    let scans = intake::scan(&listing);
+    let scans = intake::scan(&listing, Format::Dicom);
     let mut images = Vec::new();
     let mut others: BTreeMap<&'static str, usize> = BTreeMap::new();
     let mut broken = Vec::new();
@@ -96,6 +97,7 @@ pub fn inspect(root: &Path, with_paths: bool) -> Result<Inspection, IngestError>
     for (file, scan) in scans.iter().enumerate() {
         match scan {
             Scan::Other(reason) => *others.entry(reason).or_default() += 1,
+            Scan::Volume(_) => *others.entry("NIfTI volume").or_default() += 1,
             Scan::Broken(fault) => broken.push(broken_file(&listing.files[file].relative, fault)),
             Scan::Ct(header) => {
                 patients.extend(header.identity.patient_id.as_deref());

@@ -9,21 +9,44 @@ use crate::decode::{self, Header, Scanned};
 use crate::fault::Fault;
 use crate::labels::LabelTable;
 use crate::listing::{self, Listing};
-use crate::settings::Match;
+use crate::nifti;
+use crate::settings::{Format, Match};
 
 /// What the header of a listed file said.
 #[derive(Clone, Debug)]
 pub enum Scan {
     /// A CT object.
     Ct(Arc<Header>),
+    /// A NIfTI volume.
+    Volume(Arc<nifti::Header>),
     /// A file that is no CT image, and why.
     Other(&'static str),
     /// A file that should have been one.
     Broken(Fault),
 }
 
-/// Reads the headers of all listed files, in parallel.
-pub fn scan(listing: &Listing) -> Vec<Scan> {
+/// Reads the headers of all listed files of a format, in parallel.
+pub fn scan(listing: &Listing, format: Format) -> Vec<Scan> {
+    match format {
+        Format::Dicom => scan_dicom(listing),
+        Format::Nifti => scan_nifti(listing),
+    }
+}
+
+fn scan_nifti(listing: &Listing) -> Vec<Scan> {
+    let scan_one = |file: &listing::ListedFile| {
+        if !nifti::is_named_as_nifti(&file.relative) {
+            return Scan::Other("not a NIfTI volume");
+        }
+        match nifti::scan_file(&file.path) {
+            Ok(header) => Scan::Volume(Arc::new(header)),
+            Err(fault) => Scan::Broken(fault),
+        }
+    };
+    listing.files.par_iter().map(scan_one).collect()
+}
+
+fn scan_dicom(listing: &Listing) -> Vec<Scan> {
     let scan_one = |file: &listing::ListedFile| {
         if listing::is_companion(&file.relative) {
             return Scan::Other("not an image");
@@ -55,6 +78,8 @@ pub fn assign(listing: &Listing, scans: &[Scan], table: &LabelTable, matching: M
     }
 }
 
+/// A row may name a folder, by its path or its unique name; or, where a file is
+/// a whole series, that file, with or without its extension.
 fn by_folder(listing: &Listing, scans: &[Scan], table: &LabelTable) -> Assigned {
     let row_of: BTreeMap<&str, usize> =
         table.rows.iter().enumerate().map(|(row, entry)| (entry.case.as_str(), row)).collect();
@@ -63,7 +88,9 @@ fn by_folder(listing: &Listing, scans: &[Scan], table: &LabelTable) -> Assigned 
     let mut files_of: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
     let mut unlabelled: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     for (file, listed) in listing.files.iter().enumerate() {
-        let folders = || ancestors(&listed.relative);
+        let is_volume = nifti::is_named_as_nifti(&listed.relative) && !matches!(scans[file], Scan::Other(_));
+        let names = if is_volume { file_names(&listed.relative) } else { Vec::new() };
+        let folders = || names.iter().copied().chain(ancestors(&listed.relative));
         let by_path = folders().find_map(|folder| row_of.get(folder).map(|row| (*row, folder)));
         let by_name = || {
             folders().find_map(|folder| {
@@ -79,7 +106,7 @@ fn by_folder(listing: &Listing, scans: &[Scan], table: &LabelTable) -> Assigned 
             // Tables and notes beside the cases belong to nobody.
             None if matches!(scans[file], Scan::Other(_)) => {}
             None => {
-                let folder = folders().last().unwrap_or(".").to_string();
+                let folder = ancestors(&listed.relative).last().unwrap_or(".").to_string();
                 unlabelled.entry(folder).or_default().push(file);
             }
         }
@@ -90,6 +117,13 @@ fn by_folder(listing: &Listing, scans: &[Scan], table: &LabelTable) -> Assigned 
         count => Err(Fault::AmbiguousFolder { count }),
     };
     Assigned { cases: (0..table.rows.len()).map(case).collect(), unlabelled }
+}
+
+/// The path of a NIfTI file, with and without its extension.
+fn file_names(relative: &str) -> Vec<&str> {
+    let lower = relative.to_ascii_lowercase();
+    let extension = if lower.ends_with(".gz") { ".nii.gz" } else { ".nii" };
+    vec![relative, &relative[..relative.len() - extension.len()]]
 }
 
 /// The folders that hold a file, innermost first, and the root as `.`.
@@ -131,6 +165,12 @@ fn by_header(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_volume_has_two_names() {
+        assert_eq!(file_names("a/b.c.nii.gz"), ["a/b.c.nii.gz", "a/b.c"]);
+        assert_eq!(file_names("B.NII"), ["B.NII", "B"]);
+    }
 
     #[test]
     fn a_file_s_folders_are_named_innermost_first() {

@@ -1,11 +1,11 @@
 //! CT files to training shards.
 //!
-//! In: a folder of DICOM files, or of PNG and JPEG images, and a table of labels.
+//! In: a folder of DICOM or NIfTI files, or of PNG and JPEG images, and a table of labels.
 //! Out: a shard folder (`diag_data::shard`) of rendered slices, in which nothing
 //! names a patient, with an account of everything that was left out.
 //!
 //! The way of a case: [`listing`] and [`intake`] find its files, [`series`] stacks
-//! them by position, [`decode`] turns them into CT numbers, [`select`] keeps the
+//! them by position, [`decode`] (or [`nifti`]) turns them into CT numbers, [`select`] keeps the
 //! slices that show lung, [`render`] makes pictures of them, [`deidentify`] hashes
 //! what must stay comparable. [`dicom_run`] and [`images_run`] conduct, [`books`]
 //! keeps the account.
@@ -27,16 +27,20 @@ pub mod intake;
 pub mod labels;
 pub mod leakage;
 pub mod listing;
+pub mod nifti;
 pub mod picture;
+pub mod preview;
 pub mod render;
 pub mod run;
 pub mod select;
 pub mod series;
 pub mod settings;
+pub mod slices;
 pub mod split_lists;
 pub mod splitting;
 pub mod study;
 pub mod table;
 pub mod verify;
+pub mod volume_case;
 
 pub use error::IngestError;

@@ -4,22 +4,25 @@ mod args;
 mod console;
 mod report;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
 use ct_ingest::IngestError;
 use ct_ingest::dicom_run::{self, DicomRun};
 use ct_ingest::images_run::{self, ImagesRun};
+use ct_ingest::settings::{Format, Match};
 use ct_ingest::{inspect, verify};
 
-use crate::args::{Cli, Command, DicomArgs, ImagesArgs, TableArgs};
+use crate::args::{Cli, Command, ImagesArgs, TableArgs, VolumeArgs};
 use crate::console::Console;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     console::start_log();
     let done = match cli.command {
-        Command::Dicom(args) => dicom(&args),
+        Command::Dicom(args) => volumes(Format::Dicom, &args.dir, args.matching.into(), &args.volume),
+        Command::Nifti(args) => volumes(Format::Nifti, &args.dir, Match::Folder, &args.volume),
         Command::Images(args) => images(&args),
         Command::Inspect(args) => {
             inspect::inspect(&args.dir, args.keep_paths).map(|found| report::inspection(&found, args.json))
@@ -32,12 +35,13 @@ fn main() -> ExitCode {
     done.unwrap_or_else(console::fail)
 }
 
-fn dicom(args: &DicomArgs) -> Result<ExitCode, IngestError> {
+fn volumes(format: Format, dir: &Path, matching: Match, args: &VolumeArgs) -> Result<ExitCode, IngestError> {
     let run = DicomRun {
-        root: args.dir.clone(),
+        format,
+        root: dir.into(),
         labels: args.labels.clone(),
         out: args.shared.out.clone(),
-        matching: args.matching.into(),
+        matching,
         settings: args.settings(),
     };
     let console = Console::start();

@@ -62,28 +62,79 @@ pub struct LungMeasure {
     pub lung: Option<Region>,
 }
 
+/// Body and lungs of one slice, on a coarse grid.
+#[derive(Clone, Debug)]
+pub struct Masks {
+    size: (usize, usize),
+    width: usize,
+    block: usize,
+    body: Vec<bool>,
+    lung: Vec<bool>,
+}
+
 /// Measures one slice: `hu` is row-major, `rows * cols`, without padding.
 pub fn measure(hu: &[f32], rows: usize, cols: usize) -> LungMeasure {
-    let grid = Grid::of(hu, rows, cols);
-    let solid: Vec<bool> = grid.hu.iter().map(|hu| *hu > BODY_HU).collect();
-    let Some(body) = grid.parts(&solid).into_iter().max_by_key(|part| part.cells.len()) else {
-        return LungMeasure { fraction: 0.0, body: None, lung: None };
-    };
-    let body = grid.filled(&body);
-    let n_body = body.iter().filter(|inside| **inside).count();
-    let airy: Vec<bool> = grid.hu.iter().zip(&body).map(|(hu, inside)| *inside && *hu < LUNG_HU).collect();
-    let mut lung = vec![false; airy.len()];
-    let mut n_lung = 0;
-    for part in grid.parts(&airy) {
-        if part.cells.len() as f32 > MIN_LUNG_SHARE * n_body as f32 && !part.touches_border {
-            n_lung += part.cells.len();
-            part.cells.iter().for_each(|cell| lung[*cell] = true);
+    Masks::of(hu, rows, cols).measure()
+}
+
+impl Masks {
+    /// Finds body and lungs: `hu` is row-major, `rows * cols`, without padding.
+    pub fn of(hu: &[f32], rows: usize, cols: usize) -> Self {
+        let grid = Grid::of(hu, rows, cols);
+        let solid: Vec<bool> = grid.hu.iter().map(|hu| *hu > BODY_HU).collect();
+        let (mut body, mut lung) = (vec![false; solid.len()], vec![false; solid.len()]);
+        if let Some(largest) = grid.parts(&solid).into_iter().max_by_key(|part| part.cells.len()) {
+            body = grid.filled(&largest);
+            let n_body = body.iter().filter(|inside| **inside).count();
+            let is_airy = |(hu, inside): (&f32, &bool)| *inside && *hu < LUNG_HU;
+            let airy: Vec<bool> = grid.hu.iter().zip(&body).map(is_airy).collect();
+            for part in grid.parts(&airy) {
+                if part.cells.len() as f32 > MIN_LUNG_SHARE * n_body as f32 && !part.touches_border {
+                    part.cells.iter().for_each(|cell| lung[*cell] = true);
+                }
+            }
+        }
+        Self { size: (rows, cols), width: grid.width, block: grid.block, body, lung }
+    }
+
+    /// Fraction and boxes.
+    pub fn measure(&self) -> LungMeasure {
+        let count = |mask: &[bool]| mask.iter().filter(|inside| **inside).count();
+        let n_body = count(&self.body);
+        LungMeasure {
+            fraction: if n_body == 0 { 0.0 } else { count(&self.lung) as f32 / n_body as f32 },
+            body: self.region(&self.body),
+            lung: self.region(&self.lung),
         }
     }
-    LungMeasure {
-        fraction: n_lung as f32 / n_body as f32,
-        body: grid.region(&body, rows, cols),
-        lung: grid.region(&lung, rows, cols),
+
+    /// Whether a point, in pixels of the slice, lies in the body.
+    pub fn is_body(&self, row: f64, col: f64) -> bool {
+        self.cell(row, col).is_some_and(|cell| self.body[cell])
+    }
+
+    /// Whether a point, in pixels of the slice, lies in a lung.
+    pub fn is_lung(&self, row: f64, col: f64) -> bool {
+        self.cell(row, col).is_some_and(|cell| self.lung[cell])
+    }
+
+    fn cell(&self, row: f64, col: f64) -> Option<usize> {
+        let (rows, cols) = (self.size.0 as f64, self.size.1 as f64);
+        let inside = (0.0..rows).contains(&row) && (0.0..cols).contains(&col);
+        inside.then(|| row as usize / self.block * self.width + col as usize / self.block)
+    }
+
+    fn region(&self, mask: &[bool]) -> Option<Region> {
+        let cells = || (0..mask.len()).filter(|cell| mask[*cell]);
+        let (ys, xs) = (|| cells().map(|cell| cell / self.width), || cells().map(|cell| cell % self.width));
+        let pixel = |cell: usize, limit: usize| (cell * self.block).min(limit) as f64;
+        let (rows, cols) = self.size;
+        Some(Region {
+            top: pixel(ys().min()?, rows),
+            left: pixel(xs().min()?, cols),
+            bottom: pixel(ys().max()? + 1, rows),
+            right: pixel(xs().max()? + 1, cols),
+        })
     }
 }
 
@@ -206,18 +257,6 @@ impl Grid {
         let mut inside = vec![true; self.hu.len()];
         reached.cells.iter().for_each(|cell| inside[*cell] = false);
         inside
-    }
-
-    fn region(&self, mask: &[bool], rows: usize, cols: usize) -> Option<Region> {
-        let cells = || (0..mask.len()).filter(|cell| mask[*cell]);
-        let (ys, xs) = (|| cells().map(|cell| cell / self.width), || cells().map(|cell| cell % self.width));
-        let pixel = |cell: usize, limit: usize| (cell * self.block).min(limit) as f64;
-        Some(Region {
-            top: pixel(ys().min()?, rows),
-            left: pixel(xs().min()?, cols),
-            bottom: pixel(ys().max()? + 1, rows),
-            right: pixel(xs().max()? + 1, cols),
-        })
     }
 }
 

@@ -13,6 +13,7 @@ use diag_data::units::{Mm, Spacing};
 
 use crate::decode::{Frame, Header};
 use crate::fault::Fault;
+use crate::study::TILT_WARNING_DEG;
 
 /// Positions closer than this are one position.
 const SAME_POSITION_MM: f64 = 0.01;
@@ -24,8 +25,6 @@ const MIN_AXIAL: f64 = 0.9;
 const ORIENTATION_TOLERANCE: f64 = 1e-3;
 /// Acquisitions that share more of their length than this are no parts of one stack.
 const MAX_SHARED_LENGTH: f64 = 0.25;
-/// A tilt above this is worth a warning.
-const TILT_WARNING_DEG: f64 = 1.0;
 
 /// One image of one file.
 #[derive(Clone, Debug)]

@@ -39,10 +39,19 @@ pub enum SeriesRule {
     Only,
 }
 
+/// What the files of a run over volumes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// DICOM files, one or more a series.
+    Dicom,
+    /// NIfTI-1 files, one a series.
+    Nifti,
+}
+
 /// What a `case_id` of the label table names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Match {
-    /// A folder below the root, by its path or its unique name.
+    /// A folder below the root, by its path or its unique name; or a NIfTI file.
     Folder,
     /// PatientID.
     PatientId,
@@ -83,6 +92,8 @@ pub struct Settings {
     pub keep_case_ids: bool,
     /// Whether `quarantine.jsonl` shows paths below the root.
     pub keep_paths: bool,
+    /// Folder for contact sheets of the cases; the shards do not depend on it.
+    pub preview: Option<PathBuf>,
     /// Worker threads; `None` is one a core.
     pub jobs: Option<usize>,
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use diag_data::case::{CaseId, Label, Split};
 use diag_data::manifest::CaseRow;
-use diag_data::slice::{Acquisition, CtSlice, Geometry, Provenance, Selection};
+use diag_data::slice::{Acquisition, CtSlice, Geometry, Provenance};
 use diag_data::units::{HuWindow, Mm};
 use rayon::prelude::*;
 
@@ -15,9 +15,10 @@ use crate::fault::Fault;
 use crate::intake::Scan;
 use crate::listing::Listing;
 use crate::render::{self, Image};
-use crate::select::{self, LungMeasure, MIN_SLICES, Region};
+use crate::select::MIN_SLICES;
 use crate::series::{self, ImageRef, PlacedImage, Stack};
-use crate::settings::{Crop, Select, SeriesRule, Settings};
+use crate::settings::{SeriesRule, Settings};
+use crate::slices::{self, Measured, SourceSlice};
 
 /// A case to be read.
 #[derive(Clone, Debug)]
@@ -54,6 +55,9 @@ pub struct ReadCase {
     pub row: CaseRow,
     /// Its slices, lowest first.
     pub slices: Vec<CtSlice>,
+    /// Lung fraction of each slice of the used series, and whether it was kept;
+    /// empty where none was measured.
+    pub fractions: Vec<(f32, bool)>,
     /// Whether a used file says that it is synthetic.
     pub synthetic: bool,
     /// Files that are not in the used series, with the reason.
@@ -63,6 +67,12 @@ pub struct ReadCase {
     /// Reasons of the slices of the used series that were not kept.
     pub slices_aside: Vec<&'static str>,
 }
+
+/// Why slices of a used series are not in the shards.
+pub const TOO_LITTLE_LUNG: &str = "shows too little lung, or thinned out";
+
+/// A tilt above this, in degrees, is worth a warning.
+pub const TILT_WARNING_DEG: f64 = 1.0;
 
 /// Why a case cannot be used, and the file at fault where it is one.
 pub type CaseFault = (Option<usize>, Fault);
@@ -78,12 +88,7 @@ pub fn read(task: &CaseTask, reading: &Reading<'_>) -> Result<ReadCase, CaseFaul
         return Err((None, Fault::Gaps { count, largest_mm: format!("{:.1}", largest.0) }));
     }
     let decoded = decode_stack(stack, reading)?;
-    let fractions: Vec<f32> = decoded.iter().map(|slice| slice.lung.fraction).collect();
-    let kept = match reading.settings.select {
-        Select::All => (0..decoded.len()).collect(),
-        Select::Lung => select::choose(&fractions).ok_or((None, Fault::NoLung))?,
-    };
-    let slices = render_kept(task, stack, &decoded, &kept, reading)?;
+    let kept = slices::keep(task, decoded, stack.spacing, reading.settings).map_err(|fault| (None, fault))?;
     let mut warnings = chosen.warnings;
     warnings.extend(stack.warnings.iter().cloned());
     let first: &Header = &stack.slices[0].image.header;
@@ -93,7 +98,7 @@ pub fn read(task: &CaseTask, reading: &Reading<'_>) -> Result<ReadCase, CaseFaul
             case_id: task.case_id.clone(),
             label: task.label,
             split: task.split,
-            n_slices: slices.len() as i32,
+            n_slices: kept.slices.len() as i32,
             n_source_slices: stack.slices.len() as i32,
             patient_hash: task.patient_hash.clone(),
             study_uid_hash: hash(Kind::Study, &first.identity.study_uid),
@@ -107,8 +112,9 @@ pub fn read(task: &CaseTask, reading: &Reading<'_>) -> Result<ReadCase, CaseFaul
             warnings,
         },
         synthetic: stack.slices.iter().any(|slice| slice.image.header.identity.synthetic),
-        slices_aside: vec!["shows too little lung, or thinned out"; decoded.len() - kept.len()],
-        slices,
+        slices_aside: vec![TOO_LITTLE_LUNG; kept.fractions.iter().filter(|(_, kept)| !kept).count()],
+        slices: kept.slices,
+        fractions: kept.fractions,
         files_aside: chosen.files_aside,
         series_aside: chosen.series_aside,
     })
@@ -129,6 +135,7 @@ fn choose_stack(task: &CaseTask, reading: &Reading<'_>) -> Result<Chosen, CaseFa
         match &reading.scans[file] {
             Scan::Broken(fault) => return Err((Some(file), fault.clone())),
             Scan::Other(reason) => files_aside.push((file, *reason)),
+            Scan::Volume(_) => files_aside.push((file, "not a DICOM file")),
             Scan::Ct(header) => images.extend((0..header.frames.len()).map(|frame| ImageRef {
                 file,
                 frame,
@@ -204,25 +211,6 @@ fn choose_stack(task: &CaseTask, reading: &Reading<'_>) -> Result<Chosen, CaseFa
     Ok(Chosen { stack, files_aside, series_aside, warnings })
 }
 
-/// A decoded slice, reduced to what rendering and its row need.
-struct Decoded {
-    lung: LungMeasure,
-    hu_min: f32,
-    hu_max: f32,
-    hu_mean: f32,
-    n_padding: usize,
-    rescale: Rescale,
-    source_sha256: String,
-    pixel_sha256: String,
-    picture: Picture,
-}
-
-/// With a crop, the region is known only after every slice was seen.
-enum Picture {
-    Done { grey: Vec<u8>, hu: Option<Vec<i16>> },
-    Waiting { grey: Image<u8>, hu: Option<Image<f32>> },
-}
-
 /// HU and grey levels of every stored word, for one rescale.
 struct Tables {
     format: PixelFormat,
@@ -247,7 +235,7 @@ impl Tables {
 /// every slice (PET does, CT hardly) make their own.
 const MAX_SHARED_TABLES: usize = 4;
 
-fn decode_stack(stack: &Stack, reading: &Reading<'_>) -> Result<Vec<Decoded>, CaseFault> {
+fn decode_stack(stack: &Stack, reading: &Reading<'_>) -> Result<Vec<Measured>, CaseFault> {
     let mut frames_of: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
     let mut tables: Vec<Tables> = Vec::new();
     for (i, slice) in stack.slices.iter().enumerate() {
@@ -260,7 +248,7 @@ fn decode_stack(stack: &Stack, reading: &Reading<'_>) -> Result<Vec<Decoded>, Ca
             tables.push(Tables::new(format, rescale, reading.settings.window));
         }
     }
-    let decode_file = |(file, slices): (usize, Vec<usize>)| -> Result<Vec<(usize, Decoded)>, CaseFault> {
+    let decode_file = |(file, slices): (usize, Vec<usize>)| -> Result<Vec<(usize, Measured)>, CaseFault> {
         let fail = |fault| (Some(file), fault);
         let bytes = decode::read_file(&reading.listing.files[file].path).map_err(fail)?;
         let source_sha256 = diag_data::files::sha256_hex(&bytes);
@@ -278,7 +266,7 @@ fn decode_stack(stack: &Stack, reading: &Reading<'_>) -> Result<Vec<Decoded>, Ca
     // Collected in full, so that the first fault in order is reported, not the
     // first in time.
     let results: Vec<_> = files.into_par_iter().map(decode_file).collect();
-    let mut decoded: Vec<(usize, Decoded)> = Vec::with_capacity(stack.slices.len());
+    let mut decoded: Vec<(usize, Measured)> = Vec::with_capacity(stack.slices.len());
     for result in results {
         decoded.extend(result?);
     }
@@ -293,7 +281,7 @@ fn decode_slice(
     source_sha256: &str,
     tables: &[Tables],
     reading: &Reading<'_>,
-) -> Result<Decoded, Fault> {
+) -> Result<Measured, Fault> {
     let image = &slice.image;
     let (header, settings) = (&image.header, reading.settings);
     let rescale = image.frame().rescale.clone()?;
@@ -309,28 +297,45 @@ fn decode_slice(
     let words = decode::stored_words(file, header, image.frame)?;
     let (hu, n_padding) = table.hu.hu_without_padding(&words);
     let (rows, cols) = (header.format.rows, header.format.cols);
-    let (hu_min, hu_max, hu_mean) = statistics(&hu);
-    let lung = select::measure(&hu, rows, cols);
     let grey = words.iter().map(|word| table.grey[usize::from(*word)]).collect();
-    let grey = Image { rows, cols, values: grey };
-    let hu = settings.with_hu.then_some(Image { rows, cols, values: hu });
-    let picture = if settings.crop == Crop::None {
-        let region = render::square(Region::whole(rows, cols), stack.spacing, false);
-        finished(&grey, hu.as_ref(), region, settings.size)?
-    } else {
-        Picture::Waiting { grey, hu }
+    let hash = |kind, text: &Option<String>| text.as_deref().map(|text| reading.pseudonyms.hash(kind, text));
+    let mut warnings = header.warnings.clone();
+    if slice.is_after_gap {
+        let gap = slice.gap_before.unwrap_or(Mm(0.0));
+        warnings.push(format!("gap of {:.1} mm below", gap.0));
+    }
+    let source = SourceSlice {
+        hu: Image { rows, cols, values: hu },
+        grey: Image { rows, cols, values: grey },
+        geometry: Geometry {
+            z: Some(slice.z),
+            gap_before: slice.gap_before,
+            spacing: Some(stack.spacing),
+            slice_thickness: header.scanner.slice_thickness,
+            tilt_deg: Some(stack.tilt_deg as f32),
+            source_rows: rows as i32,
+            source_cols: cols as i32,
+        },
+        acquisition: Acquisition {
+            manufacturer: header.scanner.manufacturer.clone(),
+            model: header.scanner.model.clone(),
+            kernel: header.scanner.kernel.clone(),
+            kvp: header.scanner.kvp,
+            transfer_syntax: header.transfer_syntax.clone(),
+            lossy: header.scanner.lossy,
+            rescale_slope: rescale.line().map(|(slope, _)| slope),
+            rescale_intercept: rescale.line().map(|(_, intercept)| intercept),
+            padding_px: n_padding as i32,
+        },
+        provenance: Provenance {
+            source_sha256: source_sha256.into(),
+            pixel_sha256: diag_data::files::sha256_hex(&little_endian(&words)),
+            sop_uid_hash: hash(Kind::Sop, &header.identity.sop_uid),
+            series_uid_hash: hash(Kind::Series, &header.identity.series_uid),
+            warnings,
+        },
     };
-    Ok(Decoded {
-        lung,
-        hu_min,
-        hu_max,
-        hu_mean,
-        n_padding,
-        rescale,
-        source_sha256: source_sha256.into(),
-        pixel_sha256: diag_data::files::sha256_hex(&little_endian(&words)),
-        picture,
-    })
+    slices::measure(source, stack.spacing, settings)
 }
 
 /// The stored words as bytes: equal pixels have equal bytes, however they were compressed.
@@ -340,129 +345,4 @@ fn little_endian(words: &[u16]) -> Vec<u8> {
         pair.copy_from_slice(&word.to_le_bytes());
     }
     bytes
-}
-
-/// Lowest, highest and mean HU. Several lanes run side by side, always the same
-/// number of them, so that the sum is fast and its rounding the same everywhere.
-fn statistics(hu: &[f32]) -> (f32, f32, f32) {
-    const N_LANES: usize = 16;
-    let (mut lowest, mut highest) = ([f32::INFINITY; N_LANES], [f32::NEG_INFINITY; N_LANES]);
-    let mut total = 0.0f64;
-    // Sums of single precision stay exact enough over a few thousand values.
-    for piece in hu.chunks(256 * N_LANES) {
-        let mut sums = [0.0f32; N_LANES];
-        for lanes in piece.chunks(N_LANES) {
-            for (lane, &value) in lanes.iter().enumerate() {
-                lowest[lane] = if value < lowest[lane] { value } else { lowest[lane] };
-                highest[lane] = if value > highest[lane] { value } else { highest[lane] };
-                sums[lane] += value;
-            }
-        }
-        total += sums.iter().map(|sum| f64::from(*sum)).sum::<f64>();
-    }
-    let min = lowest.into_iter().fold(f32::INFINITY, f32::min);
-    let max = highest.into_iter().fold(f32::NEG_INFINITY, f32::max);
-    (min, max, (total / hu.len() as f64) as f32)
-}
-
-fn finished(grey: &Image<u8>, hu: Option<&Image<f32>>, region: Region, size: u32) -> Result<Picture, Fault> {
-    let wrong = |err: render::ResizeError| Fault::Image { why: err.to_string() };
-    Ok(Picture::Done {
-        grey: render::resize_grey(grey, region, size).map_err(wrong)?,
-        hu: hu.map(|hu| render::resize_hu(hu, region, size)).transpose().map_err(wrong)?,
-    })
-}
-
-fn render_kept(
-    task: &CaseTask,
-    stack: &Stack,
-    decoded: &[Decoded],
-    kept: &[usize],
-    reading: &Reading<'_>,
-) -> Result<Vec<CtSlice>, CaseFault> {
-    let format = stack.slices[0].image.header.format;
-    let whole = Region::whole(format.rows, format.cols);
-    let box_of = |slice: &Decoded| match reading.settings.crop {
-        Crop::None => None,
-        Crop::Body => slice.lung.body,
-        Crop::Lung => slice.lung.lung,
-    };
-    let region = kept.iter().filter_map(|&i| box_of(&decoded[i])).reduce(Region::union).unwrap_or(whole);
-    let region = render::square(region, stack.spacing, true);
-    let render_one = |(slice_index, &i): (usize, &usize)| -> Result<CtSlice, CaseFault> {
-        let (placed, decoded) = (&stack.slices[i], &decoded[i]);
-        let done;
-        let picture = match &decoded.picture {
-            picture @ Picture::Done { .. } => picture,
-            Picture::Waiting { grey, hu } => {
-                done = finished(grey, hu.as_ref(), region, reading.settings.size)
-                    .map_err(|fault| (Some(placed.image.file), fault))?;
-                &done
-            }
-        };
-        let Picture::Done { grey, hu } = picture else {
-            return Err((None, Fault::Image { why: "it was not rendered".into() }));
-        };
-        Ok(row(task, stack, placed, decoded, slice_index, (grey.clone(), hu.clone()), reading))
-    };
-    kept.par_iter().enumerate().map(|(index, i)| render_one((index, i))).collect()
-}
-
-fn row(
-    task: &CaseTask,
-    stack: &Stack,
-    placed: &PlacedImage,
-    decoded: &Decoded,
-    slice_index: usize,
-    (pixels, hu): (Vec<u8>, Option<Vec<i16>>),
-    reading: &Reading<'_>,
-) -> CtSlice {
-    let header = &placed.image.header;
-    let hash = |kind, text: &Option<String>| text.as_deref().map(|text| reading.pseudonyms.hash(kind, text));
-    let mut warnings = header.warnings.clone();
-    if placed.is_after_gap {
-        let gap = placed.gap_before.unwrap_or(Mm(0.0));
-        warnings.push(format!("gap of {:.1} mm below", gap.0));
-    }
-    CtSlice {
-        case_id: task.case_id.clone(),
-        slice_index: slice_index as i32,
-        label: task.label,
-        split: task.split,
-        pixels,
-        hu,
-        geometry: Geometry {
-            z: Some(placed.z),
-            gap_before: placed.gap_before,
-            spacing: Some(stack.spacing),
-            slice_thickness: header.scanner.slice_thickness,
-            tilt_deg: Some(stack.tilt_deg as f32),
-            source_rows: header.format.rows as i32,
-            source_cols: header.format.cols as i32,
-        },
-        acquisition: Acquisition {
-            manufacturer: header.scanner.manufacturer.clone(),
-            model: header.scanner.model.clone(),
-            kernel: header.scanner.kernel.clone(),
-            kvp: header.scanner.kvp,
-            transfer_syntax: header.transfer_syntax.clone(),
-            lossy: header.scanner.lossy,
-            rescale_slope: decoded.rescale.line().map(|(slope, _)| slope),
-            rescale_intercept: decoded.rescale.line().map(|(_, intercept)| intercept),
-            padding_px: decoded.n_padding as i32,
-        },
-        selection: Selection {
-            lung_fraction: Some(decoded.lung.fraction),
-            hu_min: Some(decoded.hu_min),
-            hu_max: Some(decoded.hu_max),
-            hu_mean: Some(decoded.hu_mean),
-        },
-        provenance: Provenance {
-            source_sha256: decoded.source_sha256.clone(),
-            pixel_sha256: decoded.pixel_sha256.clone(),
-            sop_uid_hash: hash(Kind::Sop, &header.identity.sop_uid),
-            series_uid_hash: hash(Kind::Series, &header.identity.series_uid),
-            warnings,
-        },
-    }
 }

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use ct_ingest::deidentify::Pseudonyms;
 use ct_ingest::intake::{self, Scan};
 use ct_ingest::listing::Listing;
-use ct_ingest::settings::{Crop, Select, SeriesRule, Settings};
+use ct_ingest::settings::{Crop, Format, Select, SeriesRule, Settings};
 use ct_ingest::study::{self, CaseTask, ReadCase, Reading};
 use diag_data::case::{CaseId, Label, Split};
 use diag_data::files;
@@ -113,6 +113,7 @@ fn settings(input: &InputSpec) -> Result<Settings, PredictError> {
         key_file: None,
         keep_case_ids: false,
         keep_paths: false,
+        preview: None,
         jobs: None,
     })
 }
@@ -120,12 +121,12 @@ fn settings(input: &InputSpec) -> Result<Settings, PredictError> {
 /// Reads the slices of a folder as one case.
 fn read_study(folder: &Path, settings: &Settings) -> Result<ReadCase, PredictError> {
     let listing = Listing::of(folder)?;
-    let scans = intake::scan(&listing);
+    let scans = intake::scan(&listing, Format::Dicom);
     let mut studies: Vec<_> = scans
         .iter()
         .filter_map(|scan| match scan {
             Scan::Ct(header) => Some(&header.identity.study_uid),
-            Scan::Broken(_) | Scan::Other(_) => None,
+            Scan::Broken(_) | Scan::Other(_) | Scan::Volume(_) => None,
         })
         .collect();
     studies.sort();

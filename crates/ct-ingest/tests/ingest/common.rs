@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 use ct_ingest::IngestError;
 use ct_ingest::dicom_run::{self, DicomRun};
 use ct_ingest::run::{Control, Event, Summary};
-use ct_ingest::settings::{Crop, Match, Select, SeriesRule, Settings};
+use ct_ingest::settings::{Crop, Format, Match, Select, SeriesRule, Settings};
 use diag_data::manifest::Layout;
 use diag_data::shard::ShardSet;
 use diag_data::slice::CtSlice;
@@ -236,7 +236,12 @@ impl Cohort {
     }
 
     pub fn run(&self, settings: Settings) -> (Result<Summary, IngestError>, Vec<String>) {
+        self.run_as(Format::Dicom, settings)
+    }
+
+    pub fn run_as(&self, format: Format, settings: Settings) -> (Result<Summary, IngestError>, Vec<String>) {
         let run = DicomRun {
+            format,
             root: self.dicom(),
             labels: self.dicom().join("labels.csv"),
             out: self.shards(),
@@ -277,6 +282,7 @@ pub fn settings() -> Settings {
         key_file: None,
         keep_case_ids: true,
         keep_paths: false,
+        preview: None,
         jobs: Some(2),
     }
 }

@@ -231,6 +231,7 @@ fn a_changed_shard_does_not_verify() {
 fn a_stopped_run_leaves_nothing() {
     let cohort = cohort();
     let run = ct_ingest::dicom_run::DicomRun {
+        format: ct_ingest::settings::Format::Dicom,
         root: cohort.dicom(),
         labels: cohort.dicom().join("labels.csv"),
         out: cohort.shards(),

@@ -8,6 +8,7 @@ mod grouping;
 mod hu;
 mod images;
 mod multiframe;
+mod nifti;
 mod rescale;
 mod tested;
 mod traps;

@@ -1,0 +1,211 @@
+//! From the HU of a stack to kept, rendered rows: what all volume formats share.
+
+use std::path::Path;
+
+use diag_data::slice::{Acquisition, CtSlice, Geometry, Provenance, Selection};
+use diag_data::units::Spacing;
+use rayon::prelude::*;
+
+use crate::fault::Fault;
+use crate::preview::{self, Tile};
+use crate::render::{self, Image};
+use crate::select::{self, LungMeasure, Masks, Region};
+use crate::settings::{Crop, Select, Settings};
+use crate::study::CaseTask;
+
+/// One slice of a stack, decoded, with what its row will say of it.
+#[derive(Clone, Debug)]
+pub struct SourceSlice {
+    /// HU, padding as -1024.
+    pub hu: Image<f32>,
+    /// The same after the window.
+    pub grey: Image<u8>,
+    /// Where it lies.
+    pub geometry: Geometry,
+    /// How it was acquired.
+    pub acquisition: Acquisition,
+    /// Where it came from.
+    pub provenance: Provenance,
+}
+
+/// A slice reduced to what the choice among slices, rendering and its row need.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    lung: LungMeasure,
+    hu_min: f32,
+    hu_max: f32,
+    hu_mean: f32,
+    size: (usize, usize),
+    geometry: Geometry,
+    acquisition: Acquisition,
+    provenance: Provenance,
+    picture: Picture,
+    tile: Option<Tile>,
+}
+
+/// With a crop, the region is known only after every slice was seen.
+#[derive(Clone, Debug)]
+enum Picture {
+    Done { grey: Vec<u8>, hu: Option<Vec<i16>> },
+    Waiting { grey: Image<u8>, hu: Option<Image<f32>> },
+}
+
+/// What became of a stack.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// The rows of the shards, lowest first.
+    pub slices: Vec<CtSlice>,
+    /// Lung fraction of each slice of the stack, and whether it was kept.
+    pub fractions: Vec<(f32, bool)>,
+}
+
+/// Measures a slice; without a crop, renders it too, so that no more of it has to be held.
+///
+/// # Errors
+/// [`Fault::Image`] for an image without area.
+pub fn measure(slice: SourceSlice, spacing: Spacing, settings: &Settings) -> Result<Measured, Fault> {
+    let SourceSlice { hu, grey, geometry, acquisition, provenance } = slice;
+    let size = (hu.rows, hu.cols);
+    let (hu_min, hu_max, hu_mean) = statistics(&hu.values);
+    let masks = Masks::of(&hu.values, hu.rows, hu.cols);
+    let lung = masks.measure();
+    let whole = render::square(Region::whole(size.0, size.1), spacing, false);
+    let tile = match settings.preview {
+        Some(_) => Some(Tile::new(&grey, whole, masks)?),
+        None => None,
+    };
+    let hu = settings.with_hu.then_some(hu);
+    let picture = if settings.crop == Crop::None {
+        finished(&grey, hu.as_ref(), whole, settings.size)?
+    } else {
+        Picture::Waiting { grey, hu }
+    };
+    Ok(Measured { lung, hu_min, hu_max, hu_mean, size, geometry, acquisition, provenance, picture, tile })
+}
+
+/// Chooses slices, crops and renders them, and draws the preview where one is asked for.
+///
+/// # Errors
+/// [`Fault::NoLung`], [`Fault::Image`], and [`Fault::Preview`].
+pub fn keep(
+    task: &CaseTask,
+    stack: Vec<Measured>,
+    spacing: Spacing,
+    settings: &Settings,
+) -> Result<Kept, Fault> {
+    let fractions: Vec<f32> = stack.iter().map(|slice| slice.lung.fraction).collect();
+    let chosen = match settings.select {
+        Select::All => Some((0..stack.len()).collect()),
+        Select::Lung => select::choose(&fractions),
+    };
+    let kept: Vec<usize> = chosen.clone().unwrap_or_default();
+    let crop = crop_region(&stack, &kept, spacing, settings.crop);
+    if let Some(folder) = &settings.preview {
+        draw_preview(folder, task, &stack, &kept, crop)?;
+    }
+    if chosen.is_none() {
+        return Err(Fault::NoLung);
+    }
+    let mut is_kept = vec![false; stack.len()];
+    kept.iter().for_each(|&i| is_kept[i] = true);
+    let chosen = stack.into_iter().zip(&is_kept).filter(|(_, kept)| **kept).map(|(slice, _)| slice);
+    let chosen: Vec<Measured> = chosen.collect();
+    let render_one = |(index, slice): (usize, Measured)| row(task, index, slice, crop, settings);
+    let slices = chosen.into_par_iter().enumerate().map(render_one).collect::<Result<Vec<_>, Fault>>()?;
+    Ok(Kept { slices, fractions: fractions.into_iter().zip(is_kept).collect() })
+}
+
+/// The square around what is cropped to, in all kept slices; `None` without a crop.
+fn crop_region(stack: &[Measured], kept: &[usize], spacing: Spacing, crop: Crop) -> Option<Region> {
+    let box_of = |slice: &Measured| match crop {
+        Crop::None => None,
+        Crop::Body => slice.lung.body,
+        Crop::Lung => slice.lung.lung,
+    };
+    let (rows, cols) = stack.first()?.size;
+    if crop == Crop::None {
+        return None;
+    }
+    let found = kept.iter().filter_map(|&i| box_of(&stack[i])).reduce(Region::union);
+    Some(render::square(found.unwrap_or(Region::whole(rows, cols)), spacing, true))
+}
+
+fn draw_preview(
+    folder: &Path,
+    task: &CaseTask,
+    stack: &[Measured],
+    kept: &[usize],
+    crop: Option<Region>,
+) -> Result<(), Fault> {
+    let tiles: Vec<(&Tile, bool)> = stack
+        .iter()
+        .enumerate()
+        .filter_map(|(i, slice)| Some((slice.tile.as_ref()?, kept.binary_search(&i).is_ok())))
+        .collect();
+    preview::write(&folder.join(format!("{}.png", task.case_id)), &tiles, crop)
+}
+
+fn row(
+    task: &CaseTask,
+    index: usize,
+    slice: Measured,
+    crop: Option<Region>,
+    settings: &Settings,
+) -> Result<CtSlice, Fault> {
+    let whole = Region::whole(slice.size.0, slice.size.1);
+    let picture = match slice.picture {
+        Picture::Waiting { grey, hu } => finished(&grey, hu.as_ref(), crop.unwrap_or(whole), settings.size)?,
+        done @ Picture::Done { .. } => done,
+    };
+    let Picture::Done { grey: pixels, hu } = picture else {
+        return Err(Fault::Image { why: "it was not rendered".into() });
+    };
+    Ok(CtSlice {
+        case_id: task.case_id.clone(),
+        slice_index: index as i32,
+        label: task.label,
+        split: task.split,
+        pixels,
+        hu,
+        geometry: slice.geometry,
+        acquisition: slice.acquisition,
+        selection: Selection {
+            lung_fraction: Some(slice.lung.fraction),
+            hu_min: Some(slice.hu_min),
+            hu_max: Some(slice.hu_max),
+            hu_mean: Some(slice.hu_mean),
+        },
+        provenance: slice.provenance,
+    })
+}
+
+fn finished(grey: &Image<u8>, hu: Option<&Image<f32>>, region: Region, size: u32) -> Result<Picture, Fault> {
+    let wrong = |err: render::ResizeError| Fault::Image { why: err.to_string() };
+    Ok(Picture::Done {
+        grey: render::resize_grey(grey, region, size).map_err(wrong)?,
+        hu: hu.map(|hu| render::resize_hu(hu, region, size)).transpose().map_err(wrong)?,
+    })
+}
+
+/// Lowest, highest and mean HU. Several lanes run side by side, always the same
+/// number of them, so that the sum is fast and its rounding the same everywhere.
+fn statistics(hu: &[f32]) -> (f32, f32, f32) {
+    const N_LANES: usize = 16;
+    let (mut lowest, mut highest) = ([f32::INFINITY; N_LANES], [f32::NEG_INFINITY; N_LANES]);
+    let mut total = 0.0f64;
+    // Sums of single precision stay exact enough over a few thousand values.
+    for piece in hu.chunks(256 * N_LANES) {
+        let mut sums = [0.0f32; N_LANES];
+        for lanes in piece.chunks(N_LANES) {
+            for (lane, &value) in lanes.iter().enumerate() {
+                lowest[lane] = if value < lowest[lane] { value } else { lowest[lane] };
+                highest[lane] = if value > highest[lane] { value } else { highest[lane] };
+                sums[lane] += value;
+            }
+        }
+        total += sums.iter().map(|sum| f64::from(*sum)).sum::<f64>();
+    }
+    let min = lowest.into_iter().fold(f32::INFINITY, f32::min);
+    let max = highest.into_iter().fold(f32::NEG_INFINITY, f32::max);
+    (min, max, (total / hu.len() as f64) as f32)
+}
