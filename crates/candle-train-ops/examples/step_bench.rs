@@ -1,7 +1,7 @@
 //! Times ResNet-18 (1 x 224 x 224, f32) built from the operations of this crate;
 //! `bench/step_torch.py` and `bench/infer_onnx.py` do the same elsewhere.
 //!
-//! `cargo run --release --example step_bench -- [train|infer] [threads] [steps] [batch]`
+//! `cargo run --release --example step_bench -- [train|infer][-bf16] [threads] [steps] [batch]`
 //! prints one line: the fastest wall and CPU time of a step, in milliseconds, and the
 //! highest memory of the process.
 #![expect(clippy::print_stdout, reason = "the measurement is the result")]
@@ -9,7 +9,11 @@
 use std::time::Instant;
 
 use candle_core::{Device, Result, Tensor};
-use candle_train_ops::optim::{AdamW, AdamWParams};
+use candle_train_ops::{
+    bf16_available,
+    optim::{AdamW, AdamWParams},
+    set_bf16,
+};
 
 use resnet18::{CLASSES, Params, ResNet18, cross_entropy};
 
@@ -26,7 +30,15 @@ fn main() -> Result<()> {
     let (n_threads, n_steps, batch) = (number(1), number(5), number(16));
     let pool =
         rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().map_err(candle_core::Error::wrap)?;
-    let [wall, cpu] = pool.install(|| match mode.as_str() {
+    let (work, bf16) = match mode.strip_suffix("-bf16") {
+        Some(work) => (work, true),
+        None => (mode.as_str(), false),
+    };
+    if bf16 && !bf16_available() {
+        candle_core::bail!("this processor does not multiply bf16");
+    }
+    set_bf16(bf16);
+    let [wall, cpu] = pool.install(|| match work {
         "train" => train(n_steps, batch),
         "infer" => infer(n_steps, batch),
         other => candle_core::bail!("unknown mode {other}"),

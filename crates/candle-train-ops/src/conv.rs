@@ -9,6 +9,8 @@ mod direct;
 mod folded;
 mod general;
 #[cfg(target_arch = "x86_64")]
+mod mixed;
+#[cfg(target_arch = "x86_64")]
 mod packing;
 #[cfg(target_arch = "x86_64")]
 mod weight_gradient;
@@ -16,9 +18,6 @@ mod weight_gradient;
 mod winograd;
 #[cfg(target_arch = "x86_64")]
 mod write;
-
-#[cfg(target_arch = "x86_64")]
-pub use winograd::set_winograd;
 
 pub use folded::FoldedConv2d;
 
@@ -84,6 +83,10 @@ pub fn conv2d(x: &Activation, weight_oihw: &Tensor, spec: Conv2dSpec) -> Result<
         Repr::F32(x) => {
             check_kind(OP, "weight_oihw", weight_oihw, DType::F32)?;
             let geometry = Geometry::new(x.dims, weight_oihw.dims(), spec)?;
+            #[cfg(target_arch = "x86_64")]
+            if let Some(engine) = mixed::takes(&geometry) {
+                return mixed::conv2d(engine, x, weight_oihw, geometry).map(Activation::from);
+            }
             #[cfg(target_arch = "x86_64")]
             if let Some(width) = vector_width().filter(|_| direct::takes(&geometry)) {
                 return direct::conv2d(width, x, weight_oihw, geometry).map(Activation::from);

@@ -3,6 +3,8 @@
 //! slices before they touch memory.
 
 #[cfg(target_arch = "x86_64")]
+pub(crate) mod bf16;
+#[cfg(target_arch = "x86_64")]
 pub(crate) mod direct;
 pub(crate) mod gemm;
 pub(crate) mod lanes;

@@ -12,6 +12,7 @@
 //! losses, no files.
 
 mod activation;
+mod arithmetic;
 mod buffer;
 mod conv;
 mod element;
@@ -26,9 +27,8 @@ mod relu;
 mod window;
 
 pub use activation::Activation;
+pub use arithmetic::{bf16_available, set_bf16, set_winograd};
 pub use buffer::release_buffers;
-#[cfg(target_arch = "x86_64")]
-pub use conv::set_winograd;
 pub use conv::{Conv2dSpec, FoldedConv2d, conv2d};
 pub use error::OpError;
 pub use joining::{concat_channels, pad_end};

@@ -54,11 +54,11 @@ struct Phase {
 }
 
 /// One phase along one axis: first pixel, number of pixels, taps.
-type AxisPhase = (usize, usize, Vec<(usize, isize)>);
+pub(super) type AxisPhase = (usize, usize, Vec<(usize, isize)>);
 
 /// The taps of one phase along one axis: kernel position and source offset, which
 /// may lie before the image.
-fn phase_taps(phase: usize, kernel: usize, stride: usize, padding: usize) -> Vec<(usize, isize)> {
+pub(super) fn phase_taps(phase: usize, kernel: usize, stride: usize, padding: usize) -> Vec<(usize, isize)> {
     (0..kernel)
         .filter(|tap| (phase + padding + stride * kernel - tap).is_multiple_of(stride))
         .map(|tap| {

@@ -21,7 +21,7 @@ use crate::{
 use crate::{
     conv::{
         correlation::Correlation,
-        direct, packing,
+        direct, mixed, packing,
         winograd::{self, Winograd},
         write::Write,
     },
@@ -67,6 +67,8 @@ struct Folded {
     packed: OnceLock<Buffer<f32>>,
     #[cfg(target_arch = "x86_64")]
     transformed: OnceLock<Buffer<f32>>,
+    #[cfg(target_arch = "x86_64")]
+    rounded: OnceLock<mixed::Halves>,
 }
 
 impl FoldedConv2d {
@@ -116,6 +118,8 @@ impl FoldedConv2d {
             packed: OnceLock::new(),
             #[cfg(target_arch = "x86_64")]
             transformed: OnceLock::new(),
+            #[cfg(target_arch = "x86_64")]
+            rounded: OnceLock::new(),
         })))
     }
 
@@ -136,7 +140,9 @@ impl FoldedConv2d {
             return Err(OpError::Shape { op: OP, argument: "residual", got, expected }.into());
         }
         #[cfg(target_arch = "x86_64")]
-        if let Some(width) = vector_width().filter(|_| direct::takes(&geometry)) {
+        if let Some(width) =
+            vector_width().filter(|_| direct::takes(&geometry) || mixed::takes(&geometry).is_some())
+        {
             return self.0.direct(width, x, residual, act, &geometry).map(Activation::from);
         }
         self.0.general(x, residual, act, &geometry).map(Activation::from)
@@ -173,7 +179,10 @@ impl Folded {
             bounds: act.bounds(),
         });
         let mut y = Buffer::unspecified(geometry.output.count());
-        if winograd::takes(geometry) {
+        if let Some(engine) = mixed::takes(geometry) {
+            let weight = self.rounded.get_or_init(|| mixed::pack(&self.weight, geometry));
+            mixed::forward(engine, &x.values, weight, &mut y, write, geometry);
+        } else if winograd::takes(geometry) {
             let plan = Winograd::forward(geometry);
             let weight = self.transformed.get_or_init(|| plan.transform_weight(&self.weight));
             plan.run(width, &x.values, weight, &mut y, write);

@@ -2,12 +2,11 @@
 //! the multiplications, at the cost of a rounding error about ten times that of the
 //! direct kernels (still below 1e-5 of the largest value).
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use rayon::prelude::*;
 
 use crate::{
     activation::BLOCK,
+    arithmetic,
     buffer::Buffer,
     conv::{
         Geometry,
@@ -21,14 +20,6 @@ use crate::{
     },
 };
 
-static ENABLED: AtomicBool = AtomicBool::new(true);
-
-/// Turns Winograd's algorithm off or on again for the whole process; it starts on.
-/// Off, 3x3 layers take about twice as long and round a little less.
-pub fn set_winograd(enabled: bool) {
-    ENABLED.store(enabled, Ordering::Relaxed);
-}
-
 /// Products of a weight beyond which loading them costs more than they save.
 const MAX_WEIGHT_COUNT: usize = 256 * 256 * 9;
 
@@ -41,7 +32,7 @@ const N_TILES: usize = 32;
 /// Whether a convolution is better done this way; the direct kernels take it too.
 pub(super) fn takes(geometry: &Geometry) -> bool {
     let window = geometry.window;
-    ENABLED.load(Ordering::Relaxed)
+    arithmetic::winograd()
         && (window.kernel_h, window.kernel_w, window.stride) == (3, 3, 1)
         && window.padding <= 2
         && geometry.input.c.is_multiple_of(BLOCK)

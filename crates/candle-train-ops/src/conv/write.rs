@@ -38,4 +38,39 @@ impl<'a> Write<'a> {
             Self::Replace | Self::Add => None,
         }
     }
+
+    /// Writes some pixels of sixteen channels, `step` apart in the target, which starts
+    /// at `start` of block `block`.
+    pub(super) fn pixels(
+        self,
+        target: &mut [f32],
+        start: usize,
+        sums: &[[f32; BLOCK]],
+        step: usize,
+        block: usize,
+    ) {
+        let (targets, _) = target.as_chunks_mut::<BLOCK>();
+        let targets = targets.iter_mut().step_by(step).zip(sums);
+        match self {
+            Self::Replace => targets.for_each(|(target, sums)| *target = *sums),
+            Self::Add => targets.for_each(|(target, sums)| {
+                for lane in 0..BLOCK {
+                    target[lane] += sums[lane];
+                }
+            }),
+            Self::Finish(finish) => {
+                let bias = &finish.bias[block * BLOCK..][..BLOCK];
+                let (lo, hi) = finish.bounds;
+                for (index, (target, sums)) in targets.enumerate() {
+                    for lane in 0..BLOCK {
+                        let at = start + index * step * BLOCK + lane;
+                        let residual = finish.residual.map_or(0.0, |residual| residual[at]);
+                        let value = sums[lane] + bias[lane] + residual;
+                        let value = if value < lo { lo } else { value };
+                        target[lane] = if value > hi { hi } else { value };
+                    }
+                }
+            }
+        }
+    }
 }

@@ -1,0 +1,258 @@
+//! The forward pass and the gradient of the input in mixed precision. Pixels are
+//! taken 32 at a time over the padded rows; what falls beyond the end of a row is
+//! thrown away.
+
+use rayon::prelude::*;
+
+use super::{Halves, planes::Planes};
+use crate::{
+    activation::BLOCK,
+    buffer::Buffer,
+    conv::{
+        Geometry,
+        blocks::Blocks,
+        correlation::{AxisPhase, phase_taps},
+        write::Write,
+    },
+    kernels::bf16::{self, Correlate, DEPTH, Engine, ROWS, Session, Sums, TILE_LEN, Tap},
+};
+
+/// The target pixels `(y + i * step, x + j * step)`.
+struct Phase {
+    y: usize,
+    x: usize,
+    rows: usize,
+    cols: usize,
+    taps: Vec<Tap>,
+}
+
+/// A window sliding over a source, writing a target, in mixed precision.
+pub(super) struct Correlation {
+    planes: Planes,
+    target: Blocks,
+    target_step: usize,
+    n_images: usize,
+    taps: usize,
+    phases: Vec<Phase>,
+}
+
+impl Correlation {
+    /// `y` from `x`.
+    pub(super) fn forward(geometry: &Geometry) -> Self {
+        let (window, output) = (geometry.window, geometry.output);
+        let planes = Planes::of_input(geometry, Blocks::new(geometry.input, BLOCK));
+        let taps = (0..geometry.taps()).map(|tap| Tap {
+            source: planes.tap(tap / window.kernel_w, tap % window.kernel_w) * DEPTH,
+            weight: tap * TILE_LEN,
+        });
+        let phases = vec![Phase { y: 0, x: 0, rows: output.h, cols: output.w, taps: taps.collect() }];
+        Self {
+            planes,
+            target: Blocks::new(output, BLOCK),
+            target_step: 1,
+            n_images: geometry.input.n,
+            taps: geometry.taps(),
+            phases,
+        }
+    }
+
+    /// `dx` from `dy`, one phase of `dx` after the other.
+    pub(super) fn input_gradient(geometry: &Geometry) -> Self {
+        let window = geometry.window;
+        let (source, target) = (Blocks::new(geometry.output, BLOCK), Blocks::new(geometry.input, BLOCK));
+        let axis = |kernel: usize, extent: usize| -> Vec<_> {
+            (0..window.stride.min(extent))
+                .map(|phase| {
+                    let taps = phase_taps(phase, kernel, window.stride, window.padding);
+                    (phase, (extent - phase).div_ceil(window.stride), taps)
+                })
+                .collect()
+        };
+        let (axis_y, axis_x) = (axis(window.kernel_h, target.h), axis(window.kernel_w, target.w));
+        // Zeros before the source, and the extent with the zeros behind it.
+        let extent = |phases: &[AxisPhase], extent: usize| {
+            let offsets =
+                || phases.iter().flat_map(|(_, count, taps)| taps.iter().map(move |tap| (*count, tap.1)));
+            let before = offsets().map(|(_, offset)| -offset).max().unwrap_or(0).max(0);
+            let end = offsets().map(|(count, offset)| count as isize + offset).max().unwrap_or(0);
+            (before as usize, (before + end.max(extent as isize)) as usize)
+        };
+        let ((top, rows), (left, cols)) = (extent(&axis_y, source.h), extent(&axis_x, source.w));
+        let planes = Planes::new(source, 1, (top, left), (rows, cols));
+        let mut phases = Vec::new();
+        for (y, n_rows, taps_y) in &axis_y {
+            for (x, n_cols, taps_x) in &axis_x {
+                let mut taps = Vec::new();
+                for (tap_y, offset_y) in taps_y {
+                    for (tap_x, offset_x) in taps_x {
+                        let row = (offset_y + top as isize) as usize;
+                        let col = (offset_x + left as isize) as usize;
+                        taps.push(Tap {
+                            source: (row * cols + col) * DEPTH,
+                            weight: (tap_y * window.kernel_w + tap_x) * TILE_LEN,
+                        });
+                    }
+                }
+                phases.push(Phase { y: *y, x: *x, rows: *n_rows, cols: *n_cols, taps });
+            }
+        }
+        Self {
+            planes,
+            target,
+            target_step: window.stride,
+            n_images: geometry.input.n,
+            taps: geometry.taps(),
+            phases,
+        }
+    }
+
+    /// Writes `target`; `weight` comes from [`pack_weight`].
+    pub(super) fn run(
+        &self,
+        engine: Engine,
+        source: &[f32],
+        weight: &Halves,
+        target: &mut [f32],
+        write: Write<'_>,
+    ) {
+        let (source_len, target_len) = (self.planes.source.len(), self.target.len());
+        target.par_chunks_mut(target_len).zip(source.par_chunks(source_len)).enumerate().for_each(
+            |(image, (target, source))| {
+                debug_assert!(image < self.n_images);
+                let session = Session::start(engine);
+                let rounded = self.round(&session, source);
+                self.correlate(
+                    &session,
+                    rounded.get(),
+                    weight.get(),
+                    target,
+                    write.part(image * target_len, target_len),
+                );
+            },
+        );
+    }
+
+    /// The planes of one image, `[channels / 32][phase][pixel][32]`.
+    fn round(&self, session: &Session, source: &[f32]) -> Halves {
+        let planes = self.planes;
+        let n_blocks = planes.source.n_blocks;
+        let plane_len = planes.len * BLOCK;
+        let mut rounded = Halves::new(n_blocks.div_ceil(2) * planes.n_phases() * planes.len * DEPTH);
+        let mut padded = Buffer::unspecified(2 * plane_len);
+        let block = |index: usize| &source[index * planes.source.block_len()..][..planes.source.block_len()];
+        for (index, to) in rounded.get_mut().chunks_exact_mut(planes.len * DEPTH).enumerate() {
+            let (pair, phase) = (index / planes.n_phases(), index % planes.n_phases());
+            let (low, high) = padded.split_at_mut(plane_len);
+            planes.fill(phase, block(2 * pair), low);
+            let high = if 2 * pair + 1 < n_blocks {
+                planes.fill(phase, block(2 * pair + 1), high);
+                &*high
+            } else {
+                &[]
+            };
+            bf16::pixel_major(session, to, low, high);
+        }
+        rounded
+    }
+
+    /// One image.
+    fn correlate(
+        &self,
+        session: &Session,
+        source: &[u16],
+        weight: &[u16],
+        target: &mut [f32],
+        write: Write<'_>,
+    ) {
+        let n_source_pairs = self.planes.source.n_blocks.div_ceil(2);
+        let block_len = self.target.block_len();
+        if matches!(write, Write::Replace) && self.phases.iter().any(|phase| phase.taps.is_empty()) {
+            target.fill(0.0);
+        }
+        let weight_target = n_source_pairs * self.taps * TILE_LEN;
+        let mut sums: Sums = [[[0.0; BLOCK]; ROWS]; 2];
+        for block in (0..self.target.n_blocks).step_by(2) {
+            let n_targets = (self.target.n_blocks - block).min(2);
+            for phase in self.phases.iter().filter(|phase| !phase.taps.is_empty()) {
+                // The last wanted pixel of the flattened rows.
+                let end = (phase.rows - 1) * self.planes.cols + phase.cols;
+                for first in (0..end).step_by(ROWS) {
+                    let correlate = Correlate {
+                        taps: &phase.taps,
+                        n_blocks: n_source_pairs,
+                        source_block: self.planes.n_phases() * self.planes.len * DEPTH,
+                        weight_block: self.taps * TILE_LEN,
+                        weight_target,
+                        n_targets,
+                        n_pixels: ROWS.min(end - first),
+                    };
+                    let weight = &weight[block * weight_target..];
+                    correlate.run(session, &source[first * DEPTH..], weight, &mut sums);
+                    for (index, sums) in sums[..n_targets].iter().enumerate() {
+                        let start = (block + index) * block_len;
+                        let target = &mut target[start..start + block_len];
+                        let write = write.part(start, block_len);
+                        self.put(phase, first, sums, target, write, block + index);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes the pixels of one tile that lie inside their rows.
+    fn put(
+        &self,
+        phase: &Phase,
+        first: usize,
+        sums: &[[f32; BLOCK]; ROWS],
+        target: &mut [f32],
+        write: Write<'_>,
+        block: usize,
+    ) {
+        let cols = self.planes.cols;
+        let mut from = first;
+        while from < first + ROWS {
+            let (row, col) = (from / cols, from % cols);
+            if row >= phase.rows {
+                break;
+            }
+            let run = (cols - col).min(first + ROWS - from);
+            let wanted = phase.cols.saturating_sub(col).min(run);
+            let (y, x) = (phase.y + row * self.target_step, phase.x + col * self.target_step);
+            let start = (y * self.target.w + x) * BLOCK;
+            if wanted > 0 {
+                let sums = &sums[from - first..][..wanted];
+                write.pixels(&mut target[start..], start, sums, self.target_step, block);
+            }
+            from += run;
+        }
+    }
+}
+
+/// OIHW to tiles `[target / 16][source / 32][tap][source pair][16 target][2]`;
+/// `backwards` makes the input channels the target.
+pub(super) fn pack_weight(weight: &[f32], geometry: &Geometry, backwards: bool) -> Halves {
+    let taps = geometry.taps();
+    let (inputs, outputs) = (geometry.input.c, geometry.output.c);
+    let (sources, targets) = if backwards { (outputs, inputs) } else { (inputs, outputs) };
+    let n_pairs = sources.div_ceil(DEPTH);
+    let mut packed = Halves::new(targets * n_pairs * DEPTH * taps);
+    packed.get_mut().par_chunks_mut(n_pairs * taps * TILE_LEN).enumerate().for_each(|(block, packed)| {
+        if !sources.is_multiple_of(DEPTH) {
+            packed.fill(0);
+        }
+        for source in 0..sources {
+            let (pair, lane) = (source / DEPTH, source % DEPTH);
+            for target_lane in 0..BLOCK {
+                let target = block * BLOCK + target_lane;
+                let kernel = if backwards { source * inputs + target } else { target * inputs + source };
+                let kernel = &weight[kernel * taps..][..taps];
+                let first = pair * taps * TILE_LEN + lane / 2 * DEPTH + 2 * target_lane + lane % 2;
+                for (tap, value) in kernel.iter().enumerate() {
+                    packed[first + tap * TILE_LEN] = bf16::round(*value);
+                }
+            }
+        }
+    });
+    packed
+}

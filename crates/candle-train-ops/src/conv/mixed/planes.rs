@@ -1,0 +1,86 @@
+//! A padded image as planes, one per phase of the stride: over them every tap is a
+//! constant distance, so that pixels are taken 32 at a time without regard to rows.
+
+use crate::{
+    activation::BLOCK,
+    conv::{Geometry, blocks::Blocks},
+    kernels::bf16::{DEPTH, ROWS},
+};
+
+/// How a padded source lies in planes, one per phase of rows and columns.
+#[derive(Clone, Copy)]
+pub(super) struct Planes {
+    pub source: Blocks,
+    /// Phases along each axis.
+    pub step: usize,
+    /// Zeros before the first row and column.
+    pub top: usize,
+    pub left: usize,
+    pub rows: usize,
+    pub cols: usize,
+    /// Pixels of one plane, with zeros behind the last row for reading too far.
+    pub len: usize,
+}
+
+impl Planes {
+    pub(super) fn new(
+        source: Blocks,
+        step: usize,
+        (top, left): (usize, usize),
+        (rows, cols): (usize, usize),
+    ) -> Self {
+        let len = (rows * cols + ROWS).next_multiple_of(DEPTH);
+        Self { source, step, top, left, rows, cols, len }
+    }
+
+    /// The input of a convolution, for windows and for the gradient of the weight.
+    pub(super) fn of_input(geometry: &Geometry, source: Blocks) -> Self {
+        let window = geometry.window;
+        let rows = geometry.output.h + (window.kernel_h - 1) / window.stride;
+        let cols = geometry.output.w + (window.kernel_w - 1) / window.stride;
+        Self::new(source, window.stride, (window.padding, window.padding), (rows, cols))
+    }
+
+    pub(super) fn n_phases(self) -> usize {
+        self.step * self.step
+    }
+
+    /// Pixel distance of a window's tap from its first pixel, over all phases.
+    pub(super) fn tap(self, tap_y: usize, tap_x: usize) -> usize {
+        let phase = tap_y % self.step * self.step + tap_x % self.step;
+        phase * self.len + tap_y / self.step * self.cols + tap_x / self.step
+    }
+
+    /// One phase of a block of 16 channels with its zeros, `[len][16]`.
+    pub(super) fn fill(self, phase: usize, block: &[f32], plane: &mut [f32]) {
+        let (phase_y, phase_x) = (phase / self.step, phase % self.step);
+        let row_len = self.source.w * BLOCK;
+        let (lines, behind) = plane.split_at_mut(self.rows * self.cols * BLOCK);
+        behind.fill(0.0);
+        for (row, line) in lines.chunks_exact_mut(self.cols * BLOCK).enumerate() {
+            let y = (row * self.step + phase_y).checked_sub(self.top).filter(|y| *y < self.source.h);
+            let Some(source) = y.map(|y| &block[y * row_len..][..row_len]) else {
+                line.fill(0.0);
+                continue;
+            };
+            // The columns whose pixel lies inside the image.
+            let first = self.left.saturating_sub(phase_x).div_ceil(self.step).min(self.cols);
+            let end = (self.source.w + self.left).saturating_sub(phase_x).div_ceil(self.step).min(self.cols);
+            line[..first * BLOCK].fill(0.0);
+            line[end.max(first) * BLOCK..].fill(0.0);
+            if first >= end {
+                continue;
+            }
+            let x = first * self.step + phase_x - self.left;
+            let line = &mut line[first * BLOCK..end * BLOCK];
+            if self.step == 1 {
+                line.copy_from_slice(&source[x * BLOCK..][..line.len()]);
+            } else {
+                let pixels = source[x * BLOCK..].chunks_exact(BLOCK).step_by(self.step);
+                for (pixel, source) in line.chunks_exact_mut(BLOCK).zip(pixels) {
+                    pixel.copy_from_slice(source);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,476 @@
+//! Products of bf16 numbers with f32 sums: tiles of AMX where the processor has
+//! them, otherwise the dot products of AVX512-BF16. Both take the same operands: a
+//! tile is 16 rows of 32 bf16, or 16 rows of 16 pairs.
+#![expect(unsafe_code, reason = "processor intrinsics and tile instructions on raw pointers")]
+#![expect(clippy::needless_range_loop, reason = "indices name rows and blocks of one tile at once")]
+
+mod convert;
+
+use std::{
+    arch::{
+        asm,
+        x86_64::{
+            __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_set1_epi32,
+            _mm512_setzero_ps, _mm512_storeu_ps,
+        },
+    },
+    sync::OnceLock,
+};
+
+pub(crate) use convert::{channel_major, pairs, pixel_major};
+
+use crate::activation::BLOCK;
+
+/// bf16 numbers under one step of a product: the channels of a pixel, or the pixels
+/// of a channel.
+pub(crate) const DEPTH: usize = 32;
+
+/// bf16 numbers of a tile.
+pub(crate) const TILE_LEN: usize = 16 * DEPTH;
+
+/// Rows of a target written together.
+pub(crate) const ROWS: usize = 32;
+
+/// What multiplies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Engine {
+    /// AMX-BF16: 16 x 16 sums of 32 products an instruction.
+    Tiles,
+    /// AVX512-BF16: 16 sums of two products an instruction.
+    Dots,
+}
+
+/// f32 rounded to bf16, to nearest, ties to even.
+pub(crate) fn round(value: f32) -> u16 {
+    let bits = value.to_bits();
+    if value.is_nan() {
+        return (bits >> 16) as u16 | 0x40;
+    }
+    let odd = (bits >> 16) & 1;
+    (bits.wrapping_add(0x7fff + odd) >> 16) as u16
+}
+
+/// The memory of f32 numbers as bf16 ones, twice as many.
+pub(crate) fn halves(values: &[f32]) -> &[u16] {
+    // SAFETY: any bits are a u16, and its alignment is smaller.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), 2 * values.len()) }
+}
+
+/// The same, to be written.
+pub(crate) fn halves_mut(values: &mut [f32]) -> &mut [u16] {
+    // SAFETY: as in `halves`; any bits are an f32 too.
+    unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), 2 * values.len()) }
+}
+
+/// The fastest engine of this processor, found once.
+pub(crate) fn engine() -> Option<Engine> {
+    static ENGINE: OnceLock<Option<Engine>> = OnceLock::new();
+    *ENGINE.get_or_init(|| engines().last().copied())
+}
+
+/// All engines of this processor, the fastest last.
+pub(crate) fn engines() -> Vec<Engine> {
+    if !(is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512bf16"))
+    {
+        return vec![];
+    }
+    if permit_tiles() { vec![Engine::Dots, Engine::Tiles] } else { vec![Engine::Dots] }
+}
+
+/// Asks Linux for the tile registers, which a process gets only on demand.
+#[cfg(all(target_os = "linux", not(miri)))]
+fn permit_tiles() -> bool {
+    const AMX_BF16: u32 = 1 << 22;
+    const AMX_TILE: u32 = 1 << 24;
+    const ARCH_PRCTL: i64 = 158;
+    const REQUEST_PERMISSION: u64 = 0x1023;
+    const TILE_DATA: u64 = 18;
+    let features = std::arch::x86_64::__cpuid_count(7, 0).edx;
+    if features & (AMX_BF16 | AMX_TILE) != AMX_BF16 | AMX_TILE {
+        return false;
+    }
+    let refused: i64;
+    // SAFETY: the system call touches no memory of ours; the registers that the
+    // kernel changes are named.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") ARCH_PRCTL => refused,
+            in("rdi") REQUEST_PERMISSION,
+            in("rsi") TILE_DATA,
+            lateout("rcx") _,
+            lateout("r11") _,
+        );
+    }
+    refused == 0
+}
+
+#[cfg(not(all(target_os = "linux", not(miri))))]
+fn permit_tiles() -> bool {
+    false
+}
+
+/// The tile registers of the calling thread, in use until dropped.
+pub(crate) struct Session {
+    engine: Engine,
+}
+
+/// Shapes of the eight tile registers, in the processor's format.
+#[repr(C, align(64))]
+struct TileShapes([u8; 64]);
+
+impl Session {
+    pub(crate) fn start(engine: Engine) -> Self {
+        if engine == Engine::Tiles {
+            let mut shapes = TileShapes([0; 64]);
+            shapes.0[0] = 1;
+            for tile in 0..8 {
+                shapes.0[16 + 2 * tile] = 64;
+                shapes.0[48 + tile] = 16;
+            }
+            // SAFETY: the permission was given (`engines`), and the 64 bytes are a
+            // valid description of eight tiles of 16 rows of 64 bytes.
+            unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const shapes, options(nostack)) };
+        }
+        Self { engine }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if self.engine == Engine::Tiles {
+            // SAFETY: gives the registers back; `start` took them.
+            unsafe { asm!("tilerelease", options(nostack, nomem)) };
+        }
+    }
+}
+
+/// One pixel of a kernel: how far its input and its weight tile lie from the first.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tap {
+    pub source: usize,
+    pub weight: usize,
+}
+
+/// A correlation of neighbouring pixels with one or two blocks of 16 targets; all
+/// strides count bf16 numbers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Correlate<'a> {
+    pub taps: &'a [Tap],
+    /// Blocks of 32 source channels.
+    pub n_blocks: usize,
+    pub source_block: usize,
+    pub weight_block: usize,
+    /// From the weights of one target block to those of the next.
+    pub weight_target: usize,
+    /// 1 or 2.
+    pub n_targets: usize,
+    /// Pixels wanted, at most [`ROWS`].
+    pub n_pixels: usize,
+}
+
+/// The sums of up to two target blocks, `[target][pixel][16]`.
+pub(crate) type Sums = [[[f32; BLOCK]; ROWS]; 2];
+
+impl Correlate<'_> {
+    /// Reads [`ROWS`] pixels of 32 numbers from every tap on, even where fewer are wanted.
+    pub(crate) fn run(&self, session: &Session, source: &[u16], weight: &[u16], sums: &mut Sums) {
+        let farthest = |part: fn(&Tap) -> usize| self.taps.iter().map(part).max().unwrap_or(0);
+        let last_source = farthest(|tap| tap.source) + (self.n_blocks - 1) * self.source_block + ROWS * DEPTH;
+        let last_weight = farthest(|tap| tap.weight)
+            + (self.n_blocks - 1) * self.weight_block
+            + (self.n_targets - 1) * self.weight_target
+            + TILE_LEN;
+        assert!(
+            last_source <= source.len() && last_weight <= weight.len() && (1..=2).contains(&self.n_targets),
+            "correlation leaves its slices: {self:?}"
+        );
+        let (source, weight) = (source.as_ptr(), weight.as_ptr());
+        // SAFETY: the assert bounds every access; the session's engine exists.
+        unsafe {
+            match (session.engine, self.n_pixels <= ROWS / 2, self.n_targets) {
+                (Engine::Tiles, false, 2) => self.tiles::<true, true>(source, weight, sums),
+                (Engine::Tiles, false, _) => self.tiles::<true, false>(source, weight, sums),
+                (Engine::Tiles, true, 2) => self.tiles::<false, true>(source, weight, sums),
+                (Engine::Tiles, true, _) => self.tiles::<false, false>(source, weight, sums),
+                (Engine::Dots, ..) => self.dots(source, weight, sums),
+            }
+        }
+    }
+
+    /// `P`: both halves of the pixels; `T`: both target blocks.
+    #[inline(always)]
+    unsafe fn tiles<const P: bool, const T: bool>(
+        &self,
+        source: *const u16,
+        weight: *const u16,
+        sums: &mut Sums,
+    ) {
+        // SAFETY: tiles 0 to 3 are sums, 4 and 5 pixels, 6 and 7 weights; every
+        // address is one that `run` bounded.
+        unsafe {
+            asm!("tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3", options(nostack, nomem));
+            for block in 0..self.n_blocks {
+                let (source, weight) =
+                    (source.add(block * self.source_block), weight.add(block * self.weight_block));
+                for tap in self.taps {
+                    let (a, b) = (source.add(tap.source), weight.add(tap.weight));
+                    load_tile::<4>(a, 64);
+                    load_tile::<6>(b, 64);
+                    asm!("tdpbf16ps tmm0, tmm4, tmm6", options(nostack, nomem));
+                    if T {
+                        load_tile::<7>(b.add(self.weight_target), 64);
+                        asm!("tdpbf16ps tmm1, tmm4, tmm7", options(nostack, nomem));
+                    }
+                    if P {
+                        load_tile::<5>(a.add(TILE_LEN), 64);
+                        asm!("tdpbf16ps tmm2, tmm5, tmm6", options(nostack, nomem));
+                        if T {
+                            asm!("tdpbf16ps tmm3, tmm5, tmm7", options(nostack, nomem));
+                        }
+                    }
+                }
+            }
+            let [first, second] = sums;
+            store_tile::<0>(first[0].as_mut_ptr());
+            if T {
+                store_tile::<1>(second[0].as_mut_ptr());
+            }
+            if P {
+                store_tile::<2>(first[16].as_mut_ptr());
+                if T {
+                    store_tile::<3>(second[16].as_mut_ptr());
+                }
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    unsafe fn dots(&self, source: *const u16, weight: *const u16, sums: &mut Sums) {
+        const GROUP: usize = 8;
+        // SAFETY: every address is one that `run` bounded.
+        unsafe {
+            for target in 0..self.n_targets {
+                for first in (0..self.n_pixels).step_by(GROUP) {
+                    let mut totals = [_mm512_setzero_ps(); GROUP];
+                    for block in 0..self.n_blocks {
+                        for tap in self.taps {
+                            let a = source.add(block * self.source_block + tap.source + first * DEPTH);
+                            let b = weight
+                                .add(target * self.weight_target + block * self.weight_block + tap.weight);
+                            for pair in 0..16 {
+                                let weights = load_pairs(b.add(pair * DEPTH));
+                                for pixel in 0..GROUP {
+                                    let values = splat_pair(a.add(pixel * DEPTH + 2 * pair));
+                                    totals[pixel] = _mm512_dpbf16_ps(totals[pixel], values, weights);
+                                }
+                            }
+                        }
+                    }
+                    for pixel in 0..GROUP {
+                        _mm512_storeu_ps(sums[target][first + pixel].as_mut_ptr(), totals[pixel]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Sums over pixels of the products of input channels and output gradients, for one
+/// or two blocks of 16 of each; all strides count bf16 numbers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outer {
+    /// From one input channel to the next.
+    pub input_row: usize,
+    /// From the pairs of one gradient block to those of the next.
+    pub gradient_block: usize,
+    /// 1 or 2 each.
+    pub n_inputs: usize,
+    pub n_gradients: usize,
+    /// Steps of 32 pixels.
+    pub n_steps: usize,
+}
+
+/// Sums of one pair of blocks: `[input][gradient]`.
+pub(crate) const SUMS_LEN: usize = BLOCK * BLOCK;
+
+impl Outer {
+    /// Adds to `sums`, `[n_inputs][n_gradients][16][16]`; `input` is channel-major,
+    /// `gradient` pairs of pixels.
+    pub(crate) fn run(&self, session: &Session, input: &[u16], gradient: &[u16], sums: &mut [f32]) {
+        let last_input = (self.n_inputs * BLOCK - 1) * self.input_row + self.n_steps * DEPTH;
+        let last_gradient = (self.n_gradients - 1) * self.gradient_block + self.n_steps * TILE_LEN;
+        assert!(
+            last_input <= input.len()
+                && last_gradient <= gradient.len()
+                && self.n_inputs * self.n_gradients * SUMS_LEN <= sums.len()
+                && (1..=2).contains(&self.n_inputs)
+                && (1..=2).contains(&self.n_gradients),
+            "outer product leaves its slices: {self:?}"
+        );
+        let (input, gradient, sums) = (input.as_ptr(), gradient.as_ptr(), sums.as_mut_ptr());
+        // SAFETY: the assert bounds every access; the session's engine exists.
+        unsafe {
+            match (session.engine, self.n_inputs, self.n_gradients) {
+                (Engine::Tiles, 2, 2) => self.tiles::<true, true>(input, gradient, sums),
+                (Engine::Tiles, 2, _) => self.tiles::<true, false>(input, gradient, sums),
+                (Engine::Tiles, _, 2) => self.tiles::<false, true>(input, gradient, sums),
+                (Engine::Tiles, ..) => self.tiles::<false, false>(input, gradient, sums),
+                (Engine::Dots, ..) => self.dots(input, gradient, sums),
+            }
+        }
+    }
+
+    /// `I`: two input blocks; `G`: two gradient blocks.
+    #[inline(always)]
+    unsafe fn tiles<const I: bool, const G: bool>(
+        &self,
+        input: *const u16,
+        gradient: *const u16,
+        sums: *mut f32,
+    ) {
+        let second_row = if G { 2 * SUMS_LEN } else { SUMS_LEN };
+        // SAFETY: tiles as in `Correlate::tiles`; every address is one that `run` bounded.
+        unsafe {
+            load_tile::<0>(sums.cast(), 64);
+            if G {
+                load_tile::<1>(sums.add(SUMS_LEN).cast(), 64);
+            }
+            if I {
+                load_tile::<2>(sums.add(second_row).cast(), 64);
+                if G {
+                    load_tile::<3>(sums.add(second_row + SUMS_LEN).cast(), 64);
+                }
+            }
+            let row_bytes = 2 * self.input_row;
+            for step in 0..self.n_steps {
+                let (a, b) = (input.add(step * DEPTH), gradient.add(step * TILE_LEN));
+                load_tile::<4>(a, row_bytes);
+                load_tile::<6>(b, 64);
+                asm!("tdpbf16ps tmm0, tmm4, tmm6", options(nostack, nomem));
+                if G {
+                    load_tile::<7>(b.add(self.gradient_block), 64);
+                    asm!("tdpbf16ps tmm1, tmm4, tmm7", options(nostack, nomem));
+                }
+                if I {
+                    load_tile::<5>(a.add(BLOCK * self.input_row), row_bytes);
+                    asm!("tdpbf16ps tmm2, tmm5, tmm6", options(nostack, nomem));
+                    if G {
+                        asm!("tdpbf16ps tmm3, tmm5, tmm7", options(nostack, nomem));
+                    }
+                }
+            }
+            store_tile::<0>(sums);
+            if G {
+                store_tile::<1>(sums.add(SUMS_LEN));
+            }
+            if I {
+                store_tile::<2>(sums.add(second_row));
+                if G {
+                    store_tile::<3>(sums.add(second_row + SUMS_LEN));
+                }
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    unsafe fn dots(&self, input: *const u16, gradient: *const u16, sums: *mut f32) {
+        // SAFETY: every address is one that `run` bounded.
+        unsafe {
+            for input_block in 0..self.n_inputs {
+                for gradient_block in 0..self.n_gradients {
+                    let sums = sums.add((input_block * self.n_gradients + gradient_block) * SUMS_LEN);
+                    let mut totals = [_mm512_setzero_ps(); BLOCK];
+                    for channel in 0..BLOCK {
+                        totals[channel] = _mm512_loadu_ps(sums.add(channel * BLOCK));
+                    }
+                    let input = input.add(input_block * BLOCK * self.input_row);
+                    let gradient = gradient.add(gradient_block * self.gradient_block);
+                    for pair in 0..self.n_steps * DEPTH / 2 {
+                        let gradients = load_pairs(gradient.add(pair * DEPTH));
+                        for channel in 0..BLOCK {
+                            let values = splat_pair(input.add(channel * self.input_row + 2 * pair));
+                            totals[channel] = _mm512_dpbf16_ps(totals[channel], values, gradients);
+                        }
+                    }
+                    for channel in 0..BLOCK {
+                        _mm512_storeu_ps(sums.add(channel * BLOCK), totals[channel]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Loads tile register `N`: 16 rows of 64 bytes, `stride` bytes apart.
+#[inline(always)]
+unsafe fn load_tile<const N: usize>(from: *const u16, stride: usize) {
+    macro_rules! load {
+        ($tile:literal) => {
+            // SAFETY: the caller's rows are readable and its session is open.
+            unsafe {
+                asm!(
+                    concat!("tileloadd ", $tile, ", [{from} + {stride}*1]"),
+                    from = in(reg) from,
+                    stride = in(reg) stride,
+                    options(nostack, readonly)
+                )
+            }
+        };
+    }
+    match N {
+        0 => load!("tmm0"),
+        1 => load!("tmm1"),
+        2 => load!("tmm2"),
+        3 => load!("tmm3"),
+        4 => load!("tmm4"),
+        5 => load!("tmm5"),
+        6 => load!("tmm6"),
+        _ => load!("tmm7"),
+    }
+}
+
+/// Stores tile register `N`, 0 to 3: 16 rows of 16 f32, one after the other.
+#[inline(always)]
+unsafe fn store_tile<const N: usize>(to: *mut f32) {
+    macro_rules! store {
+        ($tile:literal) => {
+            // SAFETY: the caller's 256 numbers are writable and its session is open.
+            unsafe {
+                asm!(
+                    concat!("tilestored [{to} + {stride}*1], ", $tile),
+                    to = in(reg) to,
+                    stride = in(reg) 64usize,
+                    options(nostack)
+                )
+            }
+        };
+    }
+    match N {
+        0 => store!("tmm0"),
+        1 => store!("tmm1"),
+        2 => store!("tmm2"),
+        _ => store!("tmm3"),
+    }
+}
+
+/// Sixteen pairs.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn load_pairs(from: *const u16) -> __m512bh {
+    // SAFETY: the caller's 32 numbers are readable; both types are 512 bits.
+    unsafe { std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(from.cast())) }
+}
+
+/// One pair in all sixteen places.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn splat_pair(from: *const u16) -> __m512bh {
+    // SAFETY: the caller's two numbers are readable; both types are 512 bits.
+    unsafe {
+        let pair = from.cast::<i32>().read_unaligned();
+        std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(pair))
+    }
+}
