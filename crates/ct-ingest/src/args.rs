@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use ct_ingest::part::Part;
 use ct_ingest::settings::{Crop, Match, Select, SeriesRule, Settings};
 use diag_data::manifest::Layout;
 use diag_data::split::Ratio;
@@ -26,6 +27,8 @@ pub enum Command {
     Images(ImagesArgs),
     /// Show what is below a folder, series by series; writes nothing.
     Inspect(InspectArgs),
+    /// Join what runs with --shard made.
+    Merge(MergeArgs),
     /// Check hashes, schema, counts, and that nothing crosses the split.
     Verify(VerifyArgs),
     /// Count cases and slices, and hold them against a declared table.
@@ -140,6 +143,22 @@ pub struct InspectArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct MergeArgs {
+    /// The parts: what `--shard 0/N` to `N-1/N` wrote.
+    #[arg(required = true, value_name = "PART")]
+    pub parts: Vec<PathBuf>,
+    /// New folder for the shards.
+    #[arg(long, value_name = "SHARDS")]
+    pub out: PathBuf,
+    /// Worker threads; default one a core.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub jobs: Option<u16>,
+    /// Print the result as one JSON document.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
 pub struct VerifyArgs {
     /// A shard folder.
     pub shards: PathBuf,
@@ -197,9 +216,18 @@ pub struct SharedArgs {
     /// Worker threads; default one a core.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub jobs: Option<u16>,
+    /// Read only part I of N of the cases, counted from 0, into a folder for
+    /// `ct-ingest merge`. `auto` asks a Slurm array, `auto/N` also a Kubernetes
+    /// indexed Job, which part this is.
+    #[arg(long, value_name = "I/N", value_parser = read_part)]
+    pub shard: Option<Part>,
     /// Print the result as one JSON document.
     #[arg(long)]
     pub json: bool,
+}
+
+fn read_part(text: &str) -> Result<Part, String> {
+    Part::read(text, &|name| std::env::var(name).ok())
 }
 
 impl SharedArgs {
@@ -226,6 +254,7 @@ impl SharedArgs {
             keep_paths: self.keep_paths,
             preview: None,
             jobs: self.jobs.map(usize::from),
+            part: self.shard,
         }
     }
 }

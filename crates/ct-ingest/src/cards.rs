@@ -39,6 +39,7 @@ fn readme(manifest: &Manifest, synthetic: bool) -> String {
     for split in splits(manifest) {
         text.push_str(&format!("  - split: {split}\n    path: data/{split}-*.parquet\n"));
     }
+    text.push_str(&dataset_info(manifest));
     text.push_str("---\n\n# ");
     text.push_str(title(synthetic));
     text.push_str(&format!("\n\n{}\n\n", description(manifest, synthetic)));
@@ -56,6 +57,17 @@ fn readme(manifest: &Manifest, synthetic: bool) -> String {
          `SHA256SUMS` covers every file. Made by {}.\n",
         manifest.tool
     ));
+    text
+}
+
+/// Rows of each split, so that `datasets` shows a size before it reads a file.
+fn dataset_info(manifest: &Manifest) -> String {
+    let mut text = String::from("dataset_info:\n  config_name: default\n  splits:\n");
+    for split in splits(manifest) {
+        let files = manifest.files.iter().filter(|file| file.split == split);
+        let n_rows: u64 = files.map(|file| file.n_rows).sum();
+        text.push_str(&format!("  - name: {split}\n    num_examples: {n_rows}\n"));
+    }
     text
 }
 
@@ -83,7 +95,6 @@ fn croissant(manifest: &Manifest, synthetic: bool) -> serde_json::Value {
             "@type": "cr:FileSet",
             "@id": "slices-files",
             "name": "slices-files",
-            "containedIn": manifest.files.iter().map(|file| json!({"@id": file.path})).collect::<Vec<_>>(),
             "encodingFormat": "application/x-parquet",
             "includes": "data/*.parquet",
         })))
@@ -147,6 +158,10 @@ fn croissant(manifest: &Manifest, synthetic: bool) -> serde_json::Value {
                 field("label", "sc:Integer"),
                 field("label_name", "sc:Text"),
                 field("split", "sc:Text"),
+                field("z_mm", "sc:Float"),
+                field("lung_fraction", "sc:Float"),
+                field("source_sha256", "sc:Text"),
+                field("pixel_sha256", "sc:Text"),
             ],
         }],
     })

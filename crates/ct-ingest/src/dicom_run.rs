@@ -13,7 +13,7 @@ use crate::intake::{self, Assigned, Scan};
 use crate::labels::{self, LabelTable};
 use crate::listing::Listing;
 use crate::render;
-use crate::run::{self, Control, Event, Quarantine, Summary};
+use crate::run::{self, Control, Event, Summary};
 use crate::settings::{Format, Match, Settings};
 use crate::splitting::{self, Placeable};
 use crate::study::{self, CaseFault, CaseTask, ReadCase, Reading};
@@ -89,7 +89,7 @@ fn ingest_in_pool(run: &DicomRun, control: &Control<'_>) -> Result<Summary, Inge
     }
     let assigned = intake::assign(&listing, &scans, &table, run.matching);
     let reading = Reading { listing: &listing, scans: &scans, settings, pseudonyms: &pseudonyms };
-    let mut books = Books::open(&listing, Quarantine::new(settings, &pseudonyms));
+    let mut books = Books::open(&listing, settings, &pseudonyms);
     enter_unassigned(reading, &assigned, &mut books, control);
     let tasks = tasks(run.matching, &table, &assigned, reading, &mut books, control)?;
     books::write_cases(writer, tasks, books, &|task| read_case(task, &reading, run.format), control)

@@ -64,8 +64,14 @@ pub enum IngestError {
         n_cases: usize,
     },
     /// The user stopped the run.
-    #[error("interrupted; nothing was written")]
+    #[error("interrupted before the output was complete")]
     Interrupted,
+    /// Folders do not make a whole.
+    #[error("the parts cannot be joined: {why}")]
+    Parts {
+        /// What is missing or wrong.
+        why: String,
+    },
     /// Reading or writing of shards failed.
     #[error(transparent)]
     Data(#[from] DataError),
@@ -84,7 +90,10 @@ impl IngestError {
             Self::File { .. } => "correct the file and run again".into(),
             Self::Settings { fix, .. } => fix.clone(),
             Self::NothingUsable { .. } => "see the reasons above, case by case".into(),
-            Self::Interrupted => "run the same command again".into(),
+            Self::Interrupted => {
+                "run the same command again: finished cases are kept, and not read again".into()
+            }
+            Self::Parts { .. } => "give every part of one run once, as --shard 0/N to N-1/N made them".into(),
             Self::Data(err) if is_disk_full(err) => {
                 "free some disk space, or write to another disk; nothing half-written was left".into()
             }

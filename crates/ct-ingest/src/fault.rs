@@ -1,5 +1,7 @@
 //! Why one file or one case is set aside while the run goes on.
 
+use diag_data::manifest::Quarantined;
+
 /// What is wrong with a file or a case. The text never holds anything that was
 /// read from a header, except numbers, and names that the standard gives.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -128,6 +130,14 @@ pub enum Fault {
         /// Number of cases that share it.
         n_cases: usize,
     },
+    /// Slices in two parts of the split look alike.
+    #[error("{count} pairs of slices in two parts of the split look alike ({slices})")]
+    NearDuplicates {
+        /// Number of pairs.
+        count: usize,
+        /// The first of them, by slice index.
+        slices: String,
+    },
     /// A list of file names has one that is not there.
     #[error("the split list names it, but {why}")]
     Unlisted {
@@ -161,6 +171,11 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// The line of `quarantine.jsonl` for what this befell, as the line shall name it.
+    pub fn line(&self, source: String) -> Quarantined {
+        Quarantined { source, reason: self.code().into(), detail: self.to_string(), remedy: self.remedy() }
+    }
+
     /// Short fixed name, for scripts.
     pub fn code(&self) -> &'static str {
         match self {
@@ -185,6 +200,7 @@ impl Fault {
             Self::NoPart { .. } => "no-part",
             Self::NoLung => "no-lung",
             Self::Leak { .. } => "leak",
+            Self::NearDuplicates { .. } => "near-duplicates",
             Self::Unlisted { .. } => "unlisted",
             Self::Preview { .. } => "preview",
             Self::Volume { .. } => "volume",
@@ -225,6 +241,9 @@ impl Fault {
             Self::NoPart { .. } => "add it to the split, or remove its images".into(),
             Self::NoLung => "check that it is a chest CT, or run with --select all".into(),
             Self::Leak { .. } => "put these cases into the same part with --split-file".into(),
+            Self::NearDuplicates { .. } => {
+                "look at the slices; put both cases into the same part with --split-file if they are one patient".into()
+            }
             Self::Unlisted { .. } => "correct the list, or add the image".into(),
             Self::Preview { .. } => "check the folder of --preview, its permissions and its disk".into(),
             Self::Volume { .. } => "convert it again from its DICOM series, for example with dcm2niix".into(),

@@ -25,7 +25,7 @@ use crate::labels::{self, LabelTable};
 use crate::listing::{self, Listing};
 use crate::picture;
 use crate::render;
-use crate::run::{self, Control, Quarantine, Summary};
+use crate::run::{self, Control, Summary};
 use crate::select::Region;
 use crate::settings::Settings;
 use crate::split_lists::{self, SplitLists};
@@ -113,7 +113,7 @@ fn ingest_in_pool(run: &ImagesRun, control: &Control<'_>) -> Result<Summary, Ing
     };
     let config = settings.to_json("images", split_given);
     let writer = run::create_writer(&run.out, Job { spec, tool: run::TOOL.into(), config })?;
-    let mut books = Books::open(&listing, Quarantine::new(settings, &pseudonyms));
+    let mut books = Books::open(&listing, settings, &pseudonyms);
     for (path, fault) in &listing.closed {
         books.flow.files.drop_for(fault.code());
         books.quarantine.add_path(path, fault, control);

@@ -8,7 +8,8 @@
 //! them by position, [`decode`] (or [`nifti`]) turns them into CT numbers, [`select`] keeps the
 //! slices that show lung, [`render`] makes pictures of them, [`deidentify`] hashes
 //! what must stay comparable. [`dicom_run`] and [`images_run`] conduct, [`books`]
-//! keeps the account.
+//! stores finished cases and keeps the account, [`part`] divides the work among
+//! processes, [`leakage`] watches the border between the parts of the split.
 //!
 //! This crate refuses to know tensors, models and reports; and it refuses to
 //! guess: a file whose CT numbers or position are not certain is set aside
@@ -27,7 +28,9 @@ pub mod intake;
 pub mod labels;
 pub mod leakage;
 pub mod listing;
+pub mod look;
 pub mod nifti;
+pub mod part;
 pub mod picture;
 pub mod preview;
 pub mod render;

@@ -12,9 +12,9 @@ use ct_ingest::IngestError;
 use ct_ingest::dicom_run::{self, DicomRun};
 use ct_ingest::images_run::{self, ImagesRun};
 use ct_ingest::settings::{Format, Match};
-use ct_ingest::{inspect, verify};
+use ct_ingest::{inspect, part, run, verify};
 
-use crate::args::{Cli, Command, ImagesArgs, TableArgs, VolumeArgs};
+use crate::args::{Cli, Command, ImagesArgs, MergeArgs, TableArgs, VolumeArgs};
 use crate::console::Console;
 
 fn main() -> ExitCode {
@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         Command::Dicom(args) => volumes(Format::Dicom, &args.dir, args.matching.into(), &args.volume),
         Command::Nifti(args) => volumes(Format::Nifti, &args.dir, Match::Folder, &args.volume),
         Command::Images(args) => images(&args),
+        Command::Merge(args) => merge(&args),
         Command::Inspect(args) => {
             inspect::inspect(&args.dir, args.keep_paths).map(|found| report::inspection(&found, args.json))
         }
@@ -60,6 +61,13 @@ fn images(args: &ImagesArgs) -> Result<ExitCode, IngestError> {
     let console = Console::start();
     let summary = images_run::ingest(&run, &console.control())?;
     Ok(console.finish(&summary, &args.shared.out, args.shared.json))
+}
+
+fn merge(args: &MergeArgs) -> Result<ExitCode, IngestError> {
+    let console = Console::start();
+    let joined = || part::merge(&args.parts, &args.out, &console.control());
+    let summary = run::with_threads(args.jobs.map(usize::from), joined)?;
+    Ok(console.finish(&summary, &args.out, args.json))
 }
 
 fn table(args: &TableArgs) -> Result<ExitCode, IngestError> {

@@ -80,7 +80,9 @@ pub fn verified(verified: &Verified, as_json: bool) -> ExitCode {
         let leaks: Vec<_> = verified
             .leaks
             .iter()
-            .map(|leak| json!({"what": leak.what, "cases": leak.cases, "count": leak.count}))
+            .map(|leak| {
+                json!({"what": leak.what, "cases": leak.cases, "count": leak.count, "pairs": leak.pairs})
+            })
             .collect();
         let document = json!({
             "n_files": verified.n_files,
@@ -97,10 +99,17 @@ pub fn verified(verified: &Verified, as_json: bool) -> ExitCode {
     );
     for leak in &verified.leaks {
         let cases: Vec<&str> = leak.cases.iter().map(|case| case.as_str()).collect();
-        println!("leak: {} {} in more than one part: {}", leak.count, leak.what, cases.join(" "));
+        let what = if leak.what == "look" { "pairs of slices that look alike" } else { leak.what };
+        println!("leak: {} {what} in more than one part: {}", leak.count, cases.join(" "));
+        for pair in &leak.pairs {
+            let (one, other) = (&pair.one, &pair.other);
+            println!("  {} slice {} ~ {} slice {}, {} bits", one.0, one.1, other.0, other.1, pair.distance);
+        }
     }
     if sound {
-        println!("no patient, study, series or image is in two parts");
+        println!(
+            "no patient, study, series or image is in two parts, and no two images in two parts look alike"
+        );
     }
     code(sound)
 }

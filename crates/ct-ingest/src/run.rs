@@ -4,13 +4,12 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use diag_data::manifest::{Manifest, Quarantined};
-use diag_data::shard::{Job, Outcome, ShardWriter};
+use diag_data::shard::Job;
+use diag_data::shard::staging::Staging;
 
 use crate::IngestError;
-use crate::cards;
 use crate::deidentify::{Kind, Pseudonyms};
 use crate::fault::Fault;
-use crate::leakage::LeakCheck;
 use crate::settings::Settings;
 
 /// Name and version of this program, as the manifest states them.
@@ -47,9 +46,9 @@ pub enum Event<'a> {
 
 /// What a run reports to and is stopped by.
 pub struct Control<'a> {
-    /// Called from the thread that runs the command.
+    /// Called from any of the run's threads.
     pub on_event: &'a (dyn Fn(Event<'_>) + Sync),
-    /// Set from outside to end the run after the cases at hand.
+    /// Set from outside to end the run after the cases at hand; the next run continues.
     pub stop: &'a AtomicBool,
 }
 
@@ -83,31 +82,41 @@ impl<'a> Quarantine<'a> {
         Self { pseudonyms, keep_paths: settings.keep_paths, lines: Vec::new() }
     }
 
-    /// Notes a file or folder by its path below the root. The line holds the
-    /// path only on request, else its keyed hash.
+    /// Notes a file or folder by its path below the root.
     pub fn add_path(&mut self, path: &str, fault: &Fault, control: &Control<'_>) {
-        (control.on_event)(Event::SetAside { source: path, fault });
-        let source = if self.keep_paths {
-            path.to_string()
-        } else {
-            format!("path-{}", &self.pseudonyms.hash(Kind::Path, path)[..10])
-        };
-        self.push(source, fault);
+        self.lines.push(self.path_line(path, fault, control));
     }
 
     /// Notes a case: `name` for the operator, `pseudonym` for the line.
     pub fn add_case(&mut self, name: &str, pseudonym: &str, fault: &Fault, control: &Control<'_>) {
-        (control.on_event)(Event::SetAside { source: name, fault });
-        self.push(pseudonym.into(), fault);
+        self.lines.push(self.case_line(name, pseudonym, fault, control));
     }
 
-    fn push(&mut self, source: String, fault: &Fault) {
-        self.lines.push(Quarantined {
-            source,
-            reason: fault.code().into(),
-            detail: fault.to_string(),
-            remedy: fault.remedy(),
-        });
+    /// The line of a file or folder. It holds the path only on request, else its keyed hash.
+    pub fn path_line(&self, path: &str, fault: &Fault, control: &Control<'_>) -> Quarantined {
+        (control.on_event)(Event::SetAside { source: path, fault });
+        if self.keep_paths {
+            fault.line(path.to_string())
+        } else {
+            fault.line(format!("path-{}", &self.pseudonyms.hash(Kind::Path, path)[..10]))
+        }
+    }
+
+    /// The line of a case.
+    pub fn case_line(
+        &self,
+        name: &str,
+        pseudonym: &str,
+        fault: &Fault,
+        control: &Control<'_>,
+    ) -> Quarantined {
+        (control.on_event)(Event::SetAside { source: name, fault });
+        fault.line(pseudonym.into())
+    }
+
+    /// Takes out what was collected.
+    pub fn take_lines(&mut self) -> Vec<Quarantined> {
+        std::mem::take(&mut self.lines)
     }
 }
 
@@ -127,33 +136,10 @@ pub fn with_threads<T: Send>(
     pool.install(work)
 }
 
-/// Starts a shard folder.
+/// Starts a shard folder, or continues the one that an earlier run of the same job left unfinished.
 ///
 /// # Errors
-/// As [`ShardWriter::create`].
-pub fn create_writer(target: &Path, job: Job) -> Result<ShardWriter, IngestError> {
-    Ok(ShardWriter::create(target, job)?)
-}
-
-/// Adds the leaks to the quarantine and closes the folder.
-///
-/// # Errors
-/// As [`ShardWriter::finish`].
-pub fn finish(
-    writer: ShardWriter,
-    mut outcome: Outcome,
-    mut quarantine: Quarantine<'_>,
-    leaks: &LeakCheck,
-    control: &Control<'_>,
-) -> Result<Summary, IngestError> {
-    for leak in leaks.leaks() {
-        let names: Vec<&str> = leak.cases.iter().map(|case| case.as_str()).collect();
-        let fault = Fault::Leak { what: leak.what, n_cases: leak.cases.len() };
-        quarantine.add_case(&names.join(" "), &names.join(" "), &fault, control);
-    }
-    outcome.quarantined = quarantine.lines;
-    let n_quarantined = outcome.quarantined.len();
-    let synthetic = outcome.synthetic;
-    let manifest = writer.finish(outcome, |manifest| cards::all(manifest, synthetic))?;
-    Ok(Summary { manifest, n_quarantined })
+/// As [`Staging::resume`].
+pub fn create_writer(target: &Path, job: Job) -> Result<Staging, IngestError> {
+    Ok(Staging::resume(target, job)?)
 }

@@ -7,6 +7,8 @@ use diag_data::split::Ratio;
 use diag_data::units::HuWindow;
 use serde_json::json;
 
+use crate::part::Part;
+
 /// Which slices of a case are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Select {
@@ -96,11 +98,13 @@ pub struct Settings {
     pub preview: Option<PathBuf>,
     /// Worker threads; `None` is one a core.
     pub jobs: Option<usize>,
+    /// Which part of the cases is read; `None` is all.
+    pub part: Option<Part>,
 }
 
 impl Settings {
     /// The settings that the result depends on, for the manifest. Paths are left
-    /// out, since they can name somebody; so is the number of threads.
+    /// out, since they can name somebody; so are the number of threads and the part.
     pub fn to_json(&self, command: &str, split_given: bool) -> serde_json::Value {
         json!({
             "command": command,

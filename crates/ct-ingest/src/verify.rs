@@ -9,7 +9,7 @@ use diag_data::case::Split;
 use diag_data::shard::ShardSet;
 
 use crate::IngestError;
-use crate::leakage::{Leak, LeakCheck};
+use crate::leakage::{Leak, LeakCheck, Mark};
 
 /// What was checked, and what was found.
 #[derive(Clone, Debug)]
@@ -41,15 +41,13 @@ pub fn verify(root: &Path) -> Result<Verified, IngestError> {
             return Err(wrong("manifest.json", format!("its flow of {name} does not add up")).into());
         }
     }
-    let mut leaks = LeakCheck::default();
-    let mut n_slices_of: BTreeMap<(String, Split), i32> = BTreeMap::new();
+    let mut marks_of: BTreeMap<(String, Split), Vec<Mark>> = BTreeMap::new();
     let mut n_slices = 0;
     for split in Split::ALL {
         let mut n_rows = 0;
         for slice in shards.slices(split) {
             let slice = slice?;
-            leaks.add_slice(&slice);
-            *n_slices_of.entry((slice.case_id.to_string(), slice.split)).or_default() += 1;
+            marks_of.entry((slice.case_id.to_string(), slice.split)).or_default().push(Mark::of(&slice));
             n_rows += 1;
         }
         let files = manifest.files.iter().filter(|file| file.split == split);
@@ -61,15 +59,17 @@ pub fn verify(root: &Path) -> Result<Verified, IngestError> {
         n_slices += n_rows;
     }
     let cases = shards.cases()?;
+    let mut leaks = LeakCheck::default();
     for case in &cases {
-        leaks.add_case(case);
-        let found = n_slices_of.remove(&(case.case_id.to_string(), case.split)).unwrap_or(0);
-        if found != case.n_slices {
-            let why = format!("{} has {} slices there and {found} in data", case.case_id, case.n_slices);
+        let marks = marks_of.remove(&(case.case_id.to_string(), case.split)).unwrap_or_default();
+        if marks.len() as i64 != i64::from(case.n_slices) {
+            let why =
+                format!("{} has {} slices there and {} in data", case.case_id, case.n_slices, marks.len());
             return Err(wrong("cases.parquet", why).into());
         }
+        leaks.add_case(case, &marks);
     }
-    if let Some((case, split)) = n_slices_of.into_keys().next() {
+    if let Some((case, split)) = marks_of.into_keys().next() {
         return Err(wrong("cases.parquet", format!("{case} of {split} is not in it")).into());
     }
     Ok(Verified { n_files, n_slices, n_cases: cases.len(), leaks: leaks.leaks() })

@@ -45,6 +45,12 @@ pub enum DataError {
         /// The folder or file.
         path: PathBuf,
     },
+    /// Another process is writing there.
+    #[error("another run is writing to {}", path.display())]
+    InUse {
+        /// The folder under construction.
+        path: PathBuf,
+    },
     /// A recorded hash differs from the file's.
     #[error("hash differs from SHA256SUMS: {}", path.display())]
     HashMismatch {
@@ -70,6 +76,7 @@ impl DataError {
             }
             Self::Parquet { .. } => "make the shards again with ct-ingest".into(),
             Self::OutputExists { .. } => "choose a new output folder, or delete this one".into(),
+            Self::InUse { .. } => "wait for the other run to end, or choose another output folder".into(),
             Self::HashMismatch { .. } => {
                 "the file was changed or damaged after it was written; make the shards again".into()
             }

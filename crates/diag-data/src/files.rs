@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use sha2::{Digest, Sha256};
 
@@ -72,21 +73,38 @@ pub fn sha256_file(path: &Path) -> Result<String, DataError> {
     Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// A folder under construction beside its final place. Dropped without
-/// [`commit`](Self::commit), it disappears with all that is in it.
+/// A folder under construction beside its final place, of which one process at
+/// a time is the owner. Dropped without [`commit`](Self::commit) or
+/// [`keep`](Self::keep), it disappears with all that is in it.
 #[derive(Debug)]
 pub struct StagedDir {
     staged: PathBuf,
     target: PathBuf,
-    committed: bool,
+    is_kept: AtomicBool,
+    /// The system frees the lock when the process ends, however it ends.
+    _lock: fs::File,
 }
+
+/// Name of the locked file inside a staged folder.
+const LOCK: &str = "lock";
 
 impl StagedDir {
     /// Starts a folder. What an earlier, killed run left in its place is removed.
     ///
     /// # Errors
-    /// When the target exists and is not an empty folder, or its parent cannot be written.
+    /// When the target exists and is not an empty folder, another process is at
+    /// it, or its parent cannot be written.
     pub fn create(target: &Path) -> Result<Self, DataError> {
+        let dir = Self::resume(target)?;
+        dir.clear()?;
+        Ok(dir)
+    }
+
+    /// Takes over what an earlier run left in its place; else starts a folder.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub fn resume(target: &Path) -> Result<Self, DataError> {
         let occupied = match fs::read_dir(target) {
             Ok(mut entries) => entries.next().is_some(),
             Err(err) if err.kind() == std::io::ErrorKind::NotFound => false,
@@ -96,11 +114,35 @@ impl StagedDir {
             return Err(DataError::OutputExists { path: target.into() });
         }
         let staged = sibling(target, "partial");
-        if staged.exists() {
-            fs::remove_dir_all(&staged).map_err(DataError::io("remove", &staged))?;
-        }
         fs::create_dir_all(&staged).map_err(DataError::io("create", &staged))?;
-        Ok(Self { staged, target: target.into(), committed: false })
+        let lock = fs::File::create(staged.join(LOCK)).map_err(DataError::io("create", &staged))?;
+        match lock.try_lock() {
+            Ok(()) => {
+                Ok(Self { staged, target: target.into(), is_kept: AtomicBool::new(false), _lock: lock })
+            }
+            Err(fs::TryLockError::WouldBlock) => Err(DataError::InUse { path: staged }),
+            Err(fs::TryLockError::Error(source)) => {
+                Err(DataError::Io { action: "lock", path: staged, source })
+            }
+        }
+    }
+
+    /// Removes all that is in it.
+    ///
+    /// # Errors
+    /// When something cannot be removed.
+    pub fn clear(&self) -> Result<(), DataError> {
+        let entries = fs::read_dir(&self.staged).map_err(DataError::io("read", &self.staged))?;
+        for entry in entries {
+            let path = entry.map_err(DataError::io("read", &self.staged))?.path();
+            let removed = match path.file_name() {
+                Some(name) if name == LOCK => Ok(()),
+                _ if path.is_dir() => fs::remove_dir_all(&path),
+                _ => fs::remove_file(&path),
+            };
+            removed.map_err(DataError::io("remove", path))?;
+        }
+        Ok(())
     }
 
     /// Where to write until [`commit`](Self::commit).
@@ -108,23 +150,28 @@ impl StagedDir {
         &self.staged
     }
 
-    /// Moves the folder to its final place.
+    /// Moves the folder `inner` of the staged one to the final place; the rest disappears.
     ///
     /// # Errors
-    /// When the move is refused; the staged folder is then removed.
-    pub fn commit(mut self) -> Result<(), DataError> {
+    /// When the move is refused.
+    pub fn commit(self, inner: &str) -> Result<(), DataError> {
         if self.target.exists() {
             fs::remove_dir(&self.target).map_err(DataError::io("replace", &self.target))?;
         }
-        fs::rename(&self.staged, &self.target).map_err(DataError::io("create", &self.target))?;
-        self.committed = true;
+        fs::rename(self.staged.join(inner), &self.target).map_err(DataError::io("create", &self.target))?;
+        self.keep(false);
         Ok(())
+    }
+
+    /// Whether it stays for a later [`resume`](Self::resume) when it is dropped.
+    pub fn keep(&self, is_kept: bool) {
+        self.is_kept.store(is_kept, Ordering::Relaxed);
     }
 }
 
 impl Drop for StagedDir {
     fn drop(&mut self) {
-        if !self.committed {
+        if !self.is_kept.load(Ordering::Relaxed) {
             let _ = fs::remove_dir_all(&self.staged);
         }
     }
@@ -155,10 +202,38 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let target = root.path().join("shards");
         let staged = StagedDir::create(&target).unwrap();
-        fs::write(staged.path().join("all"), b"x").unwrap();
-        staged.commit().unwrap();
+        fs::create_dir(staged.path().join("inner")).unwrap();
+        fs::write(staged.path().join("inner/all"), b"x").unwrap();
+        staged.commit("inner").unwrap();
         assert_eq!(fs::read(target.join("all")).unwrap(), b"x");
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
         assert!(matches!(StagedDir::create(&target), Err(DataError::OutputExists { .. })));
+    }
+
+    #[test]
+    fn a_kept_folder_is_resumed_or_cleared() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("shards");
+        let made = |start: fn(&Path) -> Result<StagedDir, DataError>| {
+            let staged = start(&target).unwrap();
+            let found = staged.path().join("half").exists();
+            fs::write(staged.path().join("half"), b"x").unwrap();
+            staged.keep(true);
+            found
+        };
+        assert_eq!([made(StagedDir::create), made(StagedDir::resume)], [false, true]);
+        assert_eq!([made(StagedDir::create), made(StagedDir::resume)], [false, true]);
+    }
+
+    #[test]
+    fn a_folder_has_one_owner() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("shards");
+        let first = StagedDir::resume(&target).unwrap();
+        assert!(matches!(StagedDir::resume(&target), Err(DataError::InUse { .. })));
+        assert!(first.path().exists());
+        drop(first);
+        assert!(StagedDir::resume(&target).is_ok());
     }
 
     #[test]

@@ -112,6 +112,16 @@ pub struct Flow {
     pub slices: Level,
 }
 
+impl Flow {
+    /// Adds the counts of another account.
+    pub fn add(&mut self, other: &Self) {
+        self.files.add(&other.files);
+        self.series.add(&other.series);
+        self.cases.add(&other.cases);
+        self.slices.add(&other.slices);
+    }
+}
+
 /// Counts of one level of the flow.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Level {
@@ -134,6 +144,15 @@ impl Level {
     pub fn drop_for(&mut self, reason: impl Into<String>) {
         self.seen += 1;
         *self.set_aside.entry(reason.into()).or_default() += 1;
+    }
+
+    /// Adds the counts of another account.
+    pub fn add(&mut self, other: &Self) {
+        self.seen += other.seen;
+        self.used += other.used;
+        for (reason, count) in &other.set_aside {
+            *self.set_aside.entry(reason.clone()).or_default() += count;
+        }
     }
 
     /// Whether the counts add up.

@@ -4,36 +4,26 @@
 //! `quarantine.jsonl`, `manifest.json`, whatever cards the writer adds, and
 //! `SHA256SUMS` over all of them. See `docs/shard-format.md`.
 
+mod assemble;
 mod columns;
+pub mod staging;
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::Schema;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use parquet::basic::{Compression, ZstdLevel};
-use parquet::file::metadata::KeyValue;
-use parquet::file::properties::{EnabledStatistics, WriterProperties};
-use parquet::schema::types::ColumnPath;
+use parquet::file::properties::WriterProperties;
 
+use self::assemble::{ROWS_PER_GROUP, zstd};
+use self::staging::{Piece, Staging};
 use crate::DataError;
-use crate::case::{CaseId, Split};
-use crate::files::{self, StagedDir};
-use crate::manifest::{
-    CaseRow, FORMAT_VERSION, Flow, Layout, Manifest, Quarantined, ShardFile, ShardSpec, TableRow,
-};
+use crate::case::Split;
+use crate::files;
+use crate::manifest::{CaseRow, FORMAT_VERSION, Flow, Manifest, Quarantined, ShardSpec};
 use crate::slice::CtSlice;
-
-/// Rows of one Parquet file; the last file of a split may have fewer.
-const ROWS_PER_FILE: usize = 1024;
-/// Rows of one row group: small, so that a random batch reads little.
-const ROWS_PER_GROUP: usize = 256;
-/// Bytes of one page: small, so that a random row reads little.
-const PAGE_BYTES: usize = 64 * 1024;
 
 /// What the writer of a shard folder knows beside its slices.
 #[derive(Clone, Debug)]
@@ -59,15 +49,28 @@ pub struct Outcome {
     pub quarantined: Vec<Quarantined>,
 }
 
-/// Writes a shard folder that appears whole or not at all.
+/// Cards beside the shards: path below the folder to content.
+pub type Cards = BTreeMap<String, Vec<u8>>;
+
+impl Job {
+    /// The job as bytes; equal jobs have equal ones.
+    fn stated(&self, path: &Path) -> Result<Vec<u8>, DataError> {
+        let job = serde_json::json!({
+            "format_version": FORMAT_VERSION,
+            "tool": self.tool,
+            "spec": self.spec,
+            "config": self.config,
+        });
+        serde_json::to_vec_pretty(&job).map_err(|err| DataError::malformed(path, err))
+    }
+}
+
+/// Writes a shard folder that appears whole or not at all, from slices as they
+/// come. Programs that read many cases, or want to continue, use [`staging::Staging`].
 #[derive(Debug)]
 pub struct ShardWriter {
-    staged: StagedDir,
-    job: Job,
-    schema: Arc<Schema>,
-    pending: BTreeMap<Split, Vec<CtSlice>>,
-    written: BTreeMap<Split, Vec<usize>>,
-    table: BTreeMap<(usize, Split), (std::collections::BTreeSet<CaseId>, u64)>,
+    staging: Staging,
+    pieces: Vec<Piece>,
 }
 
 impl ShardWriter {
@@ -76,18 +79,7 @@ impl ShardWriter {
     /// # Errors
     /// When `target` exists and is not empty, or its parent cannot be written.
     pub fn create(target: &Path, job: Job) -> Result<Self, DataError> {
-        let staged = StagedDir::create(target)?;
-        let data = staged.path().join("data");
-        std::fs::create_dir(&data).map_err(DataError::io("create", data))?;
-        let schema = Arc::new(columns::slice_schema(&job.spec));
-        Ok(Self {
-            staged,
-            job,
-            schema,
-            pending: BTreeMap::new(),
-            written: BTreeMap::new(),
-            table: BTreeMap::new(),
-        })
+        Ok(Self { staging: Staging::create(target, job)?, pieces: Vec::new() })
     }
 
     /// Adds slices. Their order within a split is the order of the files, so
@@ -96,142 +88,24 @@ impl ShardWriter {
     /// # Errors
     /// When an image has the wrong size, its label is unknown, or a file cannot be written.
     pub fn append(&mut self, slices: Vec<CtSlice>) -> Result<(), DataError> {
-        for slice in slices {
-            let (got, want) = (slice.pixels.len(), self.job.spec.pixels_len());
-            if got != want {
-                return Err(DataError::invalid("slice", format!("{got} pixels where the shard has {want}")));
-            }
-            if self.job.spec.labels.name(slice.label).is_none() {
-                return Err(DataError::invalid(
-                    "slice",
-                    format!("label {} is not in the label set", slice.label.0),
-                ));
-            }
-            let split = slice.split;
-            let count = self.table.entry((slice.label.index(), split)).or_default();
-            count.0.insert(slice.case_id.clone());
-            count.1 += 1;
-            let pending = self.pending.entry(split).or_default();
-            pending.push(slice);
-            if pending.len() == ROWS_PER_FILE {
-                self.flush(split)?;
-            }
+        for slices in slices.chunk_by(|a, b| a.split == b.split) {
+            let name = format!("{:08}", self.pieces.len());
+            self.pieces.push(self.staging.put(&name, "", String::new(), slices[0].split, slices)?);
         }
         Ok(())
     }
 
-    /// Writes what is left, the manifest, `cards` (path below the folder to
-    /// content) and the hashes, and moves the folder to its place.
+    /// Writes the shards, the manifest, `cards` and the hashes, and moves the
+    /// folder to its place. Table 1 counts the cases of `outcome`.
     ///
     /// # Errors
     /// When a file cannot be written; nothing is then left behind.
     pub fn finish(
-        mut self,
+        self,
         outcome: Outcome,
-        cards: impl FnOnce(&Manifest) -> BTreeMap<String, Vec<u8>>,
+        cards: impl FnOnce(&Manifest) -> Cards,
     ) -> Result<Manifest, DataError> {
-        for split in Split::ALL {
-            if self.pending.get(&split).is_some_and(|rows| !rows.is_empty()) {
-                self.flush(split)?;
-            }
-        }
-        let manifest = self.manifest(&outcome)?;
-        let root = self.staged.path().to_path_buf();
-        let cases = columns::case_batch(&outcome.cases, &self.job.spec.labels)
-            .map_err(|err| DataError::malformed(root.join("cases.parquet"), err))?;
-        write_table(&root.join("cases.parquet"), &cases)?;
-        let mut lines = Vec::new();
-        for entry in &outcome.quarantined {
-            serde_json::to_writer(&mut lines, entry)
-                .map_err(|err| DataError::malformed(root.join("quarantine.jsonl"), err))?;
-            lines.push(b'\n');
-        }
-        files::write_atomic(&root.join("quarantine.jsonl"), &lines)?;
-        files::write_json(&root.join("manifest.json"), &manifest)?;
-        for (name, content) in cards(&manifest) {
-            files::write_atomic(&root.join(name), &content)?;
-        }
-        write_sums(&root)?;
-        self.staged.commit()?;
-        Ok(manifest)
-    }
-
-    fn flush(&mut self, split: Split) -> Result<(), DataError> {
-        let rows = self.pending.remove(&split).unwrap_or_default();
-        let n_written = self.written.get(&split).map_or(0, Vec::len);
-        let path = self.staged.path().join(staged_name(split, n_written));
-        let batch = columns::slice_batch(&self.schema, &self.job.spec, &rows)
-            .map_err(|err| DataError::malformed(&path, err))?;
-        write_parquet(&path, &batch, self.properties())?;
-        self.written.entry(split).or_default().push(rows.len());
-        Ok(())
-    }
-
-    fn properties(&self) -> WriterProperties {
-        let mut properties = WriterProperties::builder()
-            .set_compression(zstd())
-            .set_max_row_group_row_count(Some(ROWS_PER_GROUP))
-            .set_data_page_size_limit(PAGE_BYTES)
-            // Pages are cut only between batches of this many rows.
-            .set_write_batch_size(1)
-            .set_key_value_metadata(Some(self.footer()));
-        // Grey levels neither repeat nor sort: a dictionary and statistics only cost.
-        for parts in columns::image_columns() {
-            let column = ColumnPath::new(parts);
-            properties = properties
-                .set_column_dictionary_enabled(column.clone(), false)
-                .set_column_statistics_enabled(column, EnabledStatistics::None);
-        }
-        properties.build()
-    }
-
-    fn footer(&self) -> Vec<KeyValue> {
-        let spec = &self.job.spec;
-        let config = self.job.config.to_string();
-        let mut footer = vec![
-            KeyValue::new("covid19-diag.format_version".into(), FORMAT_VERSION.to_string()),
-            KeyValue::new("covid19-diag.tool".into(), self.job.tool.clone()),
-            KeyValue::new("covid19-diag.labels".into(), spec.labels.names().join(",")),
-            KeyValue::new("covid19-diag.config_sha256".into(), files::sha256_hex(config.as_bytes())),
-            KeyValue::new("covid19-diag.config".into(), config),
-        ];
-        if spec.layout == Layout::Hf {
-            footer.push(KeyValue::new("huggingface".into(), columns::huggingface_features(spec)));
-        }
-        footer
-    }
-
-    /// Gives the files their final names, now that their number is known.
-    fn manifest(&self, outcome: &Outcome) -> Result<Manifest, DataError> {
-        let mut shard_files = Vec::new();
-        for (&split, rows) in &self.written {
-            for (i, &n_rows) in rows.iter().enumerate() {
-                let path = format!("data/{split}-{i:05}-of-{:05}.parquet", rows.len());
-                let (from, to) =
-                    (self.staged.path().join(staged_name(split, i)), self.staged.path().join(&path));
-                std::fs::rename(&from, &to).map_err(DataError::io("rename", from))?;
-                let sha256 = files::sha256_file(&to)?;
-                shard_files.push(ShardFile { path, split, n_rows: n_rows as u64, sha256 });
-            }
-        }
-        let labels = &self.job.spec.labels;
-        let table = self.table.iter().map(|(&(label, split), (cases, n_slices))| TableRow {
-            label: labels.names()[label].clone(),
-            split,
-            n_cases: cases.len() as u64,
-            n_slices: *n_slices,
-        });
-        Ok(Manifest {
-            format_version: FORMAT_VERSION,
-            tool: self.job.tool.clone(),
-            synthetic: outcome.synthetic,
-            spec: self.job.spec.clone(),
-            config_sha256: files::sha256_hex(self.job.config.to_string().as_bytes()),
-            config: self.job.config.clone(),
-            flow: outcome.flow.clone(),
-            table: table.collect(),
-            files: shard_files,
-        })
+        self.staging.finish(&self.pieces, outcome, cards)
     }
 }
 
@@ -344,14 +218,6 @@ impl ShardSet {
     }
 }
 
-fn zstd() -> Compression {
-    Compression::ZSTD(ZstdLevel::default())
-}
-
-fn staged_name(split: Split, i: usize) -> String {
-    format!("data/{split}-{i:05}.parquet")
-}
-
 fn write_parquet(path: &Path, batch: &RecordBatch, properties: WriterProperties) -> Result<(), DataError> {
     let parquet = |source| DataError::Parquet { path: path.into(), source };
     let file = File::create(path).map_err(DataError::io("create", path))?;
@@ -385,31 +251,11 @@ pub(crate) fn read_table(
     Ok(reader.map(move |batch| batch.map_err(|err| DataError::malformed(&path, err))))
 }
 
-/// `SHA256SUMS` in the form that `sha256sum -c` reads, sorted by name.
-fn write_sums(root: &Path) -> Result<(), DataError> {
-    let mut names = Vec::new();
-    for folder in ["", "data"] {
-        let folder_path = root.join(folder);
-        for entry in std::fs::read_dir(&folder_path).map_err(DataError::io("read", &folder_path))? {
-            let entry = entry.map_err(DataError::io("read", &folder_path))?;
-            if entry.path().is_file() {
-                let name = entry.file_name().to_string_lossy().into_owned();
-                names.push(if folder.is_empty() { name } else { format!("{folder}/{name}") });
-            }
-        }
-    }
-    names.sort();
-    let mut text = String::new();
-    for name in names {
-        text.push_str(&format!("{}  {name}\n", files::sha256_file(&root.join(&name))?));
-    }
-    files::write_atomic(&root.join("SHA256SUMS"), text.as_bytes())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::case::{Label, LabelSet};
+    use crate::case::{CaseId, Label, LabelSet};
+    use crate::manifest::Layout;
     use crate::slice::{Acquisition, Geometry, Provenance, Selection};
     use crate::units::{HuWindow, Mm, Spacing};
 

@@ -115,6 +115,7 @@ fn settings(input: &InputSpec) -> Result<Settings, PredictError> {
         keep_paths: false,
         preview: None,
         jobs: None,
+        part: None,
     })
 }
 

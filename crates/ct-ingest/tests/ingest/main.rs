@@ -11,4 +11,5 @@ mod multiframe;
 mod nifti;
 mod rescale;
 mod tested;
+mod resume;
 mod traps;

@@ -1,0 +1,150 @@
+//! Killed runs, several processes, and parts that are joined.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use covid19_diag_tests::{output, program, smoke_run, stderr, succeed};
+
+/// How many runs are killed; the long test of a release takes 100.
+fn n_kills() -> u64 {
+    std::env::var("COVID19_DIAG_KILLS").map_or(10, |text| text.parse().unwrap())
+}
+
+fn ingest(shards: &Path) -> Command {
+    let dicom = smoke_run().join("dicom");
+    let mut command = program("ct-ingest");
+    command.arg("dicom").arg(&dicom).arg("--labels").arg(dicom.join("labels.csv"));
+    command.arg("--out").arg(shards).args(["--select", "all", "--size", "64", "--jobs", "2"]);
+    command.stderr(Stdio::null()).stdout(Stdio::null());
+    command
+}
+
+fn sums(shards: &Path) -> String {
+    fs::read_to_string(shards.join("SHA256SUMS")).unwrap()
+}
+
+/// An undisturbed run: its hashes and how long it took.
+fn undisturbed(folder: &Path) -> (String, Duration) {
+    let started = Instant::now();
+    succeed(&mut ingest(&folder.join("whole")));
+    (sums(&folder.join("whole")), started.elapsed())
+}
+
+/// Moments that look random and are the same in every run of the test.
+fn moment(round: u64, longest: Duration) -> Duration {
+    let mixed = round.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;
+    longest.mul_f64(mixed as f64 / (1u64 << 24) as f64)
+}
+
+fn kill_after(mut child: Child, wait: Duration) {
+    std::thread::sleep(wait);
+    // SIGKILL: nothing can be tidied up.
+    let _ = child.kill();
+    child.wait().unwrap();
+}
+
+fn left_in(folder: &Path) -> Vec<String> {
+    let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut names: Vec<String> = names.map(|name| name.to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn killed_runs_continue_to_the_same_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let (want, longest) = undisturbed(folder.path());
+    let mut n_with_finished_cases = 0;
+    for round in 0..n_kills() {
+        let folder = tempfile::tempdir().unwrap();
+        let shards = folder.path().join("shards");
+        kill_after(ingest(&shards).spawn().unwrap(), moment(round, longest));
+        let finished = folder.path().join(".shards.partial/work/cases");
+        n_with_finished_cases += u64::from(finished.read_dir().is_ok_and(|cases| cases.count() > 0));
+        if !shards.exists() {
+            succeed(&mut ingest(&shards));
+        }
+        assert_eq!(sums(&shards), want, "round {round}");
+        succeed(program("ct-ingest").arg("verify").arg(&shards));
+        let left = left_in(folder.path());
+        // Killed between the last two steps, the emptied folder may be left beside the whole result.
+        assert!(left == ["shards"] || left == [".shards.partial", "shards"], "round {round}: {left:?}");
+    }
+    assert!(n_with_finished_cases > 0, "no run was killed while it read cases");
+}
+
+fn part(folder: &Path, index: usize, count: usize) -> (Command, PathBuf) {
+    let out = folder.join(format!("part-{index}"));
+    let mut command = ingest(&out);
+    command.args(["--shard", &format!("{index}/{count}")]);
+    (command, out)
+}
+
+#[test]
+fn parts_made_side_by_side_with_one_killed_join_to_the_same_bytes() {
+    const COUNT: usize = 3;
+    let folder = tempfile::tempdir().unwrap();
+    let (want, longest) = undisturbed(folder.path());
+    let mut running: Vec<Child> =
+        (0..COUNT).map(|index| part(folder.path(), index, COUNT).0.spawn().unwrap()).collect();
+    kill_after(running.remove(1), longest / 3);
+    for mut child in running {
+        assert!(child.wait().unwrap().success());
+    }
+    let (mut again, killed) = part(folder.path(), 1, COUNT);
+    let parts: Vec<PathBuf> = (0..COUNT).map(|index| part(folder.path(), index, COUNT).1).collect();
+    let merge = |parts: &[&Path], out: &str| {
+        output(program("ct-ingest").arg("merge").args(parts).arg("--out").arg(folder.path().join(out)))
+    };
+    let refused = |parts: &[&Path], what: &str| {
+        let output = merge(parts, "refused");
+        assert_eq!(output.status.code(), Some(1));
+        assert!(stderr(&output).contains(what), "{}", stderr(&output));
+        assert!(!folder.path().join("refused").exists());
+    };
+    if !killed.exists() {
+        refused(&[&parts[0], &parts[1], &parts[2]], "part-1");
+        succeed(&mut again);
+    }
+    refused(&[&parts[0], &parts[2]], "1 of 3 parts are missing: 1");
+    refused(&[&parts[0], &parts[1], &parts[2], &parts[1]], "are both part 1");
+    let merged = merge(&[&parts[2], &parts[0], &parts[1]], "merged");
+    assert!(merged.status.success(), "{}", stderr(&merged));
+    assert_eq!(sums(&folder.path().join("merged")), want);
+    succeed(program("ct-ingest").arg("verify").arg(folder.path().join("merged")));
+}
+
+#[test]
+fn the_environment_of_a_scheduler_says_which_part() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("part");
+    succeed(
+        ingest(&out)
+            .args(["--shard", "auto"])
+            .env("SLURM_ARRAY_TASK_ID", "3")
+            .env("SLURM_ARRAY_TASK_MIN", "1")
+            .env("SLURM_ARRAY_TASK_COUNT", "4"),
+    );
+    let part: serde_json::Value = serde_json::from_slice(&fs::read(out.join("part.json")).unwrap()).unwrap();
+    assert_eq!(part["part"], serde_json::json!({"index": 2, "count": 4}));
+    let refused = output(ingest(&folder.path().join("other")).args(["--shard", "4/4"]));
+    assert_eq!(refused.status.code(), Some(2));
+}
+
+#[test]
+fn two_runs_do_not_write_to_one_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let shards = folder.path().join("shards");
+    let first = ingest(&shards).spawn().unwrap();
+    let partial = folder.path().join(".shards.partial/work/job.json");
+    let waiting = Instant::now();
+    while !partial.exists() && waiting.elapsed() < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let refused = output(ingest(&shards).stderr(Stdio::piped()));
+    kill_after(first, Duration::ZERO);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("another run is writing"), "{}", stderr(&refused));
+}
