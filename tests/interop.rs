@@ -46,7 +46,8 @@ fn check_cards(layout: &str, label_names: Value) {
             .args(["--select", "all", "--layout", layout]),
     );
     let set = ShardSet::open(&shards).unwrap();
-    let rows: Vec<_> = Split::ALL.iter().flat_map(|split| set.slices(*split)).map(|row| row.unwrap()).collect();
+    let rows: Vec<_> =
+        Split::ALL.iter().flat_map(|split| set.slices(*split)).map(|row| row.unwrap()).collect();
     let mut want: Vec<Value> = Vec::new();
     for row in &rows {
         want.push(json!([row.case_id.as_str(), row.slice_index, row.label.0, row.provenance.pixel_sha256]));

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use covid19_diag_tests::{output, program, smoke_run, stderr, succeed};
+use covid19_diag_tests::{output, program, smoke_run, stderr, succeed, workspace};
 
 /// How many runs are killed; the long test of a release takes 100.
 fn n_kills() -> u64 {
@@ -147,4 +147,34 @@ fn two_runs_do_not_write_to_one_place() {
     kill_after(first, Duration::ZERO);
     assert_eq!(refused.status.code(), Some(1));
     assert!(stderr(&refused).contains("another run is writing"), "{}", stderr(&refused));
+}
+
+#[test]
+fn gnu_parallel_repeats_only_what_failed() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(()) = covid19_diag_tests::installed("parallel", "GNU parallel") else { return };
+    let (want, _) = undisturbed(folder.path());
+    let dicom = smoke_run().join("dicom");
+    let shards = folder.path().join("shards");
+    let programs = covid19_diag_tests::folder_of_programs();
+    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+    let run = || {
+        let mut command = Command::new(workspace().join("deploy/parallel.sh"));
+        command.arg(&dicom).arg(dicom.join("labels.csv")).arg(&shards).arg("3");
+        command.args(["--select", "all", "--size", "64", "--jobs", "1"]).env("PATH", &path);
+        command
+    };
+    // A folder in the way lets one part fail, three times.
+    let in_the_way = folder.path().join("shards.parts/part-1/other");
+    fs::create_dir_all(&in_the_way).unwrap();
+    assert!(!output(&mut run()).status.success());
+    let modified = |index| {
+        let part = folder.path().join(format!("shards.parts/part-{index}/part.json"));
+        fs::metadata(part).unwrap().modified().unwrap()
+    };
+    let before = [modified(0), modified(2)];
+    fs::remove_dir(&in_the_way).unwrap();
+    succeed(&mut run());
+    assert_eq!([modified(0), modified(2)], before, "whole parts were made again");
+    assert_eq!(sums(&shards), want);
 }

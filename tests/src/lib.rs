@@ -18,7 +18,8 @@ pub fn program(name: &str) -> Command {
     Command::new(folder_of_programs().join(name))
 }
 
-fn folder_of_programs() -> PathBuf {
+/// Where the programs of this workspace are.
+pub fn folder_of_programs() -> PathBuf {
     // target/release/deps/test-hash: the programs lie one folder up.
     let test = std::env::current_exe().unwrap();
     let folder = test.parent().and_then(Path::parent).unwrap().to_path_buf();
@@ -63,7 +64,9 @@ pub fn test_data(below: &str) -> Option<PathBuf> {
 pub fn python() -> Option<PathBuf> {
     let own = workspace().join(".venv/bin/python");
     let python = std::env::var_os("COVID19_DIAG_PYTHON").map_or(own, PathBuf::from);
-    let check = Command::new(&python).args(["-c", "import datasets, duckdb, mlcroissant, polars, pyarrow, sklearn"]).output();
+    let check = Command::new(&python)
+        .args(["-c", "import datasets, duckdb, mlcroissant, polars, pyarrow, sklearn"])
+        .output();
     let works = check.is_ok_and(|output| output.status.success());
     tool(works.then_some(python), "a Python with tests/requirements.txt (set COVID19_DIAG_PYTHON)")
 }
@@ -73,6 +76,12 @@ pub fn chromium() -> Option<PathBuf> {
     let names = ["chromium", "chromium-browser", "google-chrome"];
     let found = names.iter().find(|name| Command::new(name).arg("--version").output().is_ok());
     tool(found.map(PathBuf::from), "Chromium")
+}
+
+/// Whether a program is installed.
+pub fn installed(program: &str, what: &str) -> Option<()> {
+    let works = Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success());
+    tool(works.then(|| PathBuf::from(program)), what).map(drop)
 }
 
 fn tool(found: Option<PathBuf>, what: &str) -> Option<PathBuf> {

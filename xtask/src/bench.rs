@@ -111,6 +111,7 @@ fn step(command: &mut Command) -> Result<(), Failure> {
     if status.success() {
         return Ok(());
     }
-    let remedy = "see its message above; the inputs and the Python environment are in target/release/bench-ingest";
+    let remedy =
+        "see its message above; the inputs and the Python environment are in target/release/bench-ingest";
     Err(Failure::new(anyhow!("{} failed ({status})", process::shown(command)), remedy))
 }

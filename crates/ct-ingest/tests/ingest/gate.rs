@@ -137,7 +137,10 @@ fn slices_that_look_alike_in_two_parts_are_listed() {
     assert_eq!(result.unwrap().n_quarantined, 1);
     assert_eq!(codes, Vec::<String>::new(), "nothing else is wrong");
     let lines = ShardSet::open(&cohort.shards()).unwrap().quarantined().unwrap();
-    assert_eq!((lines[0].source.as_str(), lines[0].reason.as_str()), ("Petersen_Hans SMITH", "near-duplicates"));
+    assert_eq!(
+        (lines[0].source.as_str(), lines[0].reason.as_str()),
+        ("Petersen_Hans SMITH", "near-duplicates")
+    );
     let found = verify::verify(&cohort.shards()).unwrap().leaks;
     assert_eq!(found[0].cases.iter().map(CaseId::as_str).collect::<Vec<_>>(), ["Petersen_Hans", "SMITH"]);
     assert!(found[0].pairs.iter().all(|pair| pair.distance <= ct_ingest::look::MAX_DISTANCE));

@@ -10,6 +10,6 @@ mod images;
 mod multiframe;
 mod nifti;
 mod rescale;
-mod tested;
 mod resume;
+mod tested;
 mod traps;

@@ -8,7 +8,7 @@ use ct_ingest::IngestError;
 use ct_ingest::dicom_run::{self, DicomRun};
 use ct_ingest::part::{self, Part};
 use ct_ingest::run::{Control, Event};
-use ct_ingest::settings::{Match, Settings};
+use ct_ingest::settings::{Format, Match, Settings};
 
 /// Ten cases of six slices each; one of them is broken.
 fn cohort() -> Cohort {
@@ -26,6 +26,7 @@ fn cohort() -> Cohort {
 
 fn run_to(cohort: &Cohort, out: &Path, settings: Settings) -> DicomRun {
     DicomRun {
+        format: Format::Dicom,
         root: cohort.dicom(),
         labels: cohort.dicom().join("labels.csv"),
         out: out.into(),
