@@ -41,12 +41,14 @@ fn made_with(threads: &str, root: &Path) -> Vec<(&'static str, Vec<u8>)> {
             .args(["--device", "cpu"]),
     );
     succeed(with_threads("diag-train").arg("evaluate").arg(&run).arg("--shards").arg(&shards));
+    succeed(with_threads("diag-train").arg("explain").arg(&run).args(["--slices", "2"]));
     let files = [
         ("truth", dicom.join("truth.json")),
         ("shards", shards.join("SHA256SUMS")),
         ("loss curve", run.join("epochs.jsonl")),
         ("weights", run.join("model.safetensors")),
         ("predictions", run.join("predictions.parquet")),
+        ("heat maps", run.join("heatmaps.parquet")),
     ];
     files.into_iter().map(|(name, path)| (name, std::fs::read(path).unwrap())).collect()
 }

@@ -62,6 +62,9 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     ledger.run(&ledger_path, &mut ingest(&bin, args, &dicom, &labels, &shards))?;
     ledger.run(&ledger_path, &mut train(&bin, args, &shards, &recipe, &run))?;
     ledger.run(&ledger_path, &mut evaluate(&bin, &shards, &run))?;
+    let truth = dicom.join("truth.json");
+    let truth = args.dicom.is_none().then_some(truth.as_path());
+    ledger.run(&ledger_path, &mut explain(&bin, &shards, &run, truth))?;
     ledger.run(&ledger_path, &mut report(&bin, &shards, &run))?;
 
     let report = run.join("report.html");
@@ -148,6 +151,28 @@ fn evaluate(bin: &Path, shards: &Path, run: &Path) -> Stage {
     }
 }
 
+fn explain(bin: &Path, shards: &Path, run: &Path, truth: Option<&Path>) -> Stage {
+    let mut command = Command::new(bin.join("diag-train"));
+    command.arg("explain").arg(run).arg("--shards").arg(shards);
+    let mut inputs = vec![
+        Input::File(shards.join("SHA256SUMS")),
+        Input::File(run.join("model.safetensors")),
+        Input::File(run.join("predictions.parquet")),
+    ];
+    if let Some(truth) = truth {
+        // The phantoms know where their lesions are: the maps are held against them.
+        command.arg("--truth").arg(truth);
+        inputs.push(Input::File(truth.into()));
+    }
+    Stage {
+        name: "explain",
+        command,
+        inputs,
+        outputs: vec![run.join("heatmaps.parquet"), run.join("explanations.json")],
+        proof: run.join("explanations.json"),
+    }
+}
+
 fn report(bin: &Path, shards: &Path, run: &Path) -> Stage {
     let mut command = Command::new(bin.join("diag-report"));
     command.arg(run);
@@ -159,6 +184,8 @@ fn report(bin: &Path, shards: &Path, run: &Path) -> Stage {
             Input::File(run.join("run.json")),
             Input::File(run.join("epochs.jsonl")),
             Input::File(run.join("predictions.parquet")),
+            Input::File(run.join("metrics.json")),
+            Input::File(run.join("explanations.json")),
         ],
         outputs: vec![run.join("report.html")],
         proof: run.join("report.html"),

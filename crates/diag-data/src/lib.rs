@@ -11,6 +11,8 @@
 pub mod case;
 mod error;
 pub mod files;
+pub mod heatmaps;
+pub mod lesions;
 pub mod manifest;
 pub mod predictions;
 pub mod run;

@@ -10,6 +10,8 @@
 //! | `checkpoint/` | what a resume needs |
 //! | `predictions.parquet` | [`Predictions`](crate::predictions::Predictions) |
 //! | `metrics.json` | numbers of the evaluation |
+//! | `heatmaps.parquet` | one [`Heatmap`](crate::heatmaps::Heatmap) a row; absent until `explain` ran |
+//! | `explanations.json` | [`Explanations`](crate::heatmaps::Explanations): how the maps were made |
 //! | `report.html` | the report |
 
 use std::collections::BTreeMap;
@@ -75,6 +77,16 @@ impl RunDir {
     /// `metrics.json`.
     pub fn metrics(&self) -> PathBuf {
         self.0.join("metrics.json")
+    }
+
+    /// `heatmaps.parquet`.
+    pub fn heatmaps(&self) -> PathBuf {
+        self.0.join("heatmaps.parquet")
+    }
+
+    /// `explanations.json`.
+    pub fn explanations(&self) -> PathBuf {
+        self.0.join("explanations.json")
     }
 
     /// `report.html`.

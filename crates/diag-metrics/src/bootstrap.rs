@@ -249,6 +249,16 @@ impl Cases {
         Ok(Self { label, of_class })
     }
 
+    /// Cases known by their class alone.
+    pub(crate) fn of_classes(class_of_case: &[usize]) -> Self {
+        let n_classes = class_of_case.iter().max().map_or(0, |max| max + 1);
+        let mut of_class = vec![Vec::new(); n_classes];
+        for (case, &class) in class_of_case.iter().enumerate() {
+            of_class[class].push(case as u32);
+        }
+        Self { label: class_of_case.to_vec(), of_class }
+    }
+
     fn per_class(&self, n_classes: usize) -> Vec<usize> {
         (0..n_classes).map(|k| self.of_class[k].len()).collect()
     }
@@ -303,7 +313,7 @@ impl Cases {
     }
 }
 
-fn bounds(
+pub(crate) fn bounds(
     value: Option<f64>,
     resampled: &[f64],
     plan: &Bootstrap,

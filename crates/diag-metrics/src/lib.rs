@@ -30,6 +30,7 @@ mod compare;
 mod confusion;
 mod delong;
 mod error;
+mod means;
 mod measure;
 mod normal;
 mod ranking;
@@ -51,6 +52,7 @@ pub use compare::{
 pub use confusion::{ClassCounts, ConfusionMatrix};
 pub use delong::{Delong, DelongDifference, delong, delong_paired};
 pub use error::MetricsError;
+pub use means::mean_by_case;
 pub use measure::{ClassMeasures, Measure, Measures, evaluate};
 pub use normal::{normal_cdf, normal_quantile};
 pub use ranking::{PrPoint, RocPoint, auroc, average_precision, pr_curve, roc_curve};

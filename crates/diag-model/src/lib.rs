@@ -11,6 +11,7 @@
 
 mod backbone;
 mod error;
+pub mod explain;
 mod heads;
 pub mod input;
 pub mod loss;

@@ -119,6 +119,16 @@ impl Network {
         Ok(FoldedNetwork { backbone: self.backbone.folded()?, heads: self.heads.folded()? })
     }
 
+    /// The outputs of the backbone's stages, shallowest first, with the running statistics.
+    pub(crate) fn stages(&self, image_nchw: &Tensor) -> Result<Vec<Activation>> {
+        self.backbone.forward(&Activation::from_nchw(image_nchw)?, false)
+    }
+
+    /// The logits of every head from the stages' outputs, with the running statistics.
+    pub(crate) fn heads_of(&self, stages: &[Activation]) -> Result<HeadLogits> {
+        self.heads.forward(stages, false)
+    }
+
     /// What was built.
     pub fn spec(&self) -> &NetworkSpec {
         &self.spec

@@ -93,6 +93,17 @@ pub enum TrainError {
         /// Epoch that was under way, from 1.
         epoch: u32,
     },
+    /// The user stopped an explanation.
+    #[error("stopped by request; nothing was written")]
+    Stopped,
+    /// The file with true lesions is of other data.
+    #[error("{problem}: {}", file.display())]
+    Truth {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
     /// The thread pool could not be made.
     #[error("cannot start {n_threads} threads: {reason}")]
     Threads {
@@ -122,6 +133,10 @@ impl TrainError {
                 "lower the learning rate or lengthen the warm-up; the last good checkpoint is kept".into()
             }
             Self::Interrupted { .. } => "run the same command with --resume to go on".into(),
+            Self::Stopped => "run the same command again".into(),
+            Self::Truth { .. } => "pass truth.json of the phantoms behind the shards, made with \
+                                   --crop none and --keep-case-ids, or leave --truth out"
+                .into(),
             Self::Threads { .. } => "set a smaller `threads` in the recipe".into(),
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! In: a shard folder and a recipe ([`TrainSpec`]). Out: a run folder as
 //! [`diag_data::run`] describes it, by [`fit`](fit::fit) and then
-//! [`evaluate`](evaluate::evaluate).
+//! [`evaluate`](evaluate::evaluate), which [`explain`](explain::explain) may follow.
 //!
 //! The same seed and shards give the same epochs and weights, byte for byte, on
 //! any number of threads; a run that was stopped goes on as if it had not been.
@@ -15,9 +15,12 @@ mod checkpoint;
 mod dataset;
 mod error;
 pub mod evaluate;
+pub mod explain;
 pub mod fit;
 mod inference;
 mod loader;
+mod localise;
+mod lung_field;
 mod optimiser;
 mod plan;
 pub mod progress;

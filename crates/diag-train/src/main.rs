@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::{Parser, Subcommand};
 use diag_data::case::Split;
 use diag_train::evaluate::{EvaluateJob, Metrics, evaluate};
+use diag_train::explain::{ExplainJob, Explained, explain};
 use diag_train::fit::{FitJob, FitSummary, fit};
 use diag_train::progress::Event;
 use diag_train::{DeviceChoice, TrainError};
@@ -59,6 +60,32 @@ enum Command {
         #[arg(long, default_value = "auto")]
         device: DeviceChoice,
         /// Print one JSON document instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Writes maps of where an evaluated run looked.
+    Explain {
+        /// Run folder.
+        run: PathBuf,
+        /// Folder of shards; default: those it was trained on.
+        #[arg(long)]
+        shards: Option<PathBuf>,
+        /// train, validation or test.
+        #[arg(long, default_value = "test")]
+        split: Split,
+        /// truth.json of the phantoms behind the shards, to hold the maps against its lesions.
+        #[arg(long, value_name = "FILE")]
+        truth: Option<PathBuf>,
+        /// Most slices of a case, evenly spread over its height.
+        #[arg(long, default_value_t = 6, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+        slices: u16,
+        /// Most slices of a case with an occlusion map, which costs some 200 passes each.
+        #[arg(long, default_value_t = 1, value_name = "N")]
+        occlusion_slices: u16,
+        /// auto, cpu or cuda:N.
+        #[arg(long, default_value = "auto")]
+        device: DeviceChoice,
+        /// Print one JSON document instead of words.
         #[arg(long)]
         json: bool,
     },
@@ -117,6 +144,23 @@ fn run(command: Command) -> Result<String, TrainError> {
         Command::Evaluate { run, shards, split, device, json } => {
             let metrics = evaluate(&EvaluateJob { run, shards, split, device }, &stop)?;
             Ok(if json { metrics_json(&metrics) } else { metrics_table(&metrics) })
+        }
+        Command::Explain { run, shards, split, truth, slices, occlusion_slices, device, json } => {
+            let with_truth = if truth.is_some() { " --truth TRUTH" } else { "" };
+            let job = ExplainJob {
+                command: format!(
+                    "diag-train explain RUN --split {split} --slices {slices} --occlusion-slices {occlusion_slices}{with_truth}"
+                ),
+                run,
+                shards,
+                split,
+                truth,
+                slices_per_case: slices.into(),
+                occlusion_slices_per_case: occlusion_slices.into(),
+                device,
+            };
+            let explained = explain(&job, &stop)?;
+            Ok(if json { explained_json(&explained) } else { explained_words(&explained, &job.run) })
         }
     }
 }
@@ -200,6 +244,27 @@ fn fit_json(summary: &FitSummary) -> String {
         "epochs": summary.epochs.len(),
         "best_epoch": summary.best_epoch,
         "train_seconds": summary.train_seconds,
+    })
+    .to_string()
+}
+
+fn explained_words(explained: &Explained, run: &std::path::Path) -> String {
+    format!(
+        "wrote {} maps of {} slices in {} cases ({} slices held against a known lesion): {}",
+        explained.n_maps,
+        explained.n_slices,
+        explained.n_cases,
+        explained.n_with_lesion,
+        run.join("heatmaps.parquet").display()
+    )
+}
+
+fn explained_json(explained: &Explained) -> String {
+    serde_json::json!({
+        "maps": explained.n_maps,
+        "slices": explained.n_slices,
+        "cases": explained.n_cases,
+        "slices_with_lesion": explained.n_with_lesion,
     })
     .to_string()
 }
