@@ -4,6 +4,8 @@
 //! Build the programs first (`cargo build --release --workspace --bins`);
 //! `cargo xtask ci` does.
 
+pub mod chrome;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;

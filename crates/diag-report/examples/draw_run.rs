@@ -20,6 +20,8 @@ fn main() -> ExitCode {
         ..common::Fixture::small()
     };
     let better = common::Fixture { skill: 1.8, seed: 2, ..plain.clone() };
-    let both = common::write(&root, "plain", &plain).and_then(|_| common::write(&root, "better", &better));
+    let both = common::write(&root, "plain", &plain)
+        .and_then(|run| common::write_maps(&run, &plain))
+        .and_then(|()| common::write(&root, "better", &better));
     if both.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

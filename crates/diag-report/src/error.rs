@@ -48,6 +48,12 @@ pub enum ReportError {
         /// The drawing library's own words.
         why: String,
     },
+    /// A table could not be written as CSV.
+    #[error("cannot write a table as CSV: {why}")]
+    Csv {
+        /// The writer's own words.
+        why: String,
+    },
     /// A picture could not be encoded.
     #[error("cannot encode a slice as PNG")]
     Picture {
@@ -73,6 +79,7 @@ impl ReportError {
                 "use only the keys of the reporting checklist, each with text: KEY = \"...\"".into()
             }
             Self::Chart { .. } => "check that epochs.jsonl holds finite numbers".into(),
+            Self::Csv { .. } => "report this as a bug".into(),
             Self::Picture { .. } => "make the shards again with ct-ingest".into(),
         }
     }

@@ -12,7 +12,10 @@
 mod card;
 mod chart;
 mod compare;
+mod csv_tables;
 mod error;
+mod evidence;
+mod explanations;
 mod load;
 mod numbers;
 mod page;
@@ -21,8 +24,11 @@ mod subgroups;
 
 pub use card::Card;
 pub use compare::{AgainstFirst, Test};
+pub use csv_tables::csv_tables;
 pub use diag_data::run::RunDir;
 pub use error::ReportError;
+pub use evidence::{Leakage, Link, LinkState};
+pub use explanations::{ExplanationNumbers, MapNumbers, Mean};
 pub use numbers::{
     CaseResult, ClassCalibration, HeadNumbers, Interval, NamedEstimate, Numbers, RunNumbers, UnitNumbers,
 };

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use diag_data::DataError;
 use diag_data::case::{CaseId, Split};
 use diag_data::files;
+use diag_data::heatmaps::{self, Explanations, Heatmap};
 use diag_data::manifest::{CaseRow, Quarantined};
 use diag_data::predictions::Predictions;
 use diag_data::run::{Epoch, RunDir, RunInfo};
@@ -12,6 +13,7 @@ use diag_data::shard::ShardSet;
 use diag_metrics::{MetricsError, Scores};
 
 use crate::ReportError;
+use crate::evidence::{self, Evidence, Link};
 
 /// A run with the predictions of one part of the data.
 pub(crate) struct Run {
@@ -22,14 +24,22 @@ pub(crate) struct Run {
     pub(crate) epochs: Vec<Epoch>,
     /// `plan.toml` as text; absent when there is none.
     pub(crate) plan: Option<String>,
-    /// SHA-256 of `predictions.parquet`.
-    pub(crate) predictions_sha256: String,
+    /// Hashes from the source files to the maps.
+    pub(crate) chain: Vec<Link>,
     /// Sorted.
     pub(crate) case_ids: Vec<CaseId>,
     /// Sorted by case and slice.
     pub(crate) slices: Vec<SliceRow>,
     /// The shards, or in words why they are not at hand.
     pub(crate) shards: Result<Shards, String>,
+    /// Maps of where the network looked, or in words why there are none.
+    pub(crate) maps: Result<Maps, String>,
+}
+
+/// Heat maps of the part reported on.
+pub(crate) struct Maps {
+    pub(crate) how: Explanations,
+    pub(crate) rows: Vec<Heatmap>,
 }
 
 /// One predicted slice.
@@ -54,6 +64,14 @@ pub(crate) struct Shards {
     pub(crate) set: ShardSet,
     pub(crate) cases: Vec<CaseRow>,
     pub(crate) quarantined: Vec<Quarantined>,
+    pub(crate) evidence: Evidence,
+}
+
+impl Shards {
+    /// What the shards say of one case.
+    pub(crate) fn case(&self, case_id: &str) -> Option<&CaseRow> {
+        self.cases.iter().find(|row| row.case_id.as_str() == case_id)
+    }
 }
 
 impl Run {
@@ -89,6 +107,8 @@ fn load(dir: &RunDir, split: Split) -> Result<Run, ReportError> {
     let predictions = Predictions::read(&dir.predictions(), &info.labels).map_err(of_run)?;
     // What was predicted counts, should the two ever differ.
     info.heads = predictions.heads;
+    let split_of: BTreeMap<CaseId, Split> =
+        predictions.rows.iter().map(|row| (row.case_id.clone(), row.split)).collect();
     let mut rows: Vec<_> = predictions.rows.into_iter().filter(|row| row.split == split).collect();
     if rows.is_empty() {
         return Err(ReportError::NoRows { split, run: dir.root().into() });
@@ -108,11 +128,15 @@ fn load(dir: &RunDir, split: Split) -> Result<Run, ReportError> {
     // A name is not worth an error: a run in the file system's root has none.
     let folder = std::fs::canonicalize(dir.root()).unwrap_or_else(|_| dir.root().into());
     let name = folder.file_name().map_or("run".into(), |name| name.to_string_lossy().into_owned());
+    let shards = open_shards(dir, &info, &split_of);
+    let maps = read_maps(dir, &info, split);
+    let evidence = shards.as_ref().ok().map(|shards| &shards.evidence);
     Ok(Run {
         name,
         plan: std::fs::read_to_string(dir.plan()).ok(),
-        predictions_sha256: files::sha256_file(&dir.predictions()).map_err(of_run)?,
-        shards: open_shards(dir, &info),
+        chain: evidence::chain(dir, &info, evidence, maps.as_ref().ok().map(|maps| &maps.how)),
+        shards,
+        maps,
         dir: dir.clone(),
         info,
         epochs,
@@ -123,7 +147,7 @@ fn load(dir: &RunDir, split: Split) -> Result<Run, ReportError> {
 
 /// Pictures and scanners come from the shards only when they are the very ones
 /// that the run used.
-fn open_shards(dir: &RunDir, info: &RunInfo) -> Result<Shards, String> {
+fn open_shards(dir: &RunDir, info: &RunInfo, split_of: &BTreeMap<CaseId, Split>) -> Result<Shards, String> {
     let recorded = &info.shards.path;
     let beside = dir.root().join(recorded);
     let root = if beside.exists() { beside } else { recorded.clone() };
@@ -138,6 +162,32 @@ fn open_shards(dir: &RunDir, info: &RunInfo) -> Result<Shards, String> {
     Ok(Shards {
         cases: set.cases().map_err(in_words)?,
         quarantined: set.quarantined().map_err(in_words)?,
+        evidence: evidence::gather(&set, split_of).map_err(in_words)?,
         set,
     })
+}
+
+/// Maps are shown only when they are of these very weights and of this part.
+fn read_maps(dir: &RunDir, info: &RunInfo, split: Split) -> Result<Maps, String> {
+    if !dir.explanations().exists() {
+        return Err("no heat maps were made (run `diag-train explain RUN`)".into());
+    }
+    let in_words = |err: DataError| format!("the heat maps cannot be read: {err}");
+    let how: Explanations = files::read_json(&dir.explanations()).map_err(in_words)?;
+    if how.format_version != heatmaps::FORMAT_VERSION {
+        return Err("the heat maps are of another version".into());
+    }
+    if info.model_sha256.as_ref() != Some(&how.model_sha256) {
+        return Err("the heat maps are of other weights than the run's, so they are not used".into());
+    }
+    if files::sha256_file(&dir.heatmaps()).map_err(in_words)? != how.heatmaps_sha256 {
+        return Err(
+            "the heat maps changed since they were made (their hash differs), so they are not used".into()
+        );
+    }
+    if how.split != split {
+        return Err(format!("the heat maps are of the {} part", how.split));
+    }
+    let rows = heatmaps::read(&dir.heatmaps(), &info.labels).map_err(in_words)?;
+    Ok(Maps { how, rows })
 }

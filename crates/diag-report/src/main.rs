@@ -30,6 +30,9 @@ struct Args {
     /// Seed of the bootstrap
     #[arg(long, default_value_t = 0, value_name = "N")]
     seed: u64,
+    /// Folder for every table of the page as CSV, in full precision
+    #[arg(long, value_name = "DIR")]
+    csv: Option<PathBuf>,
     /// Print the page's numbers as one JSON document instead of its path
     #[arg(long)]
     json: bool,
@@ -77,6 +80,15 @@ fn run(args: &Args) -> Result<String, Failure> {
     let out = args.out.clone().unwrap_or_else(|| runs[0].report());
     let (page, numbers) =
         diag_report::render_with_numbers(&runs, &options).map_err(of_report).map_err(swap)?;
+    if let Some(folder) = &args.csv {
+        let tables = diag_report::csv_tables(&runs, &numbers, &options).map_err(of_report).map_err(swap)?;
+        std::fs::create_dir_all(folder).map_err(|err| {
+            (anyhow::anyhow!("cannot create {}: {err}", folder.display()), "choose another --csv".into())
+        })?;
+        for (name, bytes) in tables {
+            files::write_atomic(&folder.join(name), &bytes).map_err(of_data).map_err(swap)?;
+        }
+    }
     files::write_atomic(&out, page.as_bytes()).map_err(of_data).map_err(swap)?;
     if args.json {
         return serde_json::to_string_pretty(&numbers)

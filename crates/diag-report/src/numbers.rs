@@ -8,6 +8,8 @@ use diag_metrics::{
 use serde::Serialize;
 
 use crate::compare::{AgainstFirst, against_first};
+use crate::evidence::{Leakage, Link};
+use crate::explanations::{self, ExplanationNumbers};
 use crate::load::Run;
 use crate::subgroups::{Subgroup, subgroups};
 use crate::{Options, ReportError};
@@ -59,8 +61,14 @@ pub struct RunNumbers {
     pub calibration: Vec<ClassCalibration>,
     /// Each case, most wrong first.
     pub cases: Vec<CaseResult>,
-    /// Accuracy by scanner, kernel and slice thickness; empty without the shards.
+    /// Accuracy by scanner, kernel, slice thickness, sex, age and lesion load; empty without the shards.
     pub subgroups: Vec<Subgroup>,
+    /// What heat maps are worth; absent without them.
+    pub explanations: Option<ExplanationNumbers>,
+    /// What parts of the data share; empty without the shards.
+    pub leakage: Vec<Leakage>,
+    /// Hashes from the source files to the heat maps.
+    pub chain: Vec<Link>,
     /// What a reader must know before using the numbers, in words.
     pub warnings: Vec<String>,
 }
@@ -223,6 +231,9 @@ fn measure_run(run: &Run, options: &Options) -> Result<RunNumbers, MetricsError>
     let results = case_results(run, &cases);
     Ok(RunNumbers {
         subgroups: subgroups(run, &results, plan.level)?,
+        explanations: explanations::measure(run, plan)?,
+        leakage: run.shards.as_ref().map(|shards| shards.evidence.leakage.clone()).unwrap_or_default(),
+        chain: run.chain.clone(),
         name: run.name.clone(),
         synthetic: run.info.shards.synthetic,
         labels: run.info.labels.names().to_vec(),
@@ -350,8 +361,21 @@ fn warnings(run: &Run, by_case: &UnitNumbers) -> Vec<String> {
             ));
         }
     }
-    if let Err(why) = &run.shards {
-        warnings.push(format!("Of the shards: {why}."));
+    match &run.shards {
+        Err(why) => warnings.push(format!("Of the shards: {why}.")),
+        Ok(shards) => {
+            for leak in shards.evidence.leakage.iter().filter(|leak| leak.n_shared > 0) {
+                warnings.push(format!(
+                    "Parts of the data share {} ({} shared, {} cases): results are too good to be believed.",
+                    leak.what,
+                    leak.n_shared,
+                    leak.cases.len()
+                ));
+            }
+        }
+    }
+    if run.chain.iter().any(|link| link.state == crate::LinkState::Differs) {
+        warnings.push("A hash differs from what an earlier stage recorded; see Provenance.".into());
     }
     warnings
 }

@@ -5,6 +5,8 @@ mod calibration;
 mod checklist;
 mod comparison;
 mod data;
+mod explanations;
+mod failures;
 mod performance;
 mod provenance;
 mod summary;
@@ -17,6 +19,8 @@ use crate::numbers::{Interval, NamedEstimate, Numbers, RunNumbers};
 use crate::{Options, ReportError, pictures};
 
 const STYLE: &str = include_str!("page/style.css");
+/// Heat maps take at most this part of the room for pictures, beside them.
+const MAPS_SHARE: usize = 4;
 const SCRIPT: &str = include_str!("page/browser.js");
 
 /// Everything that a section may use.
@@ -106,7 +110,9 @@ fn sections(context: &Context, budget: usize) -> Result<Sections, ReportError> {
         ("training", "Training", training::section(context)?),
         ("performance", "Performance", performance::section(context)?),
         ("calibration", "Calibration and benefit", calibration::section(context)?),
-        ("cases", "Cases", browser::section(context, &pictures)),
+        ("explanations", "Explanations", explanations::section(context)),
+        ("failures", "Failure cases", failures::section(context)),
+        ("cases", "Cases", browser::section(context, &pictures, budget / MAPS_SHARE)?),
         ("provenance", "Provenance", provenance::section(context)),
         ("checklist", "Reporting checklist", checklist::section(context)),
     ])

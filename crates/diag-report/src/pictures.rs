@@ -1,4 +1,4 @@
-//! Which slices are embedded, and their PNGs.
+//! Which slices and heat maps are embedded, and their PNGs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Cursor;
@@ -6,6 +6,7 @@ use std::io::Cursor;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use diag_data::case::Split;
+use diag_data::heatmaps::{Heatmap, Method};
 use image::{ExtendedColorType, ImageFormat};
 
 use crate::ReportError;
@@ -60,9 +61,13 @@ fn choose(run: &Run, results: &[CaseResult], n_pictures: usize) -> Vec<(usize, i
     for slice in &run.slices {
         slices_of[slice.case].push(slice.slice_index);
     }
+    let with_map: BTreeSet<(usize, i32)> = mapped(run).map(|(key, _)| key).collect();
     let keys = |result: &CaseResult| {
         let slices = &slices_of[result.case];
-        spread(slices.len()).into_iter().map(|i| (result.case, slices[i])).collect::<Vec<_>>()
+        let mut keys: Vec<_> = spread(slices.len()).into_iter().map(|i| (result.case, slices[i])).collect();
+        // A slice that has a heat map is worth more than one that has none.
+        keys.sort_by_key(|key| !with_map.contains(key));
+        keys
     };
     let (worst, others) = results.split_at(results.len().min(N_WORST));
     let others: Vec<Vec<(usize, i32)>> = others.iter().map(keys).collect();
@@ -70,6 +75,50 @@ fn choose(run: &Run, results: &[CaseResult], n_pictures: usize) -> Vec<(usize, i
     let in_turns =
         (0..longest).flat_map(|turn| others.iter().filter_map(move |keys| keys.get(turn).copied()));
     worst.iter().flat_map(keys).chain(in_turns).take(n_pictures).collect()
+}
+
+/// The heat maps of a run that can be shown, with case and slice.
+fn mapped(run: &Run) -> impl Iterator<Item = ((usize, i32), &Heatmap)> {
+    let index: BTreeMap<_, usize> = run.case_ids.iter().enumerate().map(|(i, id)| (id, i)).collect();
+    let rows = run.maps.iter().flat_map(|maps| &maps.rows).filter(|row| !row.values.is_empty());
+    rows.filter_map(move |row| Some(((*index.get(&row.case_id)?, row.slice_index), row)))
+}
+
+/// A heat map on the page.
+pub(crate) struct ShownMap<'a> {
+    pub(crate) row: &'a Heatmap,
+    /// Base64 PNG of its values.
+    pub(crate) png: String,
+}
+
+/// Heat maps of embedded slices by case and slice, until the budget is spent: all
+/// maps of the worst cases, then the final head's Grad-CAM of the others, then the rest.
+pub(crate) fn embed_maps<'a>(
+    run: &'a Run,
+    results: &[CaseResult],
+    pictures: &Pictures,
+    budget: usize,
+) -> Result<BTreeMap<(usize, i32), Vec<ShownMap<'a>>>, ReportError> {
+    let rank: BTreeMap<usize, usize> = results.iter().enumerate().map(|(rank, r)| (r.case, rank)).collect();
+    let last = run.heads().last();
+    let mut wanted: Vec<((usize, i32), &Heatmap)> =
+        mapped(run).filter(|(key, _)| pictures.contains_key(key)).collect();
+    wanted.sort_by_key(|((case, slice), row)| {
+        let rank = rank.get(case).copied().unwrap_or(usize::MAX);
+        let plain = row.method == Method::GradCam && Some(&row.head) == last;
+        let turn = if rank < N_WORST { 0 } else { 1 + usize::from(!plain) };
+        (turn, rank, *slice)
+    });
+    let (mut spent, mut shown) = (0, BTreeMap::<_, Vec<ShownMap>>::new());
+    for (key, row) in wanted {
+        let png = png_base64(&row.values, row.width as u32, row.height as u32)?;
+        spent += png.len();
+        if spent > budget {
+            break;
+        }
+        shown.entry(key).or_default().push(ShownMap { row, png });
+    }
+    Ok(shown)
 }
 
 /// The numbers below `n`, the middle first, then ever finer: any beginning of
@@ -92,10 +141,14 @@ fn spread(n: usize) -> Vec<usize> {
 }
 
 fn png_uri(pixels: &[u8], width: u32, height: u32) -> Result<String, ReportError> {
+    Ok(format!("data:image/png;base64,{}", png_base64(pixels, width, height)?))
+}
+
+fn png_base64(pixels: &[u8], width: u32, height: u32) -> Result<String, ReportError> {
     let mut png = Cursor::new(Vec::new());
     image::write_buffer_with_format(&mut png, pixels, width, height, ExtendedColorType::L8, ImageFormat::Png)
         .map_err(|source| ReportError::Picture { source })?;
-    Ok(format!("data:image/png;base64,{}", STANDARD.encode(png.into_inner())))
+    Ok(STANDARD.encode(png.into_inner()))
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! The same classifier on parts of the cases: scanner, kernel, slice thickness.
+//! The same classifier on parts of the cases: scanner, kernel, slice thickness,
+//! sex, age, and lesion load where it is known.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +13,8 @@ use crate::numbers::CaseResult;
 /// Cases that share a property. Unit of analysis: case.
 #[derive(Debug, Serialize)]
 pub struct Subgroup {
-    /// The property: "manufacturer", "kernel" or "slice thickness".
+    /// The property: "manufacturer", "model", "kernel", "slice thickness", "sex",
+    /// "age" or "lesion load".
     pub property: &'static str,
     /// Its value.
     pub value: String,
@@ -39,23 +41,61 @@ pub(crate) fn subgroups(
     let Ok(shards) = &run.shards else { return Ok(Vec::new()) };
     let rows: BTreeMap<&str, &CaseRow> = shards.cases.iter().map(|row| (row.case_id.as_str(), row)).collect();
     type Property = (&'static str, fn(&CaseRow) -> Option<String>);
-    let properties: [Property; 3] = [
+    let properties: [Property; 6] = [
         ("manufacturer", |row| row.manufacturer.clone()),
+        ("model", |row| row.model.clone()),
         ("kernel", |row| row.kernel.clone()),
         ("slice thickness", |row| row.slice_thickness_mm.map(|mm| format!("{mm} mm"))),
+        ("sex", |row| row.patient_sex.clone()),
+        ("age", |row| row.patient_age_years.map(age_group)),
     ];
     let mut subgroups = Vec::new();
     for (property, value_of) in properties {
         let mut groups: BTreeMap<String, Vec<&CaseResult>> = BTreeMap::new();
         for result in results {
             let value = rows.get(result.case_id.as_str()).and_then(|row| value_of(row));
-            groups.entry(value.unwrap_or_else(|| "not stated".into())).or_default().push(result);
+            groups.entry(value.unwrap_or_else(|| NOT_STATED.into())).or_default().push(result);
+        }
+        // A property that no case states divides nothing.
+        if groups.len() == 1 && groups.contains_key(NOT_STATED) {
+            continue;
         }
         for (value, members) in groups {
             subgroups.push(subgroup(property, value, &members, run.info.labels.len(), level)?);
         }
     }
+    let Ok(maps) = &run.maps else { return Ok(subgroups) };
+    let mut loads: BTreeMap<usize, Vec<&CaseResult>> = BTreeMap::new();
+    for result in results {
+        let share = maps.how.lesion_share.iter().find(|(case, _)| case.as_str() == result.case_id);
+        if let Some((_, share)) = share {
+            loads.entry(load_group(*share)).or_default().push(result);
+        }
+    }
+    for (group, members) in loads {
+        let value = LOAD_GROUPS[group].to_string();
+        subgroups.push(subgroup("lesion load", value, &members, run.info.labels.len(), level)?);
+    }
     Ok(subgroups)
+}
+
+const NOT_STATED: &str = "not stated";
+
+/// Share of the lungs that is lesion, from the truth that the maps were held against.
+const LOAD_GROUPS: [&str; 4] =
+    ["no lesion", "up to 5 % of the lungs", "5 to 15 % of the lungs", "over 15 % of the lungs"];
+
+fn load_group(share: f64) -> usize {
+    [0.0, 0.05, 0.15].iter().filter(|limit| share > **limit).count()
+}
+
+fn age_group(years: i32) -> String {
+    match years {
+        ..40 => "under 40",
+        40..65 => "40 to 64",
+        _ => "65 and over",
+    }
+    .into()
 }
 
 fn subgroup(

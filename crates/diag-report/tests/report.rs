@@ -4,12 +4,14 @@
 
 mod common;
 
-use common::{Fixture, write};
+use std::path::Path;
+
+use common::{Fixture, write, write_maps};
 use diag_data::case::Split;
 use diag_data::predictions::Predictions;
 use diag_data::run::RunDir;
 use diag_metrics::{Aggregation, Bootstrap, Measure, Scores, aggregate, evaluate, summarise};
-use diag_report::{Card, Options, ReportError, compute, render};
+use diag_report::{Card, Options, ReportError, compute, csv_tables, render};
 
 fn options() -> Options {
     Options { n_resamples: 200, ..Options::default() }
@@ -24,9 +26,18 @@ fn page_of(fixture: &Fixture) -> String {
 #[test]
 fn all_sections_are_there() {
     let page = page_of(&Fixture::small());
-    for id in
-        ["summary", "data", "training", "performance", "calibration", "cases", "provenance", "checklist"]
-    {
+    for id in [
+        "summary",
+        "data",
+        "training",
+        "performance",
+        "calibration",
+        "explanations",
+        "failures",
+        "cases",
+        "provenance",
+        "checklist",
+    ] {
         assert!(page.contains(&format!("<section id=\"run1-{id}\">")), "{id}");
         assert!(page.contains(&format!("href=\"#run1-{id}\"")), "link to {id}");
     }
@@ -68,9 +79,13 @@ fn user_text_stays_text() {
     fixture.labels =
         vec!["<script>alert(1)</script>".into(), "\"><img src=x>".into(), "normal & well".into()];
     let page = page_of(&fixture);
+    let folder = tempfile::tempdir().unwrap();
+    let run = write(folder.path(), "drawn", &fixture).unwrap();
+    write_maps(&run, &fixture).unwrap();
+    let page = page + &render(&[run], &options()).unwrap();
     assert!(page.contains("&lt;script&gt;alert(1)&lt;/script&gt;"));
     assert!(!page.contains("<script>alert") && !page.contains("<img src=x>"));
-    assert_eq!(page.matches("<script>").count(), 1, "only our own");
+    assert_eq!(page.matches("<script>").count(), 2, "only our own, once a page");
 }
 
 #[test]
@@ -111,7 +126,7 @@ fn the_numbers_equal_those_of_diag_metrics() {
     let summary = summarise(&cases, &each, &Bootstrap { n_resamples: 200, ..Bootstrap::default() }).unwrap();
 
     assert_eq!(numbers.runs[0].by_case.n, 10);
-    for property in ["manufacturer", "kernel", "slice thickness"] {
+    for property in ["manufacturer", "kernel", "slice thickness", "sex", "age"] {
         let of_property = numbers.runs[0].subgroups.iter().filter(|group| group.property == property);
         let (n, n_right) = of_property.fold((0, 0), |(n, n_right), group| {
             (n + group.cases_per_class.iter().sum::<u64>(), n_right + group.n_right)
@@ -171,10 +186,10 @@ fn changed_or_missing_shards_are_said_and_not_shown() {
     text.push(b'\n');
     std::fs::write(&sums, text).unwrap();
     let page = render(std::slice::from_ref(&run), &options()).unwrap();
-    assert!(page.contains("its hash differs") && !page.contains("data:image/png"));
+    assert!(page.contains("its hash differs") && !page.contains("src=\"data:image/png"));
     std::fs::remove_dir_all(folder.path().join("shards")).unwrap();
     let page = render(&[run], &options()).unwrap();
-    assert!(page.contains("is not there") && !page.contains("data:image/png"));
+    assert!(page.contains("is not there") && !page.contains("src=\"data:image/png"));
 }
 
 #[test]
@@ -249,4 +264,155 @@ fn the_program_writes_the_page_or_says_in_two_lines_why_not() {
     assert!(failed.stdout.is_empty());
     assert_eq!(program(&["--no-such-flag"]).status.code(), Some(2));
     assert_eq!(program(&[root, "--seed", "x"]).status.code(), Some(2));
+}
+
+#[test]
+fn heat_maps_are_shown_measured_and_within_their_budget() {
+    let folder = tempfile::tempdir().unwrap();
+    let fixture = Fixture { side: 64, ..Fixture::small() };
+    let run = write(folder.path(), "drawn", &fixture).unwrap();
+    let without = render(std::slice::from_ref(&run), &options()).unwrap();
+    assert!(without.contains("no heat maps were made") && !without.contains("class=\"maps\""));
+    write_maps(&run, &fixture).unwrap();
+    let page = render(std::slice::from_ref(&run), &options()).unwrap();
+    assert!(page.contains("They find lesions better than a point anywhere in the lungs would."));
+    let maps = |page: &str| -> serde_json::Value {
+        let data = page.split("class=\"maps\">").nth(1).unwrap().split("</script>").next().unwrap();
+        serde_json::from_str(data).unwrap()
+    };
+    let all: usize = maps(&page).as_object().unwrap().values().map(|of| of.as_array().unwrap().len()).sum();
+    assert_eq!(all, 10 * 2 * (4 * 2 + 1), "every map of every chosen slice");
+    let small = Options { picture_budget: 40_000, ..options() };
+    let page = render(std::slice::from_ref(&run), &small).unwrap();
+    let some: usize = maps(&page).as_object().unwrap().values().map(|of| of.as_array().unwrap().len()).sum();
+    assert!((1..all).contains(&some), "{some} of {all}");
+
+    let numbers = compute(std::slice::from_ref(&run), &options()).unwrap();
+    let explained = numbers.runs[0].explanations.as_ref().unwrap();
+    assert_eq!(
+        (explained.n_slices, explained.n_slices_with_lesion, explained.n_cases_with_lesion),
+        (20, 12, 6)
+    );
+    let cam =
+        explained.maps.iter().find(|map| (map.head.as_str(), map.method) == ("final", "grad-cam")).unwrap();
+    // By another way: each case's mean, then the mean of cases.
+    let rows = diag_data::heatmaps::read(&run.heatmaps(), &run.read_info().unwrap().labels).unwrap();
+    let mut by_case = std::collections::BTreeMap::<_, Vec<f64>>::new();
+    for row in rows.iter().filter(|row| row.head == "final" && row.method.as_str() == "grad-cam") {
+        if let Some(agreement) = row.agreement {
+            by_case.entry(&row.case_id).or_default().push(f64::from(agreement.overlap));
+        }
+    }
+    let means: Vec<f64> = by_case.values().map(|v| v.iter().sum::<f64>() / v.len() as f64).collect();
+    let want = means.iter().sum::<f64>() / means.len() as f64;
+    assert!((cam.overlap.unwrap().value - want).abs() < 1e-12);
+    assert!(cam.overlap.unwrap().low.unwrap() < want && want < cam.overlap.unwrap().high.unwrap());
+    assert!(numbers.runs[0].subgroups.iter().any(|group| group.property == "lesion load"));
+}
+
+#[test]
+fn maps_of_other_weights_or_with_changed_bytes_are_not_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = write(folder.path(), "drawn", &Fixture::small()).unwrap();
+    write_maps(&run, &Fixture::small()).unwrap();
+    let bytes = std::fs::read(run.heatmaps()).unwrap();
+    std::fs::write(run.heatmaps(), [&bytes[..], b"x"].concat()).unwrap();
+    let page = render(std::slice::from_ref(&run), &options()).unwrap();
+    assert!(page.contains("changed since they were made") && !page.contains("class=\"maps\""));
+    std::fs::write(run.heatmaps(), bytes).unwrap();
+    let mut info = run.read_info().unwrap();
+    info.model_sha256 = Some("other".into());
+    run.write_info(&info).unwrap();
+    let page = render(&[run], &options()).unwrap();
+    assert!(page.contains("of other weights"));
+    assert!(page.contains("A hash differs"), "the chain is broken, and the summary says so");
+}
+
+#[test]
+fn a_shared_patient_is_said_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let fixture = Fixture { leaks: true, ..Fixture::small() };
+    let run = write(folder.path(), "drawn", &fixture).unwrap();
+    let numbers = compute(std::slice::from_ref(&run), &options()).unwrap();
+    let patient = numbers.runs[0].leakage.iter().find(|leak| leak.what == "patient").unwrap();
+    assert_eq!(
+        (patient.n_shared, &patient.cases[..]),
+        (1, &["test-0-000".to_string(), "train-0-000".into()][..])
+    );
+    assert!(numbers.runs[0].warnings.iter().any(|warning| warning.contains("share patient")));
+    let page = render(&[run], &options()).unwrap();
+    assert!(page.contains("Yes: results on shared data are too good to be believed."));
+
+    let clean =
+        compute(&[write(&folder.path().join("b"), "drawn", &Fixture::small()).unwrap()], &options()).unwrap();
+    let shared: Vec<usize> = clean.runs[0].leakage.iter().map(|leak| leak.n_shared).collect();
+    assert_eq!(shared, [0; 4]);
+    assert_eq!(clean.runs[0].leakage[3].n_distinct, clean.runs[0].leakage[3].n_all, "pixels were compared");
+}
+
+#[test]
+fn every_wrong_case_is_a_failure_case() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = write(folder.path(), "drawn", &Fixture::small()).unwrap();
+    let numbers = compute(std::slice::from_ref(&run), &options()).unwrap();
+    let page = render(&[run], &options()).unwrap();
+    let section =
+        page.split("<section id=\"run1-failures\">").nth(1).unwrap().split("</section>").next().unwrap();
+    let wrong: Vec<_> = numbers.runs[0].cases.iter().filter(|case| case.label != case.predicted).collect();
+    assert!(!wrong.is_empty());
+    assert_eq!(section.matches("<tr>").count(), 1 + wrong.len());
+    assert!(wrong.iter().all(|case| section.contains(&case.case_id)));
+}
+
+#[test]
+fn the_documented_keys_are_those_of_the_json() {
+    let folder = tempfile::tempdir().unwrap();
+    let runs = ["one", "two"].map(|name| {
+        let run = write(folder.path(), name, &Fixture::small()).unwrap();
+        write_maps(&run, &Fixture::small()).unwrap();
+        run
+    });
+    let numbers = serde_json::to_value(compute(&runs, &options()).unwrap()).unwrap();
+    let mut keys = std::collections::BTreeSet::new();
+    collect_keys(&numbers, &mut keys);
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/report-numbers.md");
+    let docs = std::fs::read_to_string(docs).unwrap();
+    let table =
+        docs.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`').map(|(keys, _)| keys));
+    let documented: std::collections::BTreeSet<String> = table.map(String::from).collect();
+    assert_eq!(documented, keys);
+}
+
+fn collect_keys(value: &serde_json::Value, keys: &mut std::collections::BTreeSet<String>) {
+    match value {
+        serde_json::Value::Object(map) => map.iter().for_each(|(key, value)| {
+            keys.insert(key.clone());
+            collect_keys(value, keys);
+        }),
+        serde_json::Value::Array(values) => values.iter().for_each(|value| collect_keys(value, keys)),
+        _ => {}
+    }
+}
+
+#[test]
+fn every_table_has_its_csv() {
+    let folder = tempfile::tempdir().unwrap();
+    let runs = ["one", "two"].map(|name| {
+        let run = write(folder.path(), name, &Fixture::small()).unwrap();
+        write_maps(&run, &Fixture::small()).unwrap();
+        run
+    });
+    let numbers = compute(&runs, &options()).unwrap();
+    let tables = csv_tables(&runs, &numbers, &options()).unwrap();
+    assert_eq!(tables.len(), 20);
+    for (name, bytes) in &tables {
+        let text = String::from_utf8(bytes.clone()).unwrap();
+        let columns = text.lines().next().unwrap().split(',').count();
+        assert!(text.lines().count() > 1, "{name} is empty");
+        assert!(text.starts_with("run,") && columns > 3, "{name}: {}", &text[..40]);
+    }
+    let measures = &tables.iter().find(|(name, _)| *name == "measures.csv").unwrap().1;
+    let accuracy = numbers.runs[1].by_case.get(Measure::Accuracy).unwrap();
+    let line = format!("two,case,{},,{},", accuracy.measure, accuracy.value.unwrap());
+    assert!(String::from_utf8_lossy(measures).lines().any(|l| l.starts_with(&line)), "{line}");
 }

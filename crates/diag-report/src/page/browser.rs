@@ -3,21 +3,29 @@
 //! Without scripts and in print the worst cases stand open with all their
 //! slices; the script only rearranges what the page already holds.
 
-use maud::{Markup, html};
+use std::collections::BTreeMap;
+
+use maud::{Markup, PreEscaped, html};
 
 use super::{Context, count, plain};
+use crate::ReportError;
 use crate::load::SliceRow;
 use crate::numbers::CaseResult;
-use crate::pictures::{N_WORST, Pictures};
+use crate::pictures::{N_WORST, Pictures, ShownMap, embed_maps};
 
-pub(crate) fn section(context: &Context, pictures: &Pictures) -> Markup {
+pub(crate) fn section(
+    context: &Context,
+    pictures: &Pictures,
+    map_budget: usize,
+) -> Result<Markup, ReportError> {
+    let maps = embed_maps(context.run, &context.numbers.cases, pictures, map_budget)?;
     let mut slices_of: Vec<Vec<&SliceRow>> = vec![Vec::new(); context.run.case_ids.len()];
     for slice in &context.run.slices {
         slices_of[slice.case].push(slice);
     }
     let n_slices = context.run.slices.len();
     let labels = context.labels();
-    html! {
+    Ok(html! {
         p {
             "Every case of this part, the one whose true class got the lowest probability first. "
             @if context.run.shards.is_err() {
@@ -31,14 +39,57 @@ pub(crate) fn section(context: &Context, pictures: &Pictures) -> Markup {
                 "All " (n_slices) " slices are embedded, losslessly, as the network saw them. "
             }
             "Below each slice: its number, the number of the called class, and that class's probability. The coloured strips stack the probabilities of every slice, class 1 at the bottom. "
-            "There are no heat maps: nothing here says where in a slice the network looked."
+            (about_maps(context, &maps))
         }
         ul.legend { @for (k, name) in labels.iter().enumerate() { li { (key(k)) (name) } } }
         div.viewer hidden data-labels=(labels.join("\u{1f}")) {}
+        @if !maps.is_empty() { (PreEscaped(map_data(context, &maps))) }
         @for (rank, result) in context.numbers.cases.iter().enumerate() {
             (case(context, rank, result, &slices_of[result.case], pictures))
         }
+    })
+}
+
+type Maps<'a> = BTreeMap<(usize, i32), Vec<ShownMap<'a>>>;
+
+fn about_maps(context: &Context, maps: &Maps) -> Markup {
+    let Ok(made) = &context.run.maps else {
+        return html! { "There are no heat maps: nothing here says where in a slice the network looked." };
+    };
+    let n_shown: usize = maps.values().map(Vec::len).sum();
+    let n_made = made.rows.iter().filter(|row| !row.values.is_empty()).count();
+    html! {
+        "Where the viewer offers a heat map, it can be laid over the slice: "
+        (n_shown) " of " (n_made) " maps are embedded"
+        @if n_shown < n_made { " (all of the worst cases, then the final head's Grad-CAM)" }
+        ". A map says where features lie that raised a class, not that the class is right; "
+        a href=(format!("#{}explanations", context.anchor)) { "what the maps are worth" } "."
     }
+}
+
+/// The maps as JSON for the viewer: by case and slice, each
+/// `[head, method, class, probability, peak, PNG]`.
+fn map_data(context: &Context, maps: &Maps) -> String {
+    let mut by_slice = serde_json::Map::new();
+    for (rank, result) in context.numbers.cases.iter().enumerate() {
+        for ((_, slice), shown) in maps.range((result.case, i32::MIN)..=(result.case, i32::MAX)) {
+            let entries = shown.iter().map(|map| {
+                let row = map.row;
+                serde_json::json!([
+                    row.head,
+                    row.method.title(),
+                    row.class.index(),
+                    row.probability.map(|p| format!("{p:.3}")),
+                    format!("{:.3}", row.peak),
+                    map.png
+                ])
+            });
+            by_slice.insert(format!("{rank}/{slice}"), entries.collect());
+        }
+    }
+    // Inside a script element only this sign could end it.
+    let json = serde_json::Value::Object(by_slice).to_string().replace('<', "\\u003c");
+    format!("<script type=\"application/json\" class=\"maps\">{json}</script>")
 }
 
 /// The colour of a class in bars and strips.
@@ -147,7 +198,7 @@ fn joined(probs: &[f64]) -> String {
     probs.iter().map(|p| format!("{p:.3}")).collect::<Vec<_>>().join(",")
 }
 
-fn top(probs: &[f64]) -> usize {
+pub(crate) fn top(probs: &[f64]) -> usize {
     (0..probs.len()).rev().max_by(|&a, &b| probs[a].total_cmp(&probs[b])).unwrap_or(0)
 }
 

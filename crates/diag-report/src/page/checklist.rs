@@ -8,7 +8,7 @@ use crate::Options;
 use crate::card::ITEMS;
 
 /// What this program computes: question, and the section that answers it.
-const COMPUTED: [(&str, &str); 17] = [
+const COMPUTED: [(&str, &str); 16] = [
     ("Cases and slices per class and partition", "data"),
     ("Flow of inclusion and exclusion with counts", "data"),
     ("Architecture, initialisation and number of weights", "provenance"),
@@ -24,23 +24,22 @@ const COMPUTED: [(&str, &str); 17] = [
     ("Net benefit", "calibration"),
     ("Unit of analysis stated with every number", "summary"),
     ("Warning where a class has few cases", "summary"),
-    ("Failure cases shown", "cases"),
-    ("Hashes from shards to predictions", "provenance"),
+    ("Failure cases shown", "failures"),
 ];
 
-/// What the shards answer when they are at hand.
-const FROM_SHARDS: [(&str, &str); 3] = [
+/// What the shards and the heat maps answer when they are at hand.
+const FROM_SHARDS: [(&str, &str); 7] = [
     ("Scanner, kernel and slice thickness per partition", "data"),
     ("Subgroups by scanner, kernel and slice thickness", "performance"),
+    ("Leakage evidence between partitions: patient, study, series, pixels", "data"),
+    ("Chain of hashes from the source files to the predictions", "provenance"),
     ("Age and sex per partition", "data"),
+    ("Heat maps, with a check on random weights", "explanations"),
+    ("Heat maps against true lesions; subgroups by lesion load", "explanations"),
 ];
 
 /// What no part of this program computes yet.
-const NOT_COMPUTED: [&str; 3] = [
-    "Subgroups by lesion load",
-    "Leakage evidence between partitions (run `ct-ingest verify`)",
-    "Robustness: noise, dose and scanner shift",
-];
+const NOT_COMPUTED: [&str; 1] = ["Robustness: noise, dose and scanner shift"];
 
 pub(crate) fn section(context: &Context) -> Markup {
     let link = |id: &str| format!("#{}{id}", context.anchor);
@@ -48,7 +47,10 @@ pub(crate) fn section(context: &Context) -> Markup {
     let has_demographics = shards.is_some_and(|shards| {
         shards.cases.iter().any(|case| case.patient_age_years.is_some() || case.patient_sex.is_some())
     });
-    let from_shards = [shards.is_some(), shards.is_some(), has_demographics];
+    let maps = context.run.maps.as_ref().ok();
+    let has_truth = maps.is_some_and(|maps| !maps.how.lesion_share.is_empty());
+    let at_hand = shards.is_some();
+    let from_shards = [at_hand, at_hand, at_hand, at_hand, has_demographics, maps.is_some(), has_truth];
     html! {
         p {
             "Items that reporting guidelines for diagnostic AI ask for (after CLAIM, STARD-AI, TRIPOD+AI and Metrics Reloaded). "
@@ -99,6 +101,10 @@ pub(crate) fn definitions(options: &Options) -> Markup {
             dt { "†, Wilson score interval" }
             dd { "For shares of cases whose bootstrap samples all agree (for example none wrong), where the bootstrap would claim certainty." }
             @for measure in measures { dt { (measure.title()) } dd { (measure.definition()) } }
+            dt { "Pointing game, mass in lesion, overlap" }
+            dd { "Of a heat map and a true lesion mask of the same slice: whether the map's highest point lies in the lesion (several equally high points count in proportion); the share of the map's sum within the lesion; the Dice overlap of the lesion with the map's highest part of equal area, which needs no threshold. Unit: case, the mean over its slices." }
+            dt { "Anywhere in the lungs, usual place of lesions" }
+            dd { "Maps that look at no network: every point between aerated lung alike; the mean lesion mask of the cases outside this part. What a heat map adds to them is what it is worth." }
             dt { "ROC band" }
             dd { "Pointwise 95 % band of the sensitivity at each false positive rate, from the same bootstrap." }
             dt { "Slope, intercept, calibration in the large" }

@@ -16,6 +16,8 @@ pub(crate) fn section(context: &Context) -> Markup {
         @if !context.run.info.cases.is_empty() { (parts(context)) }
         h3 { "Flow of inclusion and exclusion" }
         (flow(context))
+        h3 { "Is anything shared between the parts?" }
+        (leakage(context))
         h3 { "Scanners" }
         (scanners(context))
         (demographics(context))
@@ -116,6 +118,53 @@ fn flow_level(name: &str, level: &Level) -> Markup {
             }
         }
     }
+}
+
+fn leakage(context: &Context) -> Markup {
+    let leaks = &context.numbers.leakage;
+    if leaks.is_empty() {
+        return html! { p.note { "Missing: the shards are not at hand." } };
+    }
+    let n_shared: usize = leaks.iter().map(|leak| leak.n_shared).sum();
+    let unknown: Vec<&str> = leaks.iter().filter(|leak| leak.n_known == 0).map(|leak| leak.what).collect();
+    html! {
+        p {
+            @if n_shared > 0 {
+                strong { "Yes: results on shared data are too good to be believed. " }
+            } @else {
+                strong { "Nothing was found" } " that two parts share. "
+            }
+            "Parts are training, validation and test as the run used them; they are divided by case, and cases of one patient stay together where the patient is known. "
+            @if !unknown.is_empty() { "Not stated by the shards, and therefore not checked: " (unknown.join(", ")) ". " }
+            "Near-duplicates, that is equal images after another reconstruction or compression, are not looked for here."
+        }
+        div.scroll {
+            table {
+                caption { "Found by comparing hashes of every case and slice for this report. Unit: case; for pixels, slice." }
+                thead { tr {
+                    th { "What" } th.n { "Stated by" } th.n { "Different ones" } th.n { "In more than one part" } th { "Cases" }
+                } }
+                tbody {
+                    @for leak in leaks {
+                        tr {
+                            th scope="row" { (leak.what) }
+                            td.n { (thousands(leak.n_known as u64)) " of " (thousands(leak.n_all as u64)) }
+                            td.n { (thousands(leak.n_distinct as u64)) }
+                            td.n { @if leak.n_shared > 0 { strong { (leak.n_shared) } } @else { "0" } }
+                            td { @if leak.cases.is_empty() { "none" } @else { (shortened(&leak.cases)) } }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The first ten names.
+fn shortened(names: &[String]) -> String {
+    let more = names.len().saturating_sub(10);
+    let shown = names.iter().take(10).map(String::as_str).collect::<Vec<_>>().join(", ");
+    if more > 0 { format!("{shown} and {more} more") } else { shown }
 }
 
 fn scanners(context: &Context) -> Markup {

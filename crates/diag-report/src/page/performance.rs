@@ -134,7 +134,7 @@ fn subgroups(context: &Context) -> Markup {
     html! {
         div.scroll {
             table {
-                caption { "Unit: case. Wilson score intervals, 95 %. Balanced accuracy is over the classes that occur in the subgroup. Small subgroups differ by chance." }
+                caption { "Unit: case. Wilson score intervals, 95 %. Balanced accuracy is over the classes that occur in the subgroup. Small subgroups differ by chance; lesion load is the share of the lungs, where the truth is known." }
                 thead { tr {
                     th { "Property" } th { "Value" }
                     @for name in context.labels() { th.n { (name) } }

@@ -4,10 +4,10 @@ use maud::{Markup, html};
 
 use super::Context;
 use super::summary::{listed, thousands};
+use crate::evidence::LinkState;
 
 pub(crate) fn section(context: &Context) -> Markup {
     let info = &context.run.info;
-    let absent = || "not recorded".to_string();
     let facts: Vec<(&str, String)> = vec![
         ("Program", info.tool.clone()),
         ("Report", concat!("diag-report ", env!("CARGO_PKG_VERSION")).into()),
@@ -21,24 +21,14 @@ pub(crate) fn section(context: &Context) -> Markup {
         ("Bootstrap seed", context.options.seed.to_string()),
         ("Shards written by", info.shards.tool.clone()),
     ];
-    let hashes: Vec<(&str, String)> = vec![
-        ("Shards (SHA256SUMS)", info.shards.sha256.clone()),
-        ("Recipe", info.recipe_sha256.clone()),
-        ("Model weights", info.model_sha256.clone().unwrap_or_else(absent)),
-        ("Predictions", context.run.predictions_sha256.clone()),
-    ];
     html! {
         div.scroll {
             table.facts {
                 tbody { @for (name, value) in &facts { tr { th scope="row" { (name) } td { (value) } } } }
             }
         }
-        h3 { "Hashes (SHA-256)" }
-        div.scroll {
-            table.facts {
-                tbody { @for (name, value) in &hashes { tr { th scope="row" { (name) } td { code { (value) } } } } }
-            }
-        }
+        h3 { "Chain of hashes" }
+        (chain(context))
         h3 { "Libraries" }
         @if info.libraries.is_empty() { p.note { "Not recorded." } }
         @else {
@@ -47,11 +37,43 @@ pub(crate) fn section(context: &Context) -> Markup {
             } }
         }
         h3 { "Command lines" }
+        @let explained = context.run.maps.as_ref().ok().map(|maps| &maps.how.command);
         @if info.commands.is_empty() { p.note { "Not recorded." } }
-        @else { pre { @for command in &info.commands { (command) "\n" } } }
+        @else { pre { @for command in info.commands.iter().chain(explained) { (command) "\n" } } }
         @match &context.run.plan {
             Some(plan) => details { summary { "What was run, resolved (plan.toml)" } pre { (plan) } },
             None => p.note { "Missing: plan.toml." },
         }
     }
+}
+
+fn chain(context: &Context) -> Markup {
+    html! {
+        div.scroll {
+            table.chain {
+                caption { "SHA-256, from the DICOM files to the heat maps. Agrees: computed anew for this report and equal to what the stage before recorded." }
+                thead { tr { th { "Link" } th { "State" } th { "Hash" } th { "How it is tied" } } }
+                tbody {
+                    @for link in &context.numbers.chain {
+                        tr {
+                            th scope="row" { (link.what) }
+                            td { (state(link.state)) }
+                            td { code { (link.sha256.as_deref().unwrap_or("not recorded")) } }
+                            td { (link.tie) }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn state(state: LinkState) -> Markup {
+    let (class, mark) = match state {
+        LinkState::Agrees => ("computed", "✓"),
+        LinkState::Differs => ("missing", "✗"),
+        LinkState::RecordedOnly | LinkState::Computed => ("supplied", "●"),
+        LinkState::Missing => ("missing", "○"),
+    };
+    html! { span class=(format!("state {class}")) { (mark) " " (state.words()) } }
 }

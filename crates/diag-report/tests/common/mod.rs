@@ -7,6 +7,7 @@ use std::path::Path;
 use diag_data::DataError;
 use diag_data::case::{CaseId, Label, LabelSet, Split};
 use diag_data::files;
+use diag_data::heatmaps::{self, Agreement, Explanations, Heatmap, Method};
 use diag_data::manifest::{CaseRow, Flow, Layout, ShardSpec};
 use diag_data::predictions::{Prediction, Predictions};
 use diag_data::run::{Epoch, LossRecord, RunDir, RunInfo, ShardSource, Validation};
@@ -27,6 +28,8 @@ pub struct Fixture {
     pub side: u32,
     /// How far the true class stands out, in logits.
     pub skill: f64,
+    /// Whether the first training and the first test case are of one patient.
+    pub leaks: bool,
     /// Seed of the predictions; cases and pictures do not depend on it.
     pub seed: u64,
 }
@@ -40,8 +43,14 @@ impl Fixture {
             n_slices: 4,
             side: 24,
             skill: 1.2,
+            leaks: false,
             seed: 1,
         }
+    }
+
+    fn patient_of(&self, case: &Case) -> String {
+        let shared = self.leaks && case.label == 0 && case.number == 0;
+        if shared { "patient-x".into() } else { format!("patient-{}", case.name()) }
     }
 }
 
@@ -99,6 +108,76 @@ pub fn write(root: &Path, name: &str, fixture: &Fixture) -> Result<RunDir, DataE
     Ok(run)
 }
 
+/// Draws heat maps for a run that [`write`] made: a hill that wanders with the slice.
+pub fn write_maps(run: &RunDir, fixture: &Fixture) -> Result<(), DataError> {
+    let info = run.read_info()?;
+    files::write_atomic(&run.weights(), b"model")?;
+    let mut noise = Noise(fixture.seed + 7);
+    let (mut rows, mut lesion_share) = (Vec::new(), BTreeMap::new());
+    for case in all_cases(fixture).into_iter().filter(|case| case.split == Split::Test) {
+        let case_id = CaseId::new(case.name())?;
+        let sick = case.label > 0;
+        lesion_share.insert(case_id.clone(), if sick { 0.02 + 0.2 * noise.uniform() } else { 0.0 });
+        for slice_index in [0, case.n_slices(fixture) as i32 / 2] {
+            let mut row = |head: &str, method: Method, overlap: f32| Heatmap {
+                case_id: case_id.clone(),
+                slice_index,
+                split: Split::Test,
+                label: Label(case.label as u8),
+                class: Label(case.label as u8),
+                head: head.into(),
+                method,
+                height: if method.is_reference() { 0 } else { 14 },
+                width: if method.is_reference() { 0 } else { 14 },
+                values: if method.is_reference() { Vec::new() } else { draw_hill(&mut noise) },
+                peak: 1.5,
+                probability: (!method.is_reference()).then_some(0.5),
+                randomised_correlation: (!method.is_reference()).then(|| noise.uniform() as f32 - 0.5),
+                agreement: sick.then_some(Agreement {
+                    lesion_share: 0.05,
+                    pointing: if noise.uniform() < 0.6 { 1.0 } else { 0.0 },
+                    mass: 0.2,
+                    overlap: overlap + 0.1 * noise.uniform() as f32,
+                }),
+            };
+            for head in HEADS {
+                rows.push(row(head, Method::GradCam, 0.4));
+                rows.push(row(head, Method::GradCamPlusPlus, 0.3));
+            }
+            rows.push(row("final", Method::Occlusion, 0.35));
+            if sick {
+                rows.push(row("none", Method::LungField, 0.2));
+                rows.push(row("none", Method::LesionPrior, 0.25));
+            }
+        }
+    }
+    heatmaps::write(&run.heatmaps(), &info.labels, &rows)?;
+    let how = Explanations {
+        format_version: heatmaps::FORMAT_VERSION,
+        tool: "fixture 0.1.0".into(),
+        command: "diag-train explain RUN".into(),
+        split: Split::Test,
+        slices_per_case: 2,
+        occlusion_slices_per_case: 2,
+        occlusion_window_px: 32,
+        occlusion_stride_px: 16,
+        randomised_seed: 1,
+        model_sha256: files::sha256_hex(b"model"),
+        shards_sha256: info.shards.sha256,
+        truth_sha256: Some(files::sha256_hex(b"truth")),
+        heatmaps_sha256: files::sha256_file(&run.heatmaps())?,
+        lesion_share,
+    };
+    files::write_json(&run.explanations(), &how)
+}
+
+fn draw_hill(noise: &mut Noise) -> Vec<u8> {
+    let (x, y) = (14.0 * noise.uniform(), 14.0 * noise.uniform());
+    let height = |i: usize| (-((i % 14) as f64 - x).hypot((i / 14) as f64 - y).powi(2) / 8.0).exp();
+    let highest = (0..196).map(height).fold(0.0, f64::max);
+    (0..196).map(|i| (255.0 * height(i) / highest).round() as u8).collect()
+}
+
 fn write_shards(target: &Path, labels: &LabelSet, fixture: &Fixture) -> Result<(), DataError> {
     let spec = ShardSpec {
         labels: labels.clone(),
@@ -137,7 +216,11 @@ fn write_shards(target: &Path, labels: &LabelSet, fixture: &Fixture) -> Result<(
                 },
                 acquisition: Acquisition { manufacturer: Some(vendor.into()), ..Acquisition::default() },
                 selection: Selection::default(),
-                provenance: Provenance::default(),
+                provenance: Provenance {
+                    source_sha256: files::sha256_hex(format!("{case_id} {i}").as_bytes()),
+                    pixel_sha256: files::sha256_hex(format!("{case_id} {i} pixels").as_bytes()),
+                    ..Provenance::default()
+                },
             }])?;
         }
         rows.push(CaseRow {
@@ -146,7 +229,7 @@ fn write_shards(target: &Path, labels: &LabelSet, fixture: &Fixture) -> Result<(
             split: case.split,
             n_slices: n_slices as i32,
             n_source_slices: n_slices as i32 + 20,
-            patient_hash: None,
+            patient_hash: Some(fixture.patient_of(&case)),
             study_uid_hash: None,
             series_uid_hash: None,
             manufacturer: Some(vendor.into()),

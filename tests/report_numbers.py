@@ -1,0 +1,67 @@
+"""Measures of a run's test part by scikit-learn, from predictions.parquet alone.
+
+Prints JSON by unit of analysis; titles are those of the report's columns. The final head, cases
+by the mean probability of their slices.
+"""
+import json
+import sys
+
+import numpy as np
+import pyarrow.parquet
+from sklearn import metrics
+
+run = sys.argv[1]
+labels = json.load(open(run + "/run.json"))["labels"]
+table = pyarrow.parquet.read_table(run + "/predictions.parquet").to_pylist()
+rows = [row for row in table if row["split"] == "test"]
+
+
+def ratio(a, b):
+    return None if b == 0 else float(a / b)
+
+
+def of_unit(truth, probs):
+    called = probs.argmax(1)
+    matrix = metrics.confusion_matrix(truth, called, labels=range(len(labels)))
+    classes = []
+    for k in range(len(labels)):
+        is_k, score = truth == k, probs[:, k]
+        tn, fp, fn, tp = metrics.confusion_matrix(is_k, called == k, labels=[False, True]).ravel()
+        classes.append({
+            "Sensitivity": ratio(tp, tp + fn),
+            "Specificity": ratio(tn, tn + fp),
+            "Precision": ratio(tp, tp + fp),
+            "NPV": ratio(tn, tn + fn),
+            "F1": float(metrics.f1_score(is_k, called == k)),
+            "AUROC": float(metrics.roc_auc_score(is_k, score)),
+            "AUPRC": float(metrics.average_precision_score(is_k, score)),
+        })
+    mean = lambda title: float(np.mean([c[title] for c in classes]))
+    one_hot = np.eye(len(labels))[truth]
+    return {
+        "confusion": matrix.tolist(),
+        "classes": classes,
+        "overall": {
+            "Accuracy": float(metrics.accuracy_score(truth, called)),
+            "Balanced accuracy": float(metrics.balanced_accuracy_score(truth, called)),
+            "Macro precision": float(metrics.precision_score(truth, called, average="macro")),
+            "Macro specificity": mean("Specificity"),
+            "Macro F1": float(metrics.f1_score(truth, called, average="macro")),
+            "MCC": float(metrics.matthews_corrcoef(truth, called)),
+            "Cohen's kappa": float(metrics.cohen_kappa_score(truth, called)),
+            "Macro AUROC": mean("AUROC"),
+            "Macro AUPRC": mean("AUPRC"),
+            "Brier score": float(((probs - one_hot) ** 2).sum(1).mean()),
+            "Log loss": float(metrics.log_loss(truth, probs, labels=range(len(labels)))),
+        },
+    }
+
+
+probs = np.array([[row[f"final/{name}"] for name in labels] for row in rows], dtype=np.float64)
+truth = np.array([row["label"] for row in rows])
+case_ids = np.array([row["case_id"] for row in rows])
+cases = sorted(set(case_ids))
+case_probs = np.array([probs[case_ids == case].mean(0) for case in cases])
+case_probs /= case_probs.sum(1, keepdims=True)
+case_truth = np.array([truth[case_ids == case][0] for case in cases])
+print(json.dumps({"labels": labels, "case": of_unit(case_truth, case_probs), "slice": of_unit(truth, probs)}))
