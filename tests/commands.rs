@@ -163,6 +163,7 @@ fn a_missing_input_is_named_by_every_program() {
         vec!["ct-ingest", "table", "nowhere"],
         vec!["ct-ingest", "inspect", "nowhere"],
         vec!["diag-train", "evaluate", "nowhere"],
+        vec!["diag-train", "explain", "nowhere"],
         vec!["diag-report", "nowhere"],
         vec!["diag-predict", "nowhere", "nowhere"],
         vec!["ct-phantom", "--cohort", "nowhere.toml", "--seed", "1", "--out", "never"],

@@ -32,7 +32,7 @@ pub(crate) fn lung_field(
             let line = row * width;
             let mut cols = half.clone().filter(|col| aerated[line + col]);
             if let Some(first) = cols.next() {
-                let last = cols.last().unwrap_or(first);
+                let last = cols.next_back().unwrap_or(first);
                 inside[line + first..=line + last].fill(true);
             }
         }
@@ -49,8 +49,9 @@ fn median(mut values: Vec<u8>) -> u8 {
 /// Dark pixels that hang together with the border through dark pixels.
 fn reached_from_border(dark: &[bool], (height, width): (usize, usize)) -> Vec<bool> {
     let mut reached = vec![false; dark.len()];
-    let border =
-        |i: usize| i / width == 0 || i / width == height - 1 || i % width == 0 || i % width == width - 1;
+    let border = |i: usize| {
+        i / width == 0 || i / width == height - 1 || i.is_multiple_of(width) || i % width == width - 1
+    };
     let mut open: Vec<usize> = (0..dark.len()).filter(|&i| border(i) && dark[i]).collect();
     open.iter().for_each(|&i| reached[i] = true);
     while let Some(i) = open.pop() {

@@ -16,7 +16,7 @@ use diag_train::explain::{ExplainJob, Explained, explain};
 use diag_train::fit::{FitJob, fit};
 use diag_train::{DeviceChoice, TrainError};
 
-const STAY: AtomicBool = AtomicBool::new(false);
+static STAY: AtomicBool = AtomicBool::new(false);
 
 fn trained(folder: &Path) -> RunDir {
     let shards = toy::write_shards(folder, 6, 2);
@@ -46,7 +46,7 @@ fn read(run: &RunDir) -> Vec<Heatmap> {
     heatmaps::read(&run.heatmaps(), &run.read_info().unwrap().labels).unwrap()
 }
 
-/// A disc of the toys lies within the columns of the middle; the masks cover the whole picture.
+/// A truth that knows one case, and no slice of it.
 fn write_truth(folder: &Path, case: &str) -> std::path::PathBuf {
     let path = folder.join("truth.json");
     let text = format!(

@@ -236,7 +236,7 @@ document.querySelectorAll(".viewer").forEach((viewer) => {
     const { slices } = cases[i];
     const half = Math.floor(slices.length / 2);
     const mapped = slices.map((_, j) => j).filter((j) => heat.has(`${i}/${slices[j].index}`));
-    return mapped.length ? mapped.reduce((a, b) => (Math.abs(b - half) < Math.abs(a - half) ? b : a)) : half;
+    return mapped.length ? mapped.reduce((a, b) => (Math.abs(b - half) <= Math.abs(a - half) ? b : a)) : half;
   };
 
   function show(i, j) {

@@ -136,7 +136,7 @@ fn leakage(context: &Context) -> Markup {
             }
             "Parts are training, validation and test as the run used them; they are divided by case, and cases of one patient stay together where the patient is known. "
             @if !unknown.is_empty() { "Not stated by the shards, and therefore not checked: " (unknown.join(", ")) ". " }
-            "Near-duplicates, that is equal images after another reconstruction or compression, are not looked for here."
+            "Images that only look alike (another reconstruction, compression or a shift) are not looked for here; `ct-ingest verify` does."
         }
         div.scroll {
             table {

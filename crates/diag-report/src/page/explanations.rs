@@ -51,7 +51,7 @@ fn title(map: &MapNumbers) -> &'static str {
 /// The final head's Grad-CAM against the lungs as a whole, in a sentence.
 fn verdict(numbers: &ExplanationNumbers) -> Markup {
     let grad_cam = |map: &&MapNumbers| map.method == Method::GradCam.as_str();
-    let Some(map) = numbers.maps.iter().filter(grad_cam).next_back() else { return html! {} };
+    let Some(map) = numbers.maps.iter().rfind(grad_cam) else { return html! {} };
     let Some((overlap, above)) = map.overlap.zip(map.overlap_above_lungs) else { return html! {} };
     let judgement = match (above.low, above.high) {
         (Some(low), _) if low > 0.0 => "They find lesions better than a point anywhere in the lungs would.",
