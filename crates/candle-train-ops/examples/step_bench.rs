@@ -1,9 +1,10 @@
 //! Times ResNet-18 (1 x 224 x 224, f32) built from the operations of this crate;
 //! `bench/step_torch.py` and `bench/infer_onnx.py` do the same elsewhere.
 //!
-//! `cargo run --release --example step_bench -- [train|infer][-bf16] [threads] [steps] [batch]`
+//! `cargo run --release --example step_bench -- MODE [threads] [steps] [batch]`
 //! prints one line: the fastest wall and CPU time of a step, in milliseconds, and the
-//! highest memory of the process.
+//! highest memory of the process. MODE is `train`, `infer`, one of them with `-bf16`, or
+//! `gemm`: the product of two 1024 x 1024 matrices, what this machine can do at best.
 #![expect(clippy::print_stdout, reason = "the measurement is the result")]
 
 use std::time::Instant;
@@ -41,10 +42,11 @@ fn main() -> Result<()> {
     let [wall, cpu] = pool.install(|| match work {
         "train" => train(n_steps, batch),
         "infer" => infer(n_steps, batch),
+        "gemm" => gemm(n_steps),
         other => candle_core::bail!("unknown mode {other}"),
     })?;
     println!(
-        "candle-train-ops {mode} batch {batch} threads {n_threads}: wall {wall:.0} ms, cpu {cpu:.0} ms, \
+        "candle-train-ops {mode} batch {batch} threads {n_threads}: wall {wall:.1} ms, cpu {cpu:.1} ms, \
          peak {:.0} MiB",
         peak_mib()
     );
@@ -72,6 +74,12 @@ fn infer(n_steps: usize, batch: usize) -> Result<[f64; 2]> {
     net.fold()?;
     let image_nchw = params.rng_tensor(&[batch, 1, SIZE, SIZE], 1.0)?;
     fastest(n_steps, || net.forward(&image_nchw).map(drop))
+}
+
+/// The fastest wall and CPU time of a product of matrices.
+fn gemm(n_steps: usize) -> Result<[f64; 2]> {
+    let matrix = Params::new().rng_tensor(&[1024, 1024], 1.0)?;
+    fastest(n_steps, || matrix.matmul(&matrix).map(drop))
 }
 
 fn fastest(n_steps: usize, mut step: impl FnMut() -> Result<()>) -> Result<[f64; 2]> {

@@ -4,6 +4,7 @@
 mod blocks;
 #[cfg(target_arch = "x86_64")]
 mod correlation;
+mod depthwise;
 #[cfg(target_arch = "x86_64")]
 mod direct;
 mod folded;
@@ -83,6 +84,9 @@ pub fn conv2d(x: &Activation, weight_oihw: &Tensor, spec: Conv2dSpec) -> Result<
         Repr::F32(x) => {
             check_kind(OP, "weight_oihw", weight_oihw, DType::F32)?;
             let geometry = Geometry::new(x.dims, weight_oihw.dims(), spec)?;
+            if depthwise::takes(&geometry) {
+                return depthwise::conv2d(x, weight_oihw, geometry).map(Activation::from);
+            }
             #[cfg(target_arch = "x86_64")]
             if let Some(engine) = mixed::takes(&geometry) {
                 return mixed::conv2d(engine, x, weight_oihw, geometry).map(Activation::from);
@@ -96,6 +100,9 @@ pub fn conv2d(x: &Activation, weight_oihw: &Tensor, spec: Conv2dSpec) -> Result<
         Repr::F64(x) => {
             check_kind(OP, "weight_oihw", weight_oihw, DType::F64)?;
             let geometry = Geometry::new(x.dims, weight_oihw.dims(), spec)?;
+            if depthwise::takes(&geometry) {
+                return depthwise::conv2d(x, weight_oihw, geometry).map(Activation::from);
+            }
             conv2d_general(x, weight_oihw, geometry).map(Activation::from)
         }
     }
@@ -147,6 +154,17 @@ impl Geometry {
         let (h, w) = window.output(OP, input)?;
         let output = Dims { n: input.n, c: out_channels, h, w };
         Ok(Self { input, output, window, groups: spec.groups })
+    }
+
+    /// One group of one image, as a convolution of its own.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn part(&self) -> Self {
+        Self {
+            input: Dims { n: 1, c: self.input.c / self.groups, ..self.input },
+            output: Dims { n: 1, c: self.output.c / self.groups, ..self.output },
+            groups: 1,
+            ..*self
+        }
     }
 
     /// Numbers in the weight.

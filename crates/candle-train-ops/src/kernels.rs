@@ -4,6 +4,7 @@
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod bf16;
+pub(crate) mod depthwise;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod direct;
 pub(crate) mod gemm;

@@ -74,7 +74,7 @@ fn max_pool_feature<T: Element>(x: &Feature<T>, window: Window) -> Result<Featur
         return Feature::constant(y, output, order);
     }
     // Which tap won, per output number.
-    let mut winners = vec![0u32; output.count()];
+    let mut winners = Buffer::unspecified(output.count());
     y.par_chunks_mut(output.h * output.w * block)
         .zip(winners.par_chunks_mut(output.h * output.w * block))
         .zip(x.values.par_chunks(input.h * input.w * block))

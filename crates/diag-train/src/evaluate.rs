@@ -85,6 +85,7 @@ pub fn evaluate(job: &EvaluateJob, stop: &AtomicBool) -> Result<Metrics, TrainEr
     if spec.labels != model.card.labels || (spec.height, spec.width) != (input.height, input.width) {
         return Err(TrainError::Changed { what: "labels or image size of the shards", run: job.run.clone() });
     }
+    plan.recipe.set_arithmetic();
     let splits = job.split.map_or(Split::ALL.to_vec(), |split| vec![split]);
     let dataset = read_splits(&shards, &plan, &shards_sha256, &splits)?;
     if dataset.items.is_empty() {

@@ -90,6 +90,7 @@ pub fn fit(job: &FitJob, stop: &AtomicBool, progress: &mut Progress<'_>) -> Resu
         path: job.run.clone(),
         source,
     })?;
+    recipe.set_arithmetic();
     plan.write(&run.plan())?;
     // The operations run on the pool that they are called in. Progress and the
     // signal flag stay outside: they are only borrowed.

@@ -22,6 +22,14 @@ pub struct TrainSpec {
     /// Threads; absent: all cores. The result does not depend on it.
     #[serde(default)]
     pub threads: Option<usize>,
+    /// Whether 3x3 convolutions may go by Winograd's algorithm: faster, with a little
+    /// more rounding.
+    #[serde(default = "default_winograd")]
+    pub winograd: bool,
+    /// Whether convolutions round their factors to bf16, where the processor multiplies
+    /// it; f32 elsewhere.
+    #[serde(default)]
+    pub bf16: bool,
     /// Feature extractor.
     pub backbone: Backbone,
     /// Whether every stage has a side head.
@@ -51,6 +59,10 @@ pub struct TrainSpec {
     /// How training images are varied.
     #[serde(default)]
     pub augmentation: AugmentationSpec,
+}
+
+fn default_winograd() -> bool {
+    true
 }
 
 fn default_top_k() -> usize {
@@ -196,6 +208,12 @@ impl TrainSpec {
         let spec: Self = toml::from_str(&text).map_err(|err| bad(one_line(&err, &text)))?;
         spec.check()?;
         Ok(spec)
+    }
+
+    /// Makes the whole process compute as the recipe says.
+    pub(crate) fn set_arithmetic(&self) {
+        candle_train_ops::set_winograd(self.winograd);
+        candle_train_ops::set_bf16(self.bf16);
     }
 
     /// Checks the ranges.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
 
 use crate::{
     activation::{BLOCK, Feature, GradientSlot, Kept, Order, reorder, token_gradient, token_storage},
@@ -19,11 +20,14 @@ use crate::{
     kernels::VectorWidth,
 };
 
-/// Whether the direct kernels take a convolution: one group, outputs in whole
+/// Whether the direct kernels take a convolution: outputs of each group in whole
 /// blocks, stride 1 or 2. Inputs in whole blocks are fastest; others (the first
-/// layer of a network) go channel by channel.
+/// layer of a network) go channel by channel, if there is one group.
 pub(super) fn takes(geometry: &Geometry) -> bool {
-    geometry.groups == 1 && geometry.output.c.is_multiple_of(BLOCK) && geometry.window.stride <= 2
+    let Geometry { input, output, groups, window } = *geometry;
+    (output.c / groups).is_multiple_of(BLOCK)
+        && (groups == 1 || (input.c / groups).is_multiple_of(BLOCK))
+        && window.stride <= 2
 }
 
 /// The convolution; `takes(geometry)` holds.
@@ -42,9 +46,11 @@ pub(super) fn conv2d(
         if winograd::takes(&geometry) {
             let plan = Winograd::forward(&geometry);
             plan.run(width, &x.values, &plan.transform_weight(weight), &mut y, Write::Replace);
-        } else {
+        } else if geometry.groups == 1 {
             let packed = packing::for_forward(weight, &geometry);
             Correlation::forward(&geometry).run(width, &x.values, &packed, &mut y, Write::Replace);
+        } else {
+            grouped_forward(width, &x.values, weight, &mut y, &geometry);
         }
         Ok(())
     })?;
@@ -52,6 +58,38 @@ pub(super) fn conv2d(
         x.token
             .apply_op2(weight_oihw, DirectConv2d { width, geometry, input: x.clone_without_token(), output })
     })
+}
+
+/// Every group of every image as a convolution of its own: blocks of channels make
+/// them lie in one piece.
+fn grouped_forward(width: VectorWidth, x: &[f32], weight: &[f32], y: &mut [f32], geometry: &Geometry) {
+    let part = geometry.part();
+    let pack = |weight| packing::for_forward(weight, &part);
+    let weights: Vec<_> = weight.chunks_exact(part.weight_count()).map(pack).collect();
+    let plan = Correlation::forward(&part);
+    let pieces = y.par_chunks_mut(part.output.count()).zip(x.par_chunks(part.input.count()));
+    pieces.enumerate().for_each(|(index, (y, x))| {
+        plan.run(width, x, &weights[index % geometry.groups], y, Write::Replace);
+    });
+}
+
+/// The same for the gradient of the input; `write` replaces or adds.
+fn grouped_input_gradient(
+    width: VectorWidth,
+    dy: &[f32],
+    weight: &[f32],
+    dx: &mut [f32],
+    write: Write<'_>,
+    geometry: &Geometry,
+) {
+    let part = geometry.part();
+    let pack = |weight| packing::for_input_gradient(weight, &part);
+    let weights: Vec<_> = weight.chunks_exact(part.weight_count()).map(pack).collect();
+    let plan = Correlation::input_gradient(&part);
+    let pieces = dx.par_chunks_mut(part.input.count()).zip(dy.par_chunks(part.output.count()));
+    pieces.enumerate().for_each(|(index, (dx, dy))| {
+        plan.run(width, dy, &weights[index % geometry.groups], dx, write);
+    });
 }
 
 struct DirectConv2d {
@@ -76,6 +114,8 @@ impl DirectConv2d {
         if winograd::takes(geometry) {
             let plan = Winograd::input_gradient(geometry);
             plan.run(self.width, dy, &plan.transform_weight(weight), &mut dx, write);
+        } else if geometry.groups > 1 {
+            grouped_input_gradient(self.width, dy, weight, &mut dx, write, geometry);
         } else {
             let packed = packing::for_input_gradient(weight, geometry);
             Correlation::input_gradient(geometry).run(self.width, dy, &packed, &mut dx, write);
@@ -138,7 +178,8 @@ mod tests {
     /// Every instruction set of this processor against the general path.
     #[track_caller]
     fn check(input: Dims, weight_oihw: [usize; 4], stride: usize, padding: usize) {
-        let spec = Conv2dSpec { stride, padding, groups: 1 };
+        let groups = input.c / weight_oihw[1];
+        let spec = Conv2dSpec { stride, padding, groups };
         let geometry = Geometry::new(input, &weight_oihw, spec).unwrap();
         let output = geometry.output;
         let (x, dy) = (numbers(input.count(), 1), numbers(output.count(), 2));
@@ -163,9 +204,13 @@ mod tests {
         }
         for width in widths {
             let name = format!("{input:?} * {weight_oihw:?}, {spec:?}, {width:?}");
-            let packed = packing::for_forward(&weight, &geometry);
             let mut y = Buffer::unspecified(output.count());
-            Correlation::forward(&geometry).run(width, &x, &packed, &mut y, Write::Replace);
+            if groups == 1 {
+                let packed = packing::for_forward(&weight, &geometry);
+                Correlation::forward(&geometry).run(width, &x, &packed, &mut y, Write::Replace);
+            } else {
+                grouped_forward(width, &x, &weight, &mut y, &geometry);
+            }
             let y = reorder(&y, output, Order::Blocked, Order::Plain);
             check_close(&name, &y, &want_y);
             let dw = weight_gradient(width, &x, &dy, &geometry);
@@ -182,7 +227,12 @@ mod tests {
                 let dx = reorder(&dx, input, Order::Blocked, Order::Plain);
                 check_close(&name, &dx, &want_dx);
             }
-            if order == Order::Blocked {
+            if groups > 1 {
+                let mut dx = Buffer::unspecified(input.count());
+                grouped_input_gradient(width, &dy, &weight, &mut dx, Write::Replace, &geometry);
+                let dx = reorder(&dx, input, Order::Blocked, Order::Plain);
+                check_close(&name, &dx, &want_dx);
+            } else if order == Order::Blocked {
                 let packed = packing::for_input_gradient(&weight, &geometry);
                 let mut dx = Buffer::unspecified(input.count());
                 Correlation::input_gradient(&geometry).run(width, &dy, &packed, &mut dx, Write::Replace);
@@ -211,6 +261,12 @@ mod tests {
         check(dims(1, 16, 6, 5), [16, 16, 5, 2], 2, 3);
         check(dims(1, 16, 5, 6), [16, 16, 1, 1], 1, 2);
         check(dims(2, 256, 7, 9), [48, 256, 3, 3], 1, 1);
+    }
+
+    #[test]
+    fn grouped_layers_agree_with_the_general_path() {
+        check(dims(2, 32, 9, 8), [32, 16, 3, 3], 1, 1);
+        check(dims(1, 96, 7, 6), [48, 32, 5, 5], 2, 2);
     }
 
     #[test]

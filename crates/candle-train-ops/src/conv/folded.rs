@@ -12,7 +12,7 @@ use crate::{
     Act, Activation, Conv2dSpec, OpError, RunningStats,
     activation::{BLOCK, Dims, Feature, Order, Repr, preferred_order, reorder},
     buffer::Buffer,
-    conv::{Geometry, general},
+    conv::{Geometry, depthwise, general},
     element::{check_kind, check_shape, with_values},
     error::Checked,
     kernels::lanes,
@@ -139,14 +139,23 @@ impl FoldedConv2d {
             let (got, expected) = (residual.dims.to_vec(), format!("{:?}", geometry.output.to_vec()));
             return Err(OpError::Shape { op: OP, argument: "residual", got, expected }.into());
         }
+        if depthwise::takes(&geometry) {
+            let Folded { weight, bias, .. } = &*self.0;
+            return depthwise::folded(x, weight, bias, residual, act.bounds(), geometry)
+                .map(Activation::from);
+        }
         #[cfg(target_arch = "x86_64")]
-        if let Some(width) =
-            vector_width().filter(|_| direct::takes(&geometry) || mixed::takes(&geometry).is_some())
-        {
+        if let Some(width) = vector_width().filter(|_| takes(&geometry)) {
             return self.0.direct(width, x, residual, act, &geometry).map(Activation::from);
         }
         self.0.general(x, residual, act, &geometry).map(Activation::from)
     }
+}
+
+/// Whether one of the blocked kernels takes a convolution.
+#[cfg(target_arch = "x86_64")]
+fn takes(geometry: &Geometry) -> bool {
+    geometry.groups == 1 && (direct::takes(geometry) || mixed::takes(geometry).is_some())
 }
 
 fn single<'a>(x: &'a Activation, argument: &'static str) -> Checked<&'a Feature<f32>> {

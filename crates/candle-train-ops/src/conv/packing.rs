@@ -58,7 +58,7 @@ pub(super) fn for_input_gradient(weight: &[f32], geometry: &Geometry) -> Buffer<
 /// Sums of the weight gradient, `[O/16/step][I/b][step][KH KW][b][16 O]`, back to
 /// OIHW.
 pub(super) fn unpack_gradient(sums: &[f32], step: usize, geometry: &Geometry) -> Vec<f32> {
-    let (in_channels, taps) = (geometry.input.c, geometry.taps());
+    let (in_channels, taps) = (geometry.input.c / geometry.groups, geometry.taps());
     let block = input_block(geometry);
     let rows_len = BLOCK * in_channels * taps;
     let mut weight = vec![0.0; sums.len()];

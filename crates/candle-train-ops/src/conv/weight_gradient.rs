@@ -22,8 +22,9 @@ const ROWS_LEN: usize = 8 * 1024;
 /// adds the images up in order.
 pub(super) fn weight_gradient(width: VectorWidth, x: &[f32], dy: &[f32], geometry: &Geometry) -> Vec<f32> {
     let block = packing::input_block(geometry);
-    let n_in_blocks = geometry.input.c / block;
-    let n_out_blocks = geometry.output.c / BLOCK;
+    // Of one group.
+    let n_in_blocks = geometry.input.c / geometry.groups / block;
+    let n_out_blocks = geometry.output.c / geometry.groups / BLOCK;
     let step = if n_out_blocks.is_multiple_of(2) { Plane::max_output_blocks(width) } else { 1 };
     let piece_len = geometry.taps() * block * BLOCK;
     // [output block / step][input block][output block % step][tap][lane][16]
@@ -37,7 +38,8 @@ pub(super) fn weight_gradient(width: VectorWidth, x: &[f32], dy: &[f32], geometr
     };
     let task = Task { width, geometry, x, dy, padding, step };
     pieces.par_chunks_mut(step * piece_len).enumerate().for_each(|(index, sums)| {
-        let (out_block, in_block) = (index / n_in_blocks * step, index % n_in_blocks);
+        let out_block = index / n_in_blocks * step;
+        let in_block = out_block / n_out_blocks * n_in_blocks + index % n_in_blocks;
         sums.fill(0.0);
         match block {
             1 => task.plain(sums, out_block, in_block),

@@ -34,6 +34,7 @@ pub(super) fn takes(geometry: &Geometry) -> bool {
     let window = geometry.window;
     arithmetic::winograd()
         && (window.kernel_h, window.kernel_w, window.stride) == (3, 3, 1)
+        && geometry.groups == 1
         && window.padding <= 2
         && geometry.input.c.is_multiple_of(BLOCK)
         && geometry.weight_count() <= MAX_WEIGHT_COUNT

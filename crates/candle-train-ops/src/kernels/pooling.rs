@@ -25,19 +25,25 @@ impl Planes {
     /// Calls `visit(output pixel, taps)`; `taps` calls `visit(input pixel, tap)`
     /// in reading order for every tap inside the image.
     #[inline(always)]
-    fn for_each_pixel(&self, mut visit: impl FnMut(usize, PixelTaps<'_>)) {
+    pub(super) fn for_each_pixel(&self, mut visit: impl FnMut(usize, PixelTaps<'_>)) {
         for y in 0..self.output.h {
-            let taps_y = self.taps(y, self.window.kernel_h, self.input.h);
-            for x in 0..self.output.w {
-                let taps = PixelTaps {
-                    planes: self,
-                    y,
-                    x,
-                    taps_y: taps_y.clone(),
-                    taps_x: self.taps(x, self.window.kernel_w, self.input.w),
-                };
-                visit(y * self.output.w + x, taps);
-            }
+            self.for_each_pixel_of(y, &mut visit);
+        }
+    }
+
+    /// The same for one row.
+    #[inline(always)]
+    pub(super) fn for_each_pixel_of(&self, y: usize, mut visit: impl FnMut(usize, PixelTaps<'_>)) {
+        let taps_y = self.taps(y, self.window.kernel_h, self.input.h);
+        for x in 0..self.output.w {
+            let taps = PixelTaps {
+                planes: self,
+                y,
+                x,
+                taps_y: taps_y.clone(),
+                taps_x: self.taps(x, self.window.kernel_w, self.input.w),
+            };
+            visit(y * self.output.w + x, taps);
         }
     }
 
@@ -48,7 +54,7 @@ impl Planes {
 }
 
 /// The part of one window inside the image.
-struct PixelTaps<'a> {
+pub(super) struct PixelTaps<'a> {
     planes: &'a Planes,
     y: usize,
     x: usize,
@@ -58,7 +64,7 @@ struct PixelTaps<'a> {
 
 impl PixelTaps<'_> {
     #[inline(always)]
-    fn for_each(self, mut visit: impl FnMut(usize, usize)) {
+    pub(super) fn for_each(self, mut visit: impl FnMut(usize, usize)) {
         let window = self.planes.window;
         for tap_y in self.taps_y {
             let row = window.source(self.y, tap_y) * self.planes.input.w;
@@ -71,23 +77,24 @@ impl PixelTaps<'_> {
 }
 
 multiversion! {
-    /// Maximum of each window, and which tap it was.
-    fn maximum<T: Element, const B: usize>(planes: Planes, y: &mut [T], winners: &mut [u32], x: &[T]) {
+    /// Maximum of each window, and which tap it was, as a number of the same type.
+    fn maximum<T: Element, const B: usize>(planes: Planes, y: &mut [T], winners: &mut [T], x: &[T]) {
         let (y, _) = y.as_chunks_mut::<B>();
         let (winners, _) = winners.as_chunks_mut::<B>();
         let (x, _) = x.as_chunks::<B>();
         planes.for_each_pixel(|to, taps| {
             let mut best = [T::from_f64(f64::NEG_INFINITY); B];
             // A first tap wins even as -inf.
-            let mut winner = [u32::MAX; B];
+            let nobody = T::from_f64(-1.0);
+            let mut winner = [nobody; B];
             taps.for_each(|from, tap| {
-                let x = x[from];
+                let (x, tap) = (x[from], T::from_f64(tap as f64));
                 for lane in 0..B {
                     #[expect(clippy::eq_op, reason = "true for NaN alone")]
                     let nan = x[lane] != x[lane];
-                    let wins = (x[lane] > best[lane]) | nan | (winner[lane] == u32::MAX);
+                    let wins = (x[lane] > best[lane]) | nan | (winner[lane] == nobody);
                     best[lane] = if wins { x[lane] } else { best[lane] };
-                    winner[lane] = if wins { tap as u32 } else { winner[lane] };
+                    winner[lane] = if wins { tap } else { winner[lane] };
                 }
             });
             y[to] = best;
@@ -122,7 +129,7 @@ multiversion! {
         planes: Planes,
         dx: &mut [T],
         dy: &[T],
-        winners: &[u32],
+        winners: &[T],
     ) {
         let (dx, _) = dx.as_chunks_mut::<B>();
         let (dy, _) = dy.as_chunks::<B>();
@@ -130,9 +137,9 @@ multiversion! {
         planes.for_each_pixel(|from, taps| {
             let (dy, winner) = (dy[from], winners[from]);
             taps.for_each(|to, tap| {
-                let dx = &mut dx[to];
+                let (dx, tap) = (&mut dx[to], T::from_f64(tap as f64));
                 for lane in 0..B {
-                    let gradient = if winner[lane] == tap as u32 { dy[lane] } else { T::zero() };
+                    let gradient = if winner[lane] == tap { dy[lane] } else { T::zero() };
                     dx[lane] += gradient;
                 }
             });

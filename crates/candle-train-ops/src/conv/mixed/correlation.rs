@@ -7,7 +7,6 @@ use rayon::prelude::*;
 use super::{Halves, planes::Planes};
 use crate::{
     activation::BLOCK,
-    buffer::Buffer,
     conv::{
         Geometry,
         blocks::Blocks,
@@ -136,21 +135,12 @@ impl Correlation {
     fn round(&self, session: &Session, source: &[f32]) -> Halves {
         let planes = self.planes;
         let n_blocks = planes.source.n_blocks;
-        let plane_len = planes.len * BLOCK;
         let mut rounded = Halves::new(n_blocks.div_ceil(2) * planes.n_phases() * planes.len * DEPTH);
-        let mut padded = Buffer::unspecified(2 * plane_len);
-        let block = |index: usize| &source[index * planes.source.block_len()..][..planes.source.block_len()];
+        let block_len = planes.source.block_len();
+        let block = |index: usize| source.get(index * block_len..(index + 1) * block_len).unwrap_or_default();
         for (index, to) in rounded.get_mut().chunks_exact_mut(planes.len * DEPTH).enumerate() {
             let (pair, phase) = (index / planes.n_phases(), index % planes.n_phases());
-            let (low, high) = padded.split_at_mut(plane_len);
-            planes.fill(phase, block(2 * pair), low);
-            let high = if 2 * pair + 1 < n_blocks {
-                planes.fill(phase, block(2 * pair + 1), high);
-                &*high
-            } else {
-                &[]
-            };
-            bf16::pixel_major(session, to, low, high);
+            planes.round(session, phase, [block(2 * pair), block(2 * pair + 1)], to);
         }
         rounded
     }

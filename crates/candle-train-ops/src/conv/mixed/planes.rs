@@ -4,7 +4,7 @@
 use crate::{
     activation::BLOCK,
     conv::{Geometry, blocks::Blocks},
-    kernels::bf16::{DEPTH, ROWS},
+    kernels::bf16::{self, DEPTH, ROWS, Session},
 };
 
 /// How a padded source lies in planes, one per phase of rows and columns.
@@ -51,10 +51,40 @@ impl Planes {
         phase * self.len + tap_y / self.step * self.cols + tap_x / self.step
     }
 
+    /// The columns of a row whose pixels lie inside the image, in one phase, and the
+    /// pixel of the first.
+    fn inside(self, phase_x: usize) -> (std::ops::Range<usize>, usize) {
+        let first = self.left.saturating_sub(phase_x).div_ceil(self.step).min(self.cols);
+        let end = (self.source.w + self.left).saturating_sub(phase_x).div_ceil(self.step).min(self.cols);
+        (first..end.max(first), (first * self.step + phase_x).saturating_sub(self.left))
+    }
+
+    /// Rounds one phase of up to two blocks of 16 channels to `[len][32]`, with its zeros.
+    pub(super) fn round(self, session: &Session, phase: usize, blocks: [&[f32]; 2], plane: &mut [u16]) {
+        let (phase_y, phase_x) = (phase / self.step, phase % self.step);
+        let row_len = self.source.w * BLOCK;
+        let (cols, x) = self.inside(phase_x);
+        let (lines, behind) = plane.split_at_mut(self.rows * self.cols * DEPTH);
+        behind.fill(0);
+        for (row, line) in lines.chunks_exact_mut(self.cols * DEPTH).enumerate() {
+            let y = (row * self.step + phase_y).checked_sub(self.top).filter(|y| *y < self.source.h);
+            let Some(start) = y.map(|y| y * row_len + x * BLOCK).filter(|_| !cols.is_empty()) else {
+                line.fill(0);
+                continue;
+            };
+            line[..cols.start * DEPTH].fill(0);
+            line[cols.end * DEPTH..].fill(0);
+            let [low, high] = blocks.map(|block| block.get(start..).unwrap_or_default());
+            let line = &mut line[cols.start * DEPTH..cols.end * DEPTH];
+            bf16::pixel_major(session, line, low, high, self.step);
+        }
+    }
+
     /// One phase of a block of 16 channels with its zeros, `[len][16]`.
     pub(super) fn fill(self, phase: usize, block: &[f32], plane: &mut [f32]) {
         let (phase_y, phase_x) = (phase / self.step, phase % self.step);
         let row_len = self.source.w * BLOCK;
+        let (cols, x) = self.inside(phase_x);
         let (lines, behind) = plane.split_at_mut(self.rows * self.cols * BLOCK);
         behind.fill(0.0);
         for (row, line) in lines.chunks_exact_mut(self.cols * BLOCK).enumerate() {
@@ -63,16 +93,12 @@ impl Planes {
                 line.fill(0.0);
                 continue;
             };
-            // The columns whose pixel lies inside the image.
-            let first = self.left.saturating_sub(phase_x).div_ceil(self.step).min(self.cols);
-            let end = (self.source.w + self.left).saturating_sub(phase_x).div_ceil(self.step).min(self.cols);
-            line[..first * BLOCK].fill(0.0);
-            line[end.max(first) * BLOCK..].fill(0.0);
-            if first >= end {
+            line[..cols.start * BLOCK].fill(0.0);
+            line[cols.end * BLOCK..].fill(0.0);
+            if cols.is_empty() {
                 continue;
             }
-            let x = first * self.step + phase_x - self.left;
-            let line = &mut line[first * BLOCK..end * BLOCK];
+            let line = &mut line[cols.start * BLOCK..cols.end * BLOCK];
             if self.step == 1 {
                 line.copy_from_slice(&source[x * BLOCK..][..line.len()]);
             } else {

@@ -100,10 +100,12 @@ impl Gradient {
         values.get_mut().par_chunks_mut(n_pixels * BLOCK).zip(dy.par_chunks(source.block_len())).for_each(
             |(to, block)| {
                 let session = Session::start(engine);
-                let mut padded = Buffer::zeroed(n_pixels * BLOCK);
-                let rows = padded.chunks_mut(cols * BLOCK).zip(block.chunks_exact(source.w * BLOCK));
-                for (padded, row) in rows {
-                    padded[..row.len()].copy_from_slice(row);
+                let mut padded = Buffer::unspecified(n_pixels * BLOCK);
+                let mut rows = block.chunks_exact(source.w * BLOCK);
+                for line in padded.chunks_mut(cols * BLOCK) {
+                    let row = rows.next().unwrap_or_default();
+                    line[..row.len()].copy_from_slice(row);
+                    line[row.len()..].fill(0.0);
                 }
                 bf16::pairs(&session, to, &padded);
             },

@@ -11,28 +11,27 @@ use std::arch::x86_64::{
 use super::{DEPTH, Session};
 use crate::activation::BLOCK;
 
-/// Two blocks side by side: `[pixel][32]` from `[pixel][16]` each; an empty second
-/// block stands for zeros. The session proves that the processor can.
-pub(crate) fn pixel_major(_: &Session, to: &mut [u16], low: &[f32], high: &[f32]) {
-    assert!(
-        to.len() == 2 * low.len()
-            && (high.is_empty() || high.len() == low.len())
-            && low.len().is_multiple_of(BLOCK),
-        "blocks of different lengths"
-    );
-    // SAFETY: the lengths agree, and a session exists only with AVX512-BF16.
-    unsafe { pixel_major_512(to, low, high) }
+/// Two blocks side by side: `[pixel][32]` from every `step`th pixel of `[pixel][16]`
+/// each; an empty second block stands for zeros. The session proves that the processor
+/// can.
+pub(crate) fn pixel_major(_: &Session, to: &mut [u16], low: &[f32], high: &[f32], step: usize) {
+    let n_pixels = to.len() / DEPTH;
+    let end = (n_pixels.max(1) - 1) * step * BLOCK + BLOCK;
+    assert!(end <= low.len() && (high.is_empty() || end <= high.len()), "blocks end before the pixels");
+    // SAFETY: the assert bounds the blocks, and a session exists only with AVX512-BF16.
+    unsafe { pixel_major_512(to, low, high, step) }
 }
 
 #[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn pixel_major_512(to: &mut [u16], low: &[f32], high: &[f32]) {
-    let mut high = high.chunks_exact(BLOCK);
-    for (to, low) in to.chunks_exact_mut(DEPTH).zip(low.chunks_exact(BLOCK)) {
-        // SAFETY: every chunk has the length that its load or store takes.
+unsafe fn pixel_major_512(to: &mut [u16], low: &[f32], high: &[f32], step: usize) {
+    for (pixel, to) in to.chunks_exact_mut(DEPTH).enumerate() {
+        let at = pixel * step * BLOCK;
+        // SAFETY: `pixel_major` bounded the blocks; `to` holds 32 numbers.
         unsafe {
-            let low = _mm512_loadu_ps(low.as_ptr());
-            let high = high.next().map_or(_mm512_setzero_ps(), |high| _mm512_loadu_ps(high.as_ptr()));
-            let both = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low));
+            let first = _mm512_loadu_ps(low.as_ptr().add(at));
+            let second =
+                if high.is_empty() { _mm512_setzero_ps() } else { _mm512_loadu_ps(high.as_ptr().add(at)) };
+            let both = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second, first));
             _mm512_storeu_si512(to.as_mut_ptr().cast(), both);
         }
     }
