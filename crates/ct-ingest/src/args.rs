@@ -210,7 +210,7 @@ pub struct SharedArgs {
     /// Keep the table's case ids instead of pseudonyms.
     #[arg(long)]
     pub keep_case_ids: bool,
-    /// Show paths in quarantine.jsonl; they may name patients.
+    /// Show paths in quarantine.jsonl and messages; they may name patients.
     #[arg(long)]
     pub keep_paths: bool,
     /// Worker threads; default one a core.

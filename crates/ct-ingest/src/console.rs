@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use ct_ingest::IngestError;
 use ct_ingest::run::{Control, Event, Summary};
-use diag_data::manifest::Level;
+use diag_data::manifest::{Level, SelectionRow};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
@@ -72,6 +72,7 @@ impl Console {
                 "shards": out,
                 "synthetic": manifest.synthetic,
                 "table": manifest.table,
+                "selection": manifest.selection,
                 "flow": manifest.flow,
                 "n_quarantined": summary.n_quarantined,
             });
@@ -93,12 +94,24 @@ impl Console {
                     row.label, row.split, row.n_cases, row.n_slices
                 );
             }
+            manifest.selection.iter().filter_map(selection).for_each(|line| println!("  {line}"));
             if summary.n_quarantined > 0 {
-                println!("  {} entries in quarantine.jsonl", summary.n_quarantined);
+                println!(
+                    "  {} entries in quarantine.jsonl (--keep-paths names files; they may name patients)",
+                    summary.n_quarantined
+                );
             }
         }
         if summary.n_quarantined > 0 { ExitCode::from(SET_ASIDE) } else { ExitCode::SUCCESS }
     }
+}
+
+/// What was kept of a class; `None` where lungs were not measured.
+fn selection(row: &SelectionRow) -> Option<String> {
+    Some(format!(
+        "{:<22} kept {} of {} slices, mean lung fraction {:.3} (of all {:.3})",
+        row.label, row.n_slices, row.n_source_slices, row.lung_fraction?, row.lung_fraction_source?
+    ))
 }
 
 fn account(level: &Level) -> String {

@@ -76,6 +76,10 @@ fn ingest_in_pool(run: &DicomRun, control: &Control<'_>) -> Result<Summary, Inge
         Match::SeriesUid => "series-uid",
     }
     .into();
+    if let Some(folder) = &settings.preview {
+        let refused = |source| IngestError::Folder { path: folder.clone(), source };
+        std::fs::create_dir_all(folder).map_err(refused)?;
+    }
     let writer = run::create_writer(&run.out, Job { spec, tool: run::TOOL.into(), config })?;
 
     let listing = Listing::of(&run.root)?;

@@ -7,8 +7,8 @@ use diag_data::DataError;
 /// What stops a run. A fault of one file or case is a [`crate::fault::Fault`] instead.
 #[derive(Debug, thiserror::Error)]
 pub enum IngestError {
-    /// The input folder is missing or unreadable.
-    #[error("cannot read the folder {}", path.display())]
+    /// The input folder is missing or unreadable, or a folder cannot be made.
+    #[error("cannot use the folder {}", path.display())]
     Folder {
         /// The folder.
         path: PathBuf,

@@ -144,6 +144,12 @@ pub enum Fault {
         /// "no image has that name", or how many have.
         why: String,
     },
+    /// A zip archive or one of its entries is not read.
+    #[error("the archive cannot be used: {why}")]
+    Archive {
+        /// What is wrong.
+        why: String,
+    },
     /// A contact sheet cannot be written.
     #[error("its preview cannot be written: {why}")]
     Preview {
@@ -202,6 +208,7 @@ impl Fault {
             Self::Leak { .. } => "leak",
             Self::NearDuplicates { .. } => "near-duplicates",
             Self::Unlisted { .. } => "unlisted",
+            Self::Archive { .. } => "archive",
             Self::Preview { .. } => "preview",
             Self::Volume { .. } => "volume",
             Self::NotHu { .. } => "not-hu",
@@ -219,9 +226,7 @@ impl Fault {
                 "export the file again from its source".into()
             }
             Self::TransferSyntax { .. } => {
-                "convert it to an uncompressed transfer syntax, for example with gdcmconv --raw; JPEG-LS needs \
-                 a build with --features charls"
-                    .into()
+                "convert it to an uncompressed transfer syntax, for example with gdcmconv --raw".into()
             }
             Self::Attribute { .. } => "correct the attribute at its source and export again".into(),
             Self::Rescale { .. } => {
@@ -239,12 +244,18 @@ impl Fault {
             Self::AmbiguousFolder { .. } => "write the folder's path below the root as case_id".into(),
             Self::NoLabel { .. } => "add the case to the label table, or remove its files".into(),
             Self::NoPart { .. } => "add it to the split, or remove its images".into(),
-            Self::NoLung => "check that it is a chest CT, or run with --select all".into(),
+            Self::NoLung => {
+                "check that it is a chest CT with the whole body in the image, or run with --select all"
+                    .into()
+            }
             Self::Leak { .. } => "put these cases into the same part with --split-file".into(),
             Self::NearDuplicates { .. } => {
                 "look at the slices; put both cases into the same part with --split-file if they are one patient".into()
             }
             Self::Unlisted { .. } => "correct the list, or add the image".into(),
+            Self::Archive { .. } => {
+                "unpack it with the program that made it, and check what comes out".into()
+            }
             Self::Preview { .. } => "check the folder of --preview, its permissions and its disk".into(),
             Self::Volume { .. } => "convert it again from its DICOM series, for example with dcm2niix".into(),
             Self::NotHu { .. } => {

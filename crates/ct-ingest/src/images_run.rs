@@ -18,7 +18,6 @@ use rayon::prelude::*;
 
 use crate::IngestError;
 use crate::books::{self, Books};
-use crate::decode;
 use crate::deidentify::{Kind, Pseudonyms};
 use crate::fault::Fault;
 use crate::labels::{self, LabelTable};
@@ -323,6 +322,8 @@ fn read(task: &CaseTask, listing: &Listing, settings: &Settings) -> Result<ReadC
         split: task.split,
         n_slices: slices.len() as i32,
         n_source_slices: slices.len() as i32,
+        lung_fraction_source: None,
+        lung_fraction: None,
         patient_hash: task.patient_hash.clone(),
         study_uid_hash: None,
         series_uid_hash: None,
@@ -337,7 +338,6 @@ fn read(task: &CaseTask, listing: &Listing, settings: &Settings) -> Result<ReadC
     Ok(ReadCase {
         row,
         slices,
-        fractions: Vec::new(),
         synthetic: false,
         files_aside: Vec::new(),
         series_aside: Vec::new(),
@@ -352,7 +352,7 @@ fn read_image(
     index: usize,
     file: usize,
 ) -> Result<CtSlice, Fault> {
-    let bytes = decode::read_file(&listing.files[file].path)?;
+    let bytes = listing.files[file].read()?;
     let picture = picture::decode(&bytes)?;
     let (rows, cols) = (picture.grey.rows, picture.grey.cols);
     let pixels = render::resize_grey(&picture.grey, Region::whole(rows, cols), settings.size)

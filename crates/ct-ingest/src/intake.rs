@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use crate::archive;
 use crate::decode::{self, Header, Scanned};
 use crate::fault::Fault;
 use crate::labels::LabelTable;
@@ -38,7 +39,7 @@ fn scan_nifti(listing: &Listing) -> Vec<Scan> {
         if !nifti::is_named_as_nifti(&file.relative) {
             return Scan::Other("not a NIfTI volume");
         }
-        match nifti::scan_file(&file.path) {
+        match nifti::scan_file(file) {
             Ok(header) => Scan::Volume(Arc::new(header)),
             Err(fault) => Scan::Broken(fault),
         }
@@ -51,7 +52,7 @@ fn scan_dicom(listing: &Listing) -> Vec<Scan> {
         if listing::is_companion(&file.relative) {
             return Scan::Other("not an image");
         }
-        match decode::scan_file(&file.path) {
+        match decode::scan_file(file) {
             Ok(Scanned::Ct(header)) => Scan::Ct(Arc::from(header)),
             Ok(Scanned::Other { reason }) => Scan::Other(reason),
             Err(fault) => Scan::Broken(fault),
@@ -78,7 +79,7 @@ pub fn assign(listing: &Listing, scans: &[Scan], table: &LabelTable, matching: M
     }
 }
 
-/// A row may name a folder, by its path or its unique name; or, where a file is
+/// A row may name a folder or archive, by its path or its unique name; or, where a file is
 /// a whole series, that file, with or without its extension.
 fn by_folder(listing: &Listing, scans: &[Scan], table: &LabelTable) -> Assigned {
     let row_of: BTreeMap<&str, usize> =
@@ -95,7 +96,9 @@ fn by_folder(listing: &Listing, scans: &[Scan], table: &LabelTable) -> Assigned 
         let by_name = || {
             folders().find_map(|folder| {
                 let name = folder.rsplit('/').next().unwrap_or(folder);
-                row_of.get(name).map(|row| (*row, folder))
+                let without_zip = archive::is_named_as_zip(name).then(|| &name[..name.len() - 4]);
+                let row = row_of.get(name).or_else(|| row_of.get(without_zip?));
+                row.map(|row| (*row, folder))
             })
         };
         match by_path.or_else(by_name) {

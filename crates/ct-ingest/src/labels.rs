@@ -74,7 +74,15 @@ impl LabelTable {
     /// # Errors
     /// When it cannot be read, is empty, or a row breaks a rule; the error names the line.
     pub fn read(path: &Path, known: Option<LabelSet>) -> Result<Self, IngestError> {
-        let raw: Vec<(u64, RawRow)> = read_rows(path)?;
+        Self::parse(&diag_data::files::read(path)?, path, known)
+    }
+
+    /// Reads a table from its bytes; `path` names it in errors.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn parse(bytes: &[u8], path: &Path, known: Option<LabelSet>) -> Result<Self, IngestError> {
+        let raw: Vec<(u64, RawRow)> = read_rows(bytes, path)?;
         let names = || raw.iter().map(|(_, row)| row.label.as_str());
         let paper = LabelSet::paper();
         let labels = match known {
@@ -135,7 +143,7 @@ impl LabelTable {
 /// When it cannot be read, or a row breaks a rule; the error names the line.
 pub fn read_split_file(path: &Path) -> Result<BTreeMap<String, Split>, IngestError> {
     let mut splits = BTreeMap::new();
-    for (line, row) in read_rows::<RawSplit>(path)? {
+    for (line, row) in read_rows::<RawSplit>(&diag_data::files::read(path)?, path)? {
         let wrong = |why: String| IngestError::TableRow { path: path.into(), line, why };
         let split = row.split.parse().map_err(|err: diag_data::DataError| wrong(err.to_string()))?;
         if splits.insert(row.case_id, split).is_some() {
@@ -146,9 +154,12 @@ pub fn read_split_file(path: &Path) -> Result<BTreeMap<String, Split>, IngestErr
 }
 
 /// Rows with their line numbers.
-fn read_rows<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Vec<(u64, T)>, IngestError> {
+fn read_rows<T: serde::de::DeserializeOwned>(
+    bytes: &[u8],
+    path: &Path,
+) -> Result<Vec<(u64, T)>, IngestError> {
     let table = |source| IngestError::Table { path: path.into(), source };
-    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_path(path).map_err(table)?;
+    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(bytes);
     let headers = reader.headers().map_err(table)?.clone();
     let mut rows = Vec::new();
     for record in reader.records() {

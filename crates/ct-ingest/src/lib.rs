@@ -4,7 +4,7 @@
 //! Out: a shard folder (`diag_data::shard`) of rendered slices, in which nothing
 //! names a patient, with an account of everything that was left out.
 //!
-//! The way of a case: [`listing`] and [`intake`] find its files, [`series`] stacks
+//! The way of a case: [`listing`] (into zip archives, too) and [`intake`] find its files, [`series`] stacks
 //! them by position, [`decode`] (or [`nifti`]) turns them into CT numbers, [`select`] keeps the
 //! slices that show lung, [`render`] makes pictures of them, [`deidentify`] hashes
 //! what must stay comparable. [`dicom_run`] and [`images_run`] conduct, [`books`]
@@ -15,11 +15,13 @@
 //! guess: a file whose CT numbers or position are not certain is set aside
 //! with its [`fault`], and the rest goes on.
 
+pub mod archive;
 pub mod books;
 pub mod cards;
 pub mod decode;
 pub mod deidentify;
 pub mod dicom_run;
+pub mod doors;
 mod error;
 pub mod fault;
 pub mod images_run;

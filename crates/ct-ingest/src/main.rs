@@ -2,6 +2,7 @@
 
 mod args;
 mod console;
+mod inspection_text;
 mod report;
 
 use std::path::Path;

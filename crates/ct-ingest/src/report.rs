@@ -3,12 +3,13 @@
 
 use std::process::ExitCode;
 
-use ct_ingest::inspect::{Inspection, SeriesLine};
+use ct_ingest::inspect::Inspection;
 use ct_ingest::table::{Comparison, Counts, Line};
 use ct_ingest::verify::Verified;
 use serde_json::json;
 
 use crate::console::SET_ASIDE;
+use crate::inspection_text;
 
 fn code(all_good: bool) -> ExitCode {
     if all_good { ExitCode::SUCCESS } else { ExitCode::from(SET_ASIDE) }
@@ -20,57 +21,8 @@ pub fn inspection(found: &Inspection, as_json: bool) -> ExitCode {
         println!("{:#}", json!(found));
         return code(found.broken.is_empty());
     }
-    println!(
-        "{} files, {} patients, {} studies, {} CT series",
-        found.n_files,
-        found.n_patients,
-        found.n_studies,
-        found.series.len()
-    );
-    for (i, series) in found.series.iter().enumerate() {
-        println!(
-            "\nseries {}{}",
-            i + 1,
-            series.folder.as_ref().map(|f| format!(" in {f}")).unwrap_or_default()
-        );
-        series_text(series);
-    }
-    if !found.others.is_empty() {
-        println!("\nnot CT images:");
-        found.others.iter().for_each(|(reason, count)| println!("  {count:>6} {reason}"));
-    }
-    if !found.broken.is_empty() {
-        println!("\nbroken:");
-        for file in &found.broken {
-            println!(
-                "  {}{}",
-                file.path.as_ref().map(|path| format!("{path}: ")).unwrap_or_default(),
-                file.detail
-            );
-        }
-    }
+    print!("{}", inspection_text::of(found));
     code(found.broken.is_empty())
-}
-
-fn series_text(series: &SeriesLine) {
-    let synthetic = if series.synthetic { ", SYNTHETIC" } else { "" };
-    println!("  {} images of {} x {}{synthetic}", series.n_images, series.size.0, series.size.1);
-    if let Some((lowest, highest)) = series.extent {
-        let step = series.step.map(|step| format!(", every {:.2} mm", step.0)).unwrap_or_default();
-        let thick = series.slice_thickness.map(|mm| format!(", {:.2} mm thick", mm.0)).unwrap_or_default();
-        println!("  from {:.1} to {:.1} mm{step}{thick}", lowest.0, highest.0);
-    }
-    let spacing = series.spacing.map(|s| format!("pixels of {:.3} x {:.3} mm", s.row.0, s.col.0));
-    let kernel = series.kernel.as_ref().map(|kernel| format!("kernel {kernel}"));
-    let scanner = Some(series.scanner.clone()).filter(|scanner| !scanner.is_empty());
-    let syntaxes = series.transfer_syntaxes.iter().cloned().collect::<Vec<_>>().join(", ");
-    let parts: Vec<String> = [spacing, scanner, kernel, Some(syntaxes)].into_iter().flatten().collect();
-    println!("  {}", parts.join("; "));
-    series.warnings.iter().for_each(|warning| println!("  note: {warning}"));
-    match &series.unusable {
-        Some(why) => println!("  cannot be used: {why}"),
-        None => println!("  can be used"),
-    }
 }
 
 /// What was checked; exit code 3 when something crosses the split.

@@ -15,8 +15,8 @@ use crate::settings::Settings;
 /// Name and version of this program, as the manifest states them.
 pub const TOOL: &str = concat!("ct-ingest ", env!("CARGO_PKG_VERSION"));
 
-/// What happens during a run. Paths are those below the root: they may name
-/// somebody, so they are for the operator's eyes and never for a file.
+/// What happens during a run. Logs are kept and mailed about: sources are named
+/// as in `quarantine.jsonl`, by a keyed hash unless paths were asked for.
 #[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
     /// The listing is complete and its headers are read.
@@ -35,7 +35,7 @@ pub enum Event<'a> {
     },
     /// A file or case was set aside.
     SetAside {
-        /// The file or case, as the input names it.
+        /// The file or case, as `quarantine.jsonl` names it.
         source: &'a str,
         /// Why.
         fault: &'a Fault,
@@ -94,15 +94,16 @@ impl<'a> Quarantine<'a> {
 
     /// The line of a file or folder. It holds the path only on request, else its keyed hash.
     pub fn path_line(&self, path: &str, fault: &Fault, control: &Control<'_>) -> Quarantined {
-        (control.on_event)(Event::SetAside { source: path, fault });
-        if self.keep_paths {
-            fault.line(path.to_string())
+        let source = if self.keep_paths {
+            path.to_string()
         } else {
-            fault.line(format!("path-{}", &self.pseudonyms.hash(Kind::Path, path)[..10]))
-        }
+            format!("path-{}", &self.pseudonyms.hash(Kind::Path, path)[..10])
+        };
+        (control.on_event)(Event::SetAside { source: &source, fault });
+        fault.line(source)
     }
 
-    /// The line of a case.
+    /// The line of a case. It is told by `name` where paths are asked for, else by `pseudonym`.
     pub fn case_line(
         &self,
         name: &str,
@@ -110,7 +111,8 @@ impl<'a> Quarantine<'a> {
         fault: &Fault,
         control: &Control<'_>,
     ) -> Quarantined {
-        (control.on_event)(Event::SetAside { source: name, fault });
+        let source = if self.keep_paths { name } else { pseudonym };
+        (control.on_event)(Event::SetAside { source, fault });
         fault.line(pseudonym.into())
     }
 

@@ -127,7 +127,17 @@ impl Key {
 impl Group {
     /// Whether the slices lie across the body's axis.
     pub fn is_axial(&self) -> bool {
-        normal(self.key.orientation)[2].abs() > MIN_AXIAL
+        self.plane() == "axial"
+    }
+
+    /// How the slices lie in the body: "axial", "coronal", "sagittal" or "oblique".
+    pub fn plane(&self) -> &'static str {
+        match normal(self.key.orientation).map(|part| part.abs() > MIN_AXIAL) {
+            [_, _, true] => "axial",
+            [_, true, _] => "coronal",
+            [true, _, _] => "sagittal",
+            _ => "oblique",
+        }
     }
 }
 

@@ -55,8 +55,10 @@ enum Picture {
 pub struct Kept {
     /// The rows of the shards, lowest first.
     pub slices: Vec<CtSlice>,
-    /// Lung fraction of each slice of the stack, and whether it was kept.
-    pub fractions: Vec<(f32, bool)>,
+    /// Mean lung fraction of all slices of the stack.
+    pub lung_fraction_source: f64,
+    /// Mean lung fraction of the kept ones.
+    pub lung_fraction: f64,
 }
 
 /// Measures a slice; without a crop, renders it too, so that no more of it has to be held.
@@ -112,7 +114,16 @@ pub fn keep(
     let chosen: Vec<Measured> = chosen.collect();
     let render_one = |(index, slice): (usize, Measured)| row(task, index, slice, crop, settings);
     let slices = chosen.into_par_iter().enumerate().map(render_one).collect::<Result<Vec<_>, Fault>>()?;
-    Ok(Kept { slices, fractions: fractions.into_iter().zip(is_kept).collect() })
+    Ok(Kept {
+        slices,
+        lung_fraction_source: mean(fractions.iter().copied()),
+        lung_fraction: mean(kept.iter().map(|&i| fractions[i])),
+    })
+}
+
+fn mean(values: impl ExactSizeIterator<Item = f32>) -> f64 {
+    let count = values.len().max(1) as f64;
+    values.map(f64::from).sum::<f64>() / count
 }
 
 /// The square around what is cropped to, in all kept slices; `None` without a crop.

@@ -55,9 +55,6 @@ pub struct ReadCase {
     pub row: CaseRow,
     /// Its slices, lowest first.
     pub slices: Vec<CtSlice>,
-    /// Lung fraction of each slice of the used series, and whether it was kept;
-    /// empty where none was measured.
-    pub fractions: Vec<(f32, bool)>,
     /// Whether a used file says that it is synthetic.
     pub synthetic: bool,
     /// Files that are not in the used series, with the reason.
@@ -100,6 +97,8 @@ pub fn read(task: &CaseTask, reading: &Reading<'_>) -> Result<ReadCase, CaseFaul
             split: task.split,
             n_slices: kept.slices.len() as i32,
             n_source_slices: stack.slices.len() as i32,
+            lung_fraction_source: Some(kept.lung_fraction_source),
+            lung_fraction: Some(kept.lung_fraction),
             patient_hash: task.patient_hash.clone(),
             study_uid_hash: hash(Kind::Study, &first.identity.study_uid),
             series_uid_hash: hash(Kind::Series, &first.identity.series_uid),
@@ -112,9 +111,8 @@ pub fn read(task: &CaseTask, reading: &Reading<'_>) -> Result<ReadCase, CaseFaul
             warnings,
         },
         synthetic: stack.slices.iter().any(|slice| slice.image.header.identity.synthetic),
-        slices_aside: vec![TOO_LITTLE_LUNG; kept.fractions.iter().filter(|(_, kept)| !kept).count()],
+        slices_aside: vec![TOO_LITTLE_LUNG; stack.slices.len() - kept.slices.len()],
         slices: kept.slices,
-        fractions: kept.fractions,
         files_aside: chosen.files_aside,
         series_aside: chosen.series_aside,
     })
@@ -144,7 +142,7 @@ fn choose_stack(task: &CaseTask, reading: &Reading<'_>) -> Result<Chosen, CaseFa
         }
     }
     let same_bytes = |a: usize, b: usize| {
-        let bytes = |file: usize| std::fs::read(&reading.listing.files[file].path).ok();
+        let bytes = |file: usize| reading.listing.files[file].read().ok();
         bytes(a).is_some_and(|a| Some(a) == bytes(b))
     };
     let mut series_aside = Vec::new();
@@ -250,7 +248,7 @@ fn decode_stack(stack: &Stack, reading: &Reading<'_>) -> Result<Vec<Measured>, C
     }
     let decode_file = |(file, slices): (usize, Vec<usize>)| -> Result<Vec<(usize, Measured)>, CaseFault> {
         let fail = |fault| (Some(file), fault);
-        let bytes = decode::read_file(&reading.listing.files[file].path).map_err(fail)?;
+        let bytes = reading.listing.files[file].read().map_err(fail)?;
         let source_sha256 = diag_data::files::sha256_hex(&bytes);
         let inflated = decode::inflate(&bytes).map_err(fail)?;
         let mut decoded = Vec::with_capacity(slices.len());

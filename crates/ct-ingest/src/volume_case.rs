@@ -71,7 +71,7 @@ pub fn read(task: &CaseTask, reading: &Reading<'_>) -> Result<ReadCase, CaseFaul
     if n_usable > 1 {
         warnings.push(format!("{n_usable} volumes; one was chosen by the rule of the manifest"));
     }
-    let n_source_slices = used.stack.len() as i32;
+    let n_source_slices = used.stack.len();
     let kept = slices::keep(task, used.stack, used.spacing, settings).map_err(|fault| (Some(file), fault))?;
     Ok(ReadCase {
         row: CaseRow {
@@ -79,7 +79,9 @@ pub fn read(task: &CaseTask, reading: &Reading<'_>) -> Result<ReadCase, CaseFaul
             label: task.label,
             split: task.split,
             n_slices: kept.slices.len() as i32,
-            n_source_slices,
+            n_source_slices: n_source_slices as i32,
+            lung_fraction_source: Some(kept.lung_fraction_source),
+            lung_fraction: Some(kept.lung_fraction),
             patient_hash: task.patient_hash.clone(),
             study_uid_hash: None,
             series_uid_hash: None,
@@ -91,9 +93,8 @@ pub fn read(task: &CaseTask, reading: &Reading<'_>) -> Result<ReadCase, CaseFaul
             patient_age_years: None,
             warnings,
         },
-        slices_aside: vec![TOO_LITTLE_LUNG; kept.fractions.iter().filter(|(_, kept)| !kept).count()],
+        slices_aside: vec![TOO_LITTLE_LUNG; n_source_slices - kept.slices.len()],
         slices: kept.slices,
-        fractions: kept.fractions,
         synthetic: used.synthetic,
         files_aside,
         series_aside,
@@ -114,10 +115,9 @@ struct MeasuredVolume {
 
 fn measured(file: usize, reading: &Reading<'_>) -> Result<MeasuredVolume, CaseFault> {
     let fail = |fault| (Some(file), fault);
-    let path = &reading.listing.files[file].path;
-    let volume = nifti::read_file(path).map_err(fail)?;
-    let unreadable = || fail(Fault::Unreadable { why: "it changed while it was read".into() });
-    let source_sha256 = diag_data::files::sha256_file(path).map_err(|_| unreadable())?;
+    let listed = &reading.listing.files[file];
+    let volume = nifti::read_file(listed).map_err(fail)?;
+    let source_sha256 = diag_data::files::sha256_hex(&listed.read().map_err(fail)?);
     let one = |index| measured_slice(&volume, index, &source_sha256, reading.settings);
     let results: Vec<_> = (0..volume.axial().n_slices).into_par_iter().map(one).collect();
     let mut check = HuCheck::default();

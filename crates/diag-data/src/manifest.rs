@@ -30,6 +30,9 @@ pub struct Manifest {
     pub flow: Flow,
     /// Slices and cases by split and class name.
     pub table: Vec<TableRow>,
+    /// What the selection of slices kept of each class: a bias shows here.
+    #[serde(default)]
+    pub selection: Vec<SelectionRow>,
     /// The Parquet files of slices, in order.
     pub files: Vec<ShardFile>,
 }
@@ -83,6 +86,50 @@ pub struct TableRow {
     pub n_cases: u64,
     /// Number of slices.
     pub n_slices: u64,
+}
+
+/// What was kept of the slices of one class. A selection by lung fraction can
+/// favour a class whose lesions leave more air; comparing classes shows it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SelectionRow {
+    /// Class name.
+    pub label: String,
+    /// Number of cases.
+    pub n_cases: u64,
+    /// Slices of their source series.
+    pub n_source_slices: u64,
+    /// Slices in the shards.
+    pub n_slices: u64,
+    /// Mean lung fraction of the source slices; absent where none was measured.
+    pub lung_fraction_source: Option<f64>,
+    /// Mean lung fraction of the kept slices.
+    pub lung_fraction: Option<f64>,
+}
+
+/// What was kept, class by class, in the order of the labels.
+pub fn selection_table(labels: &LabelSet, cases: &[CaseRow]) -> Vec<SelectionRow> {
+    let row = |(index, name): (usize, &String)| {
+        let of_class: Vec<&CaseRow> =
+            cases.iter().filter(|case| usize::from(case.label.0) == index).collect();
+        let n_slices = of_class.iter().map(|case| case.n_slices).sum::<i32>();
+        let n_source_slices = of_class.iter().map(|case| case.n_source_slices).sum::<i32>();
+        let total = |mean: fn(&CaseRow) -> Option<f64>, count: fn(&CaseRow) -> i32| {
+            of_class.iter().map(|case| Some(mean(case)? * f64::from(count(case)))).sum::<Option<f64>>()
+        };
+        let source = total(|case| case.lung_fraction_source, |case| case.n_source_slices);
+        let kept = total(|case| case.lung_fraction, |case| case.n_slices);
+        SelectionRow {
+            label: name.clone(),
+            n_cases: of_class.len() as u64,
+            n_source_slices: n_source_slices as u64,
+            n_slices: n_slices as u64,
+            lung_fraction_source: source
+                .filter(|_| n_source_slices > 0)
+                .map(|sum| sum / f64::from(n_source_slices)),
+            lung_fraction: kept.filter(|_| n_slices > 0).map(|sum| sum / f64::from(n_slices)),
+        }
+    };
+    labels.names().iter().enumerate().map(row).filter(|row| row.n_cases > 0).collect()
 }
 
 /// One Parquet file of slices.
@@ -187,6 +234,10 @@ pub struct CaseRow {
     pub n_slices: i32,
     /// Slices of the source series.
     pub n_source_slices: i32,
+    /// Mean lung fraction of the source slices; absent where it was not measured.
+    pub lung_fraction_source: Option<f64>,
+    /// Mean lung fraction of the slices in the shards.
+    pub lung_fraction: Option<f64>,
     /// Keyed hash of the patient; equal in two splits is a leak.
     pub patient_hash: Option<String>,
     /// Keyed hash of StudyInstanceUID.

@@ -3,15 +3,18 @@
 //! The decoders fill a short stream with zeros and crop a long one without a
 //! word. So the stream's own size must be the header's, and its end must be there.
 
-use super::header::PixelFormat;
-use super::syntax::Compression;
+use super::header::Header;
+use super::syntax::{self, Compression};
 use crate::fault::Fault;
 
-/// Checks size, depth and end mark of a stream.
+/// Checks size, depth, process and end mark of a stream.
 ///
 /// # Errors
-/// [`Fault::Pixels`] when they differ from the header, or are not there.
-pub fn check(compression: Compression, stream: &[u8], format: &PixelFormat) -> Result<(), Fault> {
+/// [`Fault::Pixels`] when they differ from the header, or are not there;
+/// [`Fault::TransferSyntax`] for a process of JPEG without a decoder.
+pub fn check(header: &Header, stream: &[u8]) -> Result<(), Fault> {
+    let format = &header.format;
+    let compression = header.syntax.compression;
     let frame = match compression {
         Compression::Jpeg | Compression::JpegLs => jpeg_frame(stream),
         Compression::Jpeg2000 => jpeg2000_frame(stream),
@@ -32,6 +35,11 @@ pub fn check(compression: Compression, stream: &[u8], format: &PixelFormat) -> R
         );
         return Err(Fault::Pixels { why });
     }
+    if compression == Compression::Jpeg && !is_decodable(&frame) {
+        let name = syntax::name(&header.transfer_syntax);
+        let syntax = format!("{name}, process SOF{} of {} bits,", frame.process, frame.bits);
+        return Err(Fault::TransferSyntax { syntax });
+    }
     // The end mark is FFD9 in all these standards. Zeros may follow it, or the
     // one byte, of any value, that makes the length even.
     let end = stream.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
@@ -42,7 +50,18 @@ pub fn check(compression: Compression, stream: &[u8], format: &PixelFormat) -> R
     Ok(())
 }
 
+/// What the decoder of JPEG can: cosine transform of 8 bits, and lossless, both
+/// in Huffman code.
+fn is_decodable(frame: &StreamFrame) -> bool {
+    match frame.process {
+        0..=2 => frame.bits == 8,
+        process => process == 3,
+    }
+}
+
 struct StreamFrame {
+    /// Number of the frame marker, for JPEG: 0 baseline, 1 extended, 3 lossless.
+    process: u8,
     rows: usize,
     cols: usize,
     bits: u16,
@@ -62,6 +81,7 @@ fn jpeg_frame(stream: &[u8]) -> Option<StreamFrame> {
             // SOF0 to SOF15 but DHT, JPG and DAC; SOF55 is JPEG-LS.
             0xC0..=0xCF | 0xF7 if !matches!(marker, 0xC4 | 0xC8 | 0xCC) => {
                 return Some(StreamFrame {
+                    process: marker - 0xC0,
                     bits: u16::from(*stream.get(at + 3)?),
                     rows: usize::from(u16_at(stream, at + 4)?),
                     cols: usize::from(u16_at(stream, at + 6)?),
@@ -88,6 +108,7 @@ fn jpeg2000_frame(stream: &[u8]) -> Option<StreamFrame> {
     };
     let (width, height, left, top) = (size(8)?, size(12)?, size(16)?, size(20)?);
     Some(StreamFrame {
+        process: 0,
         rows: height.checked_sub(top)?,
         cols: width.checked_sub(left)?,
         n_components: usize::from(u16_at(stream, start + 40)?),

@@ -136,7 +136,7 @@ pub fn read(set: &DataSet<'_>, meta: &DataSet<'_>, transfer_syntax: &str) -> Res
     if set.text(tags::RESCALE_TYPE).is_some_and(|kind| !matches!(kind.as_str(), "HU" | "HU_MOD" | "US")) {
         return Ok(Scanned::Other { reason: "values other than HU" });
     }
-    if set.text(tags::BURNED_IN_ANNOTATION).as_deref() == Some("YES") {
+    if set.text(tags::BURNED_IN_ANNOTATION).is_some_and(|text| text.eq_ignore_ascii_case("YES")) {
         return Err(Fault::BurnedIn);
     }
     let pixels = set.pixels.ok_or_else(|| missing("PixelData"))?;
@@ -261,6 +261,8 @@ fn age_years(text: &str) -> Option<i32> {
     let (number, unit) = text.split_at_checked(3)?;
     let number: i32 = number.parse().ok()?;
     match unit {
+        // What anonymisers leave of an age.
+        "Y" if number == 0 => None,
         "Y" => Some(number.min(90)),
         "M" => Some(number / 12),
         "W" => Some(number / 52),
@@ -272,8 +274,13 @@ fn age_years(text: &str) -> Option<i32> {
 /// What does not change inside an object is taken from its first frame.
 fn scanner(set: &DataSet<'_>, places: &[Places<'_, '_>], lossy: bool) -> Result<Scanner, Fault> {
     let first = places.first().copied().unwrap_or(Places::Top(set));
-    // Product names are short; a longer text was typed by somebody.
-    let product = |text: Option<String>| text.filter(|text| text.len() <= 64);
+    let names = names(set);
+    // Product names are short, and no part of anybody's name: else they were typed by somebody.
+    let is_product = |text: &String| {
+        let upper = text.to_uppercase();
+        text.len() <= 64 && !names.iter().any(|name| upper.contains(name))
+    };
+    let product = |text: Option<String>| text.filter(is_product);
     let kernel = first.group(tags::CT_RECONSTRUCTION)?.and_then(|set| set.text(tags::CONVOLUTION_KERNEL));
     let number = |sequence, tag| -> Result<Option<f64>, Fault> {
         let values = first.group(sequence)?.and_then(|set| set.numbers(tag));
@@ -289,4 +296,24 @@ fn scanner(set: &DataSet<'_>, places: &[Places<'_, '_>], lossy: bool) -> Result<
         series_number: set.int(tags::SERIES_NUMBER),
         lossy,
     })
+}
+
+/// Parts of the names and numbers of people in the header, in capitals. Shorter
+/// parts than three letters are in many a word, and name nobody.
+fn names(set: &DataSet<'_>) -> Vec<String> {
+    let people = [
+        tags::PATIENT_NAME,
+        tags::PATIENT_ID,
+        tags::OTHER_PATIENT_NAMES,
+        tags::PATIENT_BIRTH_NAME,
+        tags::REFERRING_PHYSICIAN_NAME,
+        tags::PERFORMING_PHYSICIAN_NAME,
+        tags::PHYSICIANS_OF_RECORD,
+        tags::NAME_OF_PHYSICIANS_READING_STUDY,
+        tags::REQUESTING_PHYSICIAN,
+        tags::OPERATORS_NAME,
+    ];
+    let texts: Vec<String> = people.into_iter().filter_map(|tag| set.text(tag)).collect();
+    let parts = texts.iter().flat_map(|text| text.split(|c: char| !c.is_alphanumeric()));
+    parts.filter(|part| part.chars().count() >= 3).map(str::to_uppercase).collect()
 }

@@ -1,12 +1,13 @@
 //! DICOM files to headers and CT numbers: the only place that names dicom-rs and its codecs.
 //!
 //! The walk over the elements is our own ([`elements`] says why); dicom-rs gives
-//! the dictionary, the table of transfer syntaxes and the codecs.
+//! the dictionary, the table of transfer syntaxes, and the codecs of JPEG and JPEG 2000.
 
 mod codestream;
 mod elements;
 pub mod frames;
 pub mod header;
+mod jpegls;
 pub mod pixels;
 pub mod rescale;
 mod rle;
@@ -15,7 +16,6 @@ mod tags;
 
 use std::borrow::Cow;
 use std::io::Read;
-use std::path::Path;
 
 use dicom::encoding::Codec;
 use dicom::encoding::transfer_syntax::TransferSyntaxIndex;
@@ -27,11 +27,10 @@ pub use self::header::{Header, Scanned, Scanner};
 pub use self::pixels::{HuTable, stored_words};
 pub use self::rescale::Rescale;
 use crate::fault::Fault;
+use crate::listing::{self, ListedFile};
 
 /// Bytes read first: nearly every CT header is shorter.
 const PREFIX_LEN: u64 = 16 * 1024;
-/// Files above this are refused: the largest multi-frame objects stay below 2 GiB.
-const MAX_FILE_LEN: u64 = 4 << 30;
 /// A deflated file may always inflate to this much...
 const MIN_INFLATE_LIMIT: u64 = 64 << 20;
 /// ...and to this many times its own size.
@@ -41,35 +40,22 @@ const MAX_INFLATE_RATIO: u64 = 16;
 ///
 /// # Errors
 /// A [`Fault`] when the file is unreadable, no DICOM file, or broken.
-pub fn scan_file(path: &Path) -> Result<Scanned, Fault> {
+pub fn scan_file(file: &ListedFile) -> Result<Scanned, Fault> {
+    let listing::Opened { mut reader, n_bytes } = file.open()?;
     let unreadable = |err: std::io::Error| Fault::Unreadable { why: err.kind().to_string() };
-    let mut file = std::fs::File::open(path).map_err(unreadable)?;
-    let file_len = checked_len(&file)?;
-    let mut bytes = Vec::with_capacity(PREFIX_LEN.min(file_len) as usize);
-    file.by_ref().take(PREFIX_LEN).read_to_end(&mut bytes).map_err(unreadable)?;
-    let is_whole = bytes.len() as u64 == file_len;
-    match scan(&bytes, file_len) {
+    let mut bytes = Vec::with_capacity(PREFIX_LEN.min(n_bytes) as usize);
+    reader.by_ref().take(PREFIX_LEN).read_to_end(&mut bytes).map_err(unreadable)?;
+    let is_whole = bytes.len() as u64 == n_bytes;
+    match scan(&bytes, n_bytes) {
         // More of the file would not change these.
         Err(fault @ (Fault::NotDicom { .. } | Fault::TransferSyntax { .. })) => Err(fault),
         // The walk may only have run into the end of the prefix.
         Err(_) if !is_whole => {
-            file.read_to_end(&mut bytes).map_err(unreadable)?;
-            scan(&bytes, file_len)
+            drop(reader);
+            scan(&file.read()?, n_bytes)
         }
         scanned => scanned,
     }
-}
-
-/// Reads a whole file, with a limit.
-///
-/// # Errors
-/// [`Fault::Unreadable`] or [`Fault::TooLarge`].
-pub fn read_file(path: &Path) -> Result<Vec<u8>, Fault> {
-    let unreadable = |err: std::io::Error| Fault::Unreadable { why: err.kind().to_string() };
-    let mut file = std::fs::File::open(path).map_err(unreadable)?;
-    let mut bytes = Vec::with_capacity(checked_len(&file)? as usize);
-    file.read_to_end(&mut bytes).map_err(unreadable)?;
-    Ok(bytes)
 }
 
 /// The bytes in which a header's pixel offsets count: the file's own, or what a
@@ -81,19 +67,16 @@ pub fn inflate(bytes: &[u8]) -> Result<Cow<'_, [u8]>, Fault> {
     Ok(open(bytes)?.bytes)
 }
 
-fn checked_len(file: &std::fs::File) -> Result<u64, Fault> {
-    let metadata = file.metadata().map_err(|err| Fault::Unreadable { why: err.kind().to_string() })?;
-    if !metadata.is_file() {
-        return Err(Fault::Unreadable { why: "it is not a plain file".into() });
-    }
-    if metadata.len() > MAX_FILE_LEN {
-        return Err(Fault::TooLarge { limit: MAX_FILE_LEN });
-    }
-    Ok(metadata.len())
+/// What people call a file's transfer syntax.
+pub fn syntax_name(header: &Header) -> String {
+    syntax::short_name(&header.transfer_syntax)
 }
 
 /// Reads the header in `bytes`, which are the start of a file of `file_len` bytes.
-fn scan(bytes: &[u8], file_len: u64) -> Result<Scanned, Fault> {
+///
+/// # Errors
+/// As [`scan_file`].
+pub fn scan(bytes: &[u8], file_len: u64) -> Result<Scanned, Fault> {
     let opened = open(bytes)?;
     let inflated = matches!(opened.bytes, Cow::Owned(_));
     let set = DataSet::walk(&opened.bytes, opened.body, opened.encoding)?;

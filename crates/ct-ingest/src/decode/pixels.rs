@@ -14,7 +14,7 @@ use super::elements::Fragments;
 use super::header::{Header, PixelFormat};
 use super::rescale::Rescale;
 use super::syntax::{self, Compression};
-use super::{codestream, rle};
+use super::{codestream, jpegls, rle};
 use crate::fault::Fault;
 
 /// HU below this is no tissue and no air, but the unmarked filling outside the
@@ -46,7 +46,10 @@ pub fn stored_words(file: &[u8], header: &Header, frame_idx: usize) -> Result<Ve
             if compression == Compression::Rle {
                 return rle::decode(&stream, format);
             }
-            codestream::check(compression, &stream, format)?;
+            codestream::check(header, &stream)?;
+            if compression == Compression::JpegLs {
+                return jpegls::decode(&stream, format.rows, format.cols);
+            }
             let bytes = decode_by_codec(header, stream)?;
             if bytes.len() != format.frame_len() {
                 let why = format!("{} bytes where the header asks for {}", bytes.len(), format.frame_len());

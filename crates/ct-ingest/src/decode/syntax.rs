@@ -66,3 +66,23 @@ pub fn name(uid: &str) -> String {
         None => "that it names".into(),
     }
 }
+
+/// What people call a transfer syntax.
+pub fn short_name(uid: &str) -> String {
+    let known = match uid.strip_prefix("1.2.840.10008.1.2") {
+        Some("" | ".1") => "uncompressed",
+        Some(".2") => "uncompressed, big endian",
+        Some(".1.99") => "deflated",
+        Some(".5") => "RLE",
+        Some(".4.50" | ".4.51") => "JPEG",
+        Some(".4.57" | ".4.70") => "JPEG lossless",
+        Some(".4.80") => "JPEG-LS",
+        Some(".4.81") => "JPEG-LS near-lossless",
+        Some(".4.90") => "JPEG 2000 lossless",
+        Some(".4.91") => "JPEG 2000",
+        Some(".4.201" | ".4.202") => "HTJ2K lossless",
+        Some(".4.203") => "HTJ2K",
+        _ => return name(uid),
+    };
+    known.into()
+}

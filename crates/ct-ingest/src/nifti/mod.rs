@@ -9,9 +9,7 @@ mod header;
 mod orientation;
 mod plausible;
 
-use std::fs::File;
 use std::io::{BufReader, Read};
-use std::path::Path;
 
 use flate2::read::MultiGzDecoder;
 
@@ -19,6 +17,7 @@ pub use self::header::{Header, VoxelType};
 pub use self::orientation::Axial;
 pub use self::plausible::HuCheck;
 use crate::fault::Fault;
+use crate::listing::{ListedFile, Opened};
 
 /// Deflate cannot make more of a byte than this.
 const MAX_DEFLATE_RATIO: u64 = 1032;
@@ -41,9 +40,14 @@ pub struct Volume {
 ///
 /// # Errors
 /// A [`Fault`] when it is unreadable, of another kind, or broken.
-pub fn scan_file(path: &Path) -> Result<Header, Fault> {
+pub fn scan_file(file: &ListedFile) -> Result<Header, Fault> {
     let mut start = Vec::new();
-    open(path)?.0.take(header::HEADER_LEN as u64).read_to_end(&mut start).map_err(|err| broken(&err))?;
+    let Opened { reader, n_bytes } = file.open()?;
+    inflated(reader, n_bytes)?
+        .0
+        .take(header::HEADER_LEN as u64)
+        .read_to_end(&mut start)
+        .map_err(|err| broken(&err))?;
     let header = Header::read(&start)?;
     Axial::of(&header)?;
     Ok(header)
@@ -54,8 +58,17 @@ pub fn scan_file(path: &Path) -> Result<Header, Fault> {
 ///
 /// # Errors
 /// As [`scan_file`], and [`Fault::Truncated`] when voxels are missing.
-pub fn read_file(path: &Path) -> Result<Volume, Fault> {
-    let (mut reader, most) = open(path)?;
+pub fn read_file(file: &ListedFile) -> Result<Volume, Fault> {
+    let Opened { reader, n_bytes } = file.open()?;
+    read(reader, n_bytes)
+}
+
+/// Reads a file of `n_bytes` from its bytes.
+///
+/// # Errors
+/// As [`read_file`].
+pub fn read(reader: impl Read + 'static, n_bytes: u64) -> Result<Volume, Fault> {
+    let (mut reader, most) = inflated(reader, n_bytes)?;
     let mut start = Vec::new();
     reader.by_ref().take(header::HEADER_LEN as u64).read_to_end(&mut start).map_err(|err| broken(&err))?;
     let header = Header::read(&start)?;
@@ -75,19 +88,15 @@ pub fn read_file(path: &Path) -> Result<Volume, Fault> {
 }
 
 /// A reader of the (inflated) bytes, and the most that it can give.
-fn open(path: &Path) -> Result<(Box<dyn Read>, u64), Fault> {
-    let unreadable = |err: std::io::Error| Fault::Unreadable { why: err.kind().to_string() };
-    let metadata = std::fs::metadata(path).map_err(unreadable)?;
-    if !metadata.is_file() {
-        return Err(Fault::Unreadable { why: "it is not a plain file".into() });
+fn inflated(reader: impl Read + 'static, n_bytes: u64) -> Result<(Box<dyn Read>, u64), Fault> {
+    let mut reader = BufReader::new(reader);
+    let start = std::io::BufRead::fill_buf(&mut reader);
+    let start = start.map_err(|err| Fault::Unreadable { why: err.kind().to_string() })?;
+    if start.starts_with(&[0x1F, 0x8B]) {
+        let most = n_bytes.saturating_mul(MAX_DEFLATE_RATIO);
+        return Ok((Box::new(MultiGzDecoder::new(reader)), most));
     }
-    let mut file = BufReader::new(File::open(path).map_err(unreadable)?);
-    let is_packed = std::io::BufRead::fill_buf(&mut file).map_err(unreadable)?.starts_with(&[0x1F, 0x8B]);
-    if is_packed {
-        let most = metadata.len().saturating_mul(MAX_DEFLATE_RATIO);
-        return Ok((Box::new(MultiGzDecoder::new(file)), most));
-    }
-    Ok((Box::new(file), metadata.len()))
+    Ok((Box::new(reader), n_bytes))
 }
 
 fn broken(err: &std::io::Error) -> Fault {

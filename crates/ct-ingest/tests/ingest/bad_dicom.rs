@@ -3,10 +3,11 @@
 
 use crate::common::test_data;
 use ct_ingest::decode::{self, Scanned};
+use ct_ingest::listing::ListedFile;
 
 /// What becomes of a file: "read", the reason it is no CT image, or the fault's code.
 fn outcome(path: &std::path::Path) -> String {
-    let header = match decode::scan_file(path) {
+    let header = match decode::scan_file(&ListedFile::at(path)) {
         Ok(Scanned::Ct(header)) => header,
         Ok(Scanned::Other { reason }) => return reason.into(),
         Err(fault) => return fault.code().into(),
@@ -15,7 +16,7 @@ fn outcome(path: &std::path::Path) -> String {
         let frame = &header.frames[0];
         frame.position.clone()?;
         frame.rescale.clone()?;
-        let bytes = decode::read_file(path)?;
+        let bytes = ListedFile::at(path).read()?;
         decode::stored_words(&decode::inflate(&bytes)?, &header, 0)
     };
     match read() {

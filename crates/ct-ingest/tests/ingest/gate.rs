@@ -40,61 +40,6 @@ fn contents(cohort: &Cohort) -> Vec<(String, Vec<u8>)> {
 }
 
 #[test]
-fn no_name_number_or_path_leaves() {
-    // Names in every kind of text, in private tags, and in folder names.
-    let planted = "Zbigniew";
-    let tags: [(u32, &str); 24] = [
-        (0x0008_0080, "LO"),
-        (0x0008_0081, "ST"),
-        (0x0008_0090, "PN"),
-        (0x0008_0050, "SH"),
-        (0x0008_1010, "SH"),
-        (0x0008_1030, "LO"),
-        (0x0008_103E, "LO"),
-        (0x0008_1048, "PN"),
-        (0x0008_1050, "PN"),
-        (0x0008_1070, "PN"),
-        (0x0009_0010, "LO"),
-        (0x0009_1001, "LO"),
-        (0x0010_0010, "PN"),
-        (0x0010_0020, "LO"),
-        (0x0010_1000, "LO"),
-        (0x0010_1001, "PN"),
-        (0x0010_1040, "LO"),
-        (0x0010_2160, "SH"),
-        (0x0010_4000, "LT"),
-        (0x0018_1030, "LO"),
-        (0x0020_0010, "SH"),
-        (0x0020_4000, "LT"),
-        (0x0011_0010, "LO"),
-        (0x0011_1010, "UT"),
-    ];
-    let cohort = Cohort::new();
-    cohort.label("case_id,label,split\nZbigniew_A,normal,train\nZbigniew_B,covid-19,test\n");
-    for (case, folder) in [(1, "Zbigniew_A"), (2, "Zbigniew_B")] {
-        let mut slices = series(case);
-        for slice in &mut slices {
-            for (tag, vr) in tags {
-                slice.text(tag, vr, &format!("{planted}{case}"));
-            }
-        }
-        cohort.write(folder, &slices);
-    }
-    // A file that is set aside must not be named either.
-    std::fs::write(cohort.dicom().join("Zbigniew_B/Zbigniew.dcm"), b"broken").unwrap();
-    let (result, codes) = cohort.run(Settings { keep_case_ids: false, ..settings() });
-    result.unwrap();
-    assert_eq!(codes, ["not-dicom"]);
-    let files = contents(&cohort);
-    assert!(files.len() >= 7);
-    for (name, bytes) in files {
-        let found = bytes.windows(planted.len()).any(|part| part.eq_ignore_ascii_case(planted.as_bytes()));
-        assert!(!found, "the planted name is in {name}");
-        assert!(!bytes.windows(6).any(|part| part == b"1.2.3."), "an identifier is in {name}");
-    }
-}
-
-#[test]
 fn ages_are_capped() {
     let cohort = cohort();
     cohort.run(settings()).0.unwrap();
@@ -335,6 +280,8 @@ fn shards_of(root: &Path, cells: &[(&str, Split, u64, u64)]) -> std::path::PathB
                 split,
                 n_slices: n_of_case as i32,
                 n_source_slices: n_of_case as i32,
+                lung_fraction_source: None,
+                lung_fraction: None,
                 patient_hash: None,
                 study_uid_hash: None,
                 series_uid_hash: None,

@@ -2,14 +2,19 @@
 #![expect(clippy::unwrap_used, reason = "a helper of a test may fail the test")]
 
 mod bad_dicom;
+mod codecs;
 mod common;
+mod deidentification;
 mod gate;
 mod grouping;
+mod hostile;
 mod hu;
 mod images;
 mod multiframe;
 mod nifti;
+mod preview;
 mod rescale;
 mod resume;
 mod tested;
 mod traps;
+mod zip;

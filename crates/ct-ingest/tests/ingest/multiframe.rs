@@ -113,6 +113,19 @@ impl Enhanced {
     }
 }
 
+/// Small objects of every writing, for the tests of damaged input.
+pub fn seeds() -> Vec<Vec<u8>> {
+    let shrink = |dicom: &mut Dicom| {
+        dicom.number(0x0028_0010, "US", 8);
+        dicom.number(0x0028_0011, "US", 8);
+        dicom.stored(&[100; 6 * 64]);
+    };
+    let plain = Enhanced { change: shrink, ..Enhanced::new() };
+    let open = Enhanced { change: shrink, open: true, syntax: IMPLICIT_LITTLE, ..Enhanced::new() };
+    let unknown = Enhanced { change: shrink, open: true, unknown: true, ..Enhanced::new() };
+    vec![plain.bytes(), open.bytes(), unknown.bytes()]
+}
+
 #[track_caller]
 fn check(object: &Enhanced) -> Vec<CtSlice> {
     let (cohort, codes) = run(&[object.bytes()], settings());

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use base64::Engine;
+use ct_ingest::listing::ListedFile;
 use ct_ingest::nifti::{self, Volume};
 use ct_ingest::settings::{Format, SeriesRule, Settings};
 use diag_data::shard::ShardSet;
@@ -51,7 +52,7 @@ fn every_orientation_and_number_type_is_as_nibabel_reads_it() {
         let packed = base64::engine::general_purpose::STANDARD.decode(&case.file_gz).unwrap();
         let path = folder.path().join("volume.nii.gz");
         std::fs::write(&path, packed).unwrap();
-        let hu = check(&nifti::read_file(&path).unwrap(), case);
+        let hu = check(&nifti::read_file(&ListedFile::at(&path)).unwrap(), case);
         assert_eq!(hu, case.axial, "case {i}");
     }
 }
@@ -67,7 +68,7 @@ fn every_voxel_of_real_volumes_is_nibabel_s() {
             continue;
         }
         let want = &reference[&diag_data::files::sha256_file(&file.path).unwrap()];
-        let hu = check(&nifti::read_file(&file.path).unwrap(), want);
+        let hu = check(&nifti::read_file(&file).unwrap(), want);
         let bytes: Vec<u8> = hu.iter().flat_map(|value| value.to_le_bytes()).collect();
         assert_eq!(diag_data::files::sha256_hex(&bytes), want.hu_sha256, "{}", file.relative);
         n_seen += 1;
@@ -141,6 +142,16 @@ impl Crafted {
     fn packed(&self) -> Vec<u8> {
         packed(&self.bytes())
     }
+}
+
+/// A small volume, for the tests of damaged input.
+pub fn seed() -> Vec<u8> {
+    let mut small = Crafted::chest();
+    for at in [42, 44] {
+        small.i16(at, 8);
+    }
+    small.voxels.truncate(2 * 6 * 64);
+    small.bytes()
 }
 
 fn packed(bytes: &[u8]) -> Vec<u8> {
@@ -247,7 +258,7 @@ fn fault_of(bytes: &[u8]) -> String {
 }
 
 fn outcome(path: &Path) -> String {
-    match nifti::read_file(path) {
+    match nifti::read_file(&ListedFile::at(path)) {
         Ok(_) => "read".into(),
         Err(fault) => fault.code().into(),
     }

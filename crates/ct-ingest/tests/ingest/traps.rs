@@ -235,7 +235,10 @@ fn a_header_cut_anywhere_is_never_taken_for_whole() {
     let path = folder.path().join("cut.dcm");
     for cut in (0..pixels).chain([pixels, pixels + 1, whole[0].len() - 1]) {
         std::fs::write(&path, &whole[0][..cut]).unwrap();
-        assert!(ct_ingest::decode::scan_file(&path).is_err(), "cut at {cut}");
+        assert!(
+            ct_ingest::decode::scan_file(&ct_ingest::listing::ListedFile::at(&path)).is_err(),
+            "cut at {cut}"
+        );
     }
 }
 
@@ -262,7 +265,10 @@ fn sequences_nested_without_end_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("deep.dcm");
     std::fs::write(&path, file).unwrap();
-    assert_eq!(ct_ingest::decode::scan_file(&path).unwrap_err().code(), "too-deep");
+    assert_eq!(
+        ct_ingest::decode::scan_file(&ct_ingest::listing::ListedFile::at(&path)).unwrap_err().code(),
+        "too-deep"
+    );
 }
 
 #[test]

@@ -17,7 +17,7 @@ use super::{Cards, Job, Outcome, columns, write_table};
 use crate::DataError;
 use crate::case::Split;
 use crate::files;
-use crate::manifest::{CaseRow, FORMAT_VERSION, Layout, Manifest, ShardFile, TableRow};
+use crate::manifest::{CaseRow, FORMAT_VERSION, Layout, Manifest, ShardFile, TableRow, selection_table};
 
 /// Rows of one Parquet file; the last file of a split may have fewer.
 const ROWS_PER_FILE: usize = 1024;
@@ -71,6 +71,7 @@ pub(super) fn manifest(job: &Job, outcome: &Outcome, files: Vec<ShardFile>) -> M
         config: job.config.clone(),
         flow: outcome.flow.clone(),
         table: table(job, &outcome.cases),
+        selection: selection_table(&job.spec.labels, &outcome.cases),
         files,
     }
 }

@@ -42,6 +42,8 @@ pub fn write_shards(folder: &Path, n_train: usize, n_test: usize) -> PathBuf {
             split,
             n_slices: 4,
             n_source_slices: 4,
+            lung_fraction_source: None,
+            lung_fraction: None,
             patient_hash: None,
             study_uid_hash: None,
             series_uid_hash: None,

@@ -1,0 +1,173 @@
+//! Every compressed transfer syntax, from streams of the codecs' own libraries.
+//!
+//! `reference/codec_streams.json` was made by `reference/codec_streams.py`.
+
+use std::io::Write;
+
+use base64::Engine;
+use ct_ingest::decode::{self, Scanned};
+use ct_ingest::fault::Fault;
+use serde::Deserialize;
+
+use crate::common::{Dicom, chest_hu};
+use crate::tested::{changed, check_hu, run};
+
+#[derive(Clone, Deserialize)]
+struct Case {
+    name: String,
+    syntax: String,
+    bits: u16,
+    rows: u16,
+    cols: u16,
+    tolerance: u16,
+    stream: String,
+    #[serde(default)]
+    words: String,
+    #[serde(default)]
+    sha256: String,
+}
+
+fn cases() -> Vec<Case> {
+    serde_json::from_str(include_str!("../reference/codec_streams.json")).unwrap()
+}
+
+fn base64(text: &str) -> Vec<u8> {
+    base64::engine::general_purpose::STANDARD.decode(text).unwrap()
+}
+
+/// Encapsulated pixel data of one fragment.
+fn encapsulated(stream: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0xFE, 0xFF, 0x00, 0xE0, 0, 0, 0, 0];
+    bytes.extend([0xFE, 0xFF, 0x00, 0xE0]);
+    bytes.extend((stream.len() as u32).next_multiple_of(2).to_le_bytes());
+    bytes.extend(stream);
+    if stream.len() % 2 == 1 {
+        bytes.push(0);
+    }
+    bytes.extend([0xFE, 0xFF, 0xDD, 0xE0, 0, 0, 0, 0]);
+    bytes
+}
+
+/// One small file of every codec, for the tests of damaged input.
+pub fn seeds() -> Vec<Vec<u8>> {
+    let mut seen = std::collections::BTreeSet::new();
+    let cases = cases().into_iter().filter(|case| case.rows > 20 && seen.insert(case.syntax.clone()));
+    cases.map(|case| file_of(&case, &base64(&case.stream))).collect()
+}
+
+/// A DICOM file around a stream, with the header that belongs to it.
+fn file_of(case: &Case, stream: &[u8]) -> Vec<u8> {
+    let mut dicom = Dicom::chest(1, 0.0);
+    dicom.syntax = case.syntax.clone().leak();
+    for (tag, value) in [
+        (0x0028_0010, case.rows),
+        (0x0028_0011, case.cols),
+        (0x0028_0100, if case.bits == 8 { 8 } else { 16 }),
+        (0x0028_0101, case.bits),
+        (0x0028_0102, case.bits - 1),
+        (0x0028_0103, 0),
+    ] {
+        dicom.number(tag, "US", value);
+    }
+    dicom.elements.insert(0x7FE0_0010, ("OB open", encapsulated(stream)));
+    dicom.bytes()
+}
+
+fn decoded(case: &Case, stream: &[u8]) -> Result<Vec<u16>, Fault> {
+    let bytes = file_of(case, stream);
+    let Scanned::Ct(header) = decode::scan(&bytes, bytes.len() as u64)? else {
+        return Err(Fault::NotDicom { why: "it is no CT".into() });
+    };
+    decode::stored_words(&bytes, &header, 0)
+}
+
+#[test]
+fn every_stream_is_what_its_library_makes_of_it() {
+    let cases = cases();
+    assert!(cases.len() >= 70);
+    let mut wrong = Vec::new();
+    for case in &cases {
+        if case.name == "JPEG extended of 12 bits" {
+            continue;
+        }
+        let words = match decoded(case, &base64(&case.stream)) {
+            Ok(words) => words,
+            Err(fault) => {
+                wrong.push(format!("{}: {fault}", case.name));
+                continue;
+            }
+        };
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let is_right = if case.tolerance == 0 {
+            diag_data::files::sha256_hex(&bytes) == case.sha256
+        } else {
+            let want = base64(&case.words);
+            let want = want.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
+            words.iter().zip(want).all(|(got, want)| got.abs_diff(want) <= case.tolerance)
+        };
+        if !is_right {
+            wrong.push(case.name.clone());
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {}: {wrong:#?}", wrong.len(), cases.len());
+}
+
+#[test]
+fn twelve_bit_jpeg_is_named_by_its_transfer_syntax() {
+    let case = cases().into_iter().find(|case| case.name == "JPEG extended of 12 bits").unwrap();
+    let fault = decoded(&case, &base64(&case.stream)).unwrap_err();
+    assert_eq!(fault.code(), "transfer-syntax");
+    assert!(fault.to_string().contains("JPEG Extended (Process 2 & 4) (1.2.840.10008.1.2.4.51)"), "{fault}");
+    assert!(fault.to_string().contains("12 bits"), "{fault}");
+}
+
+#[test]
+fn a_stream_that_is_cut_or_damaged_is_never_taken_for_whole() {
+    let cases = cases();
+    let of_syntax = |syntax: &str| {
+        cases.iter().find(|case| case.syntax.ends_with(syntax) && case.rows > 20 && case.bits == 16).unwrap()
+    };
+    for syntax in [".4.70", ".4.80", ".4.81", ".4.90", ".4.201"] {
+        let case = of_syntax(syntax);
+        let stream = base64(&case.stream);
+        for n_kept in [0, 10, stream.len() / 3, stream.len() / 2, stream.len() - 12] {
+            let cut = &stream[..n_kept];
+            assert!(decoded(case, cut).is_err(), "{}, cut at {n_kept}", case.name);
+        }
+        // Rows or columns that are not the stream's.
+        for (rows, cols) in [(case.rows - 1, case.cols), (case.rows, case.cols + 1), (case.cols, case.rows)] {
+            let other = Case { rows, cols, ..case.clone() };
+            assert!(decoded(&other, &stream).is_err(), "{} as {rows} x {cols}", case.name);
+        }
+    }
+    // With an end mark put behind the cut, JPEG-LS must notice by itself.
+    for syntax in [".4.80", ".4.81"] {
+        let case = of_syntax(syntax);
+        let stream = base64(&case.stream);
+        for n_kept in (30..stream.len() - 4).step_by(11) {
+            let mut cut = stream[..n_kept].to_vec();
+            cut.extend([0xFF, 0xD9]);
+            assert!(decoded(case, &cut).is_err(), "{}, cut at {n_kept}", case.name);
+        }
+    }
+}
+
+#[test]
+fn a_deflated_data_set_gives_the_same_numbers() {
+    let files: Vec<Vec<u8>> =
+        changed(|series| series.iter_mut().for_each(|slice| slice.syntax = "1.2.840.10008.1.2.1.99"))
+            .into_iter()
+            .map(|file| {
+                // The meta group stays as it is; what follows is deflated (PS3.5 A.5).
+                let body = 132 + 8 + 22;
+                let mut encoder = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::fast());
+                encoder.write_all(&file[body..]).unwrap();
+                [&file[..body], &encoder.finish().unwrap()].concat()
+            })
+            .collect();
+    let (cohort, codes) = run(&files, crate::common::settings());
+    assert_eq!(codes, Vec::<String>::new());
+    let rows = crate::common::rows(&cohort.shards(), "tested");
+    check_hu(&rows, -30.0);
+    assert_eq!(rows[5].hu.as_ref().unwrap(), &chest_hu(-5.0).to_vec());
+}

@@ -1,0 +1,127 @@
+//! Damaged input by the ten thousand: whatever the bytes, the front doors answer
+//! with a value or a named fault, and never panic, hang, or take memory that the
+//! input cannot justify. The same doors are the targets of `fuzz/`; here they run
+//! a few seconds from a fixed seed.
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use ct_ingest::doors;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::common::{Dicom, EXPLICIT_BIG, IMPLICIT_LITTLE};
+
+/// How long a door may be knocked at; each input is far faster.
+const PATIENCE: Duration = Duration::from_secs(3);
+const SEED: u64 = 20_201_124;
+
+/// Changes a few bytes: flips, small and extreme numbers, cuts, copies, insertions.
+fn mutated(seed: &[u8], other: &[u8], rng: &mut ChaCha8Rng) -> Vec<u8> {
+    let mut bytes = seed.to_vec();
+    for _ in 0..rng.random_range(1..8) {
+        if bytes.is_empty() {
+            break;
+        }
+        // Headers are where decisions are made: half of the changes go there.
+        let reach = if rng.random() { bytes.len().min(1200) } else { bytes.len() };
+        let at = rng.random_range(0..reach);
+        match rng.random_range(0..8) {
+            0 => bytes[at] ^= 1 << rng.random_range(0..8),
+            1 => bytes[at] = rng.random(),
+            2 => bytes[at] = [0, 1, 0x7F, 0x80, 0xFE, 0xFF][rng.random_range(0..6)],
+            3 => {
+                let end = (at + 4).min(bytes.len());
+                bytes[at..end].fill([0, 0xFF, 0x7F, 0x80][rng.random_range(0..4)]);
+            }
+            4 => bytes.truncate(at),
+            5 => {
+                let from = rng.random_range(0..other.len());
+                let length = rng.random_range(1..64usize).min(other.len() - from);
+                bytes.splice(at..at, other[from..from + length].iter().copied());
+            }
+            6 => {
+                let end = (at + rng.random_range(1..64)).min(bytes.len());
+                bytes.drain(at..end);
+            }
+            _ => {
+                let end = (at + rng.random_range(1..64)).min(bytes.len());
+                let piece = bytes[at..end].to_vec();
+                let to = rng.random_range(0..bytes.len());
+                bytes.splice(to..to, piece);
+            }
+        }
+    }
+    bytes
+}
+
+/// Knocks at a door with mutations of the seeds until patience or `n_inputs` end.
+#[track_caller]
+fn knock(seeds: &[Vec<u8>], n_inputs: usize, door: fn(&[u8])) {
+    let mut rng = ChaCha8Rng::seed_from_u64(SEED);
+    let started = Instant::now();
+    for seed in seeds {
+        door(seed);
+    }
+    let mut n_done = 0;
+    while n_done < n_inputs && started.elapsed() < PATIENCE {
+        let (seed, other) =
+            (&seeds[rng.random_range(0..seeds.len())], &seeds[rng.random_range(0..seeds.len())]);
+        let bytes = mutated(seed, other, &mut rng);
+        let before = Instant::now();
+        door(&bytes);
+        assert!(before.elapsed() < Duration::from_secs(2), "input {n_done} took {:?}", before.elapsed());
+        n_done += 1;
+    }
+    assert!(n_done > 100, "only {n_done} inputs");
+}
+
+/// Small files of all encodings, and an enhanced one.
+fn dicom_seeds() -> Vec<Vec<u8>> {
+    let mut seeds: Vec<Vec<u8>> = Vec::new();
+    for syntax in [crate::common::EXPLICIT_LITTLE, IMPLICIT_LITTLE, EXPLICIT_BIG] {
+        let mut dicom = Dicom::chest(1, 0.0);
+        dicom.syntax = syntax;
+        dicom.number(0x0028_0010, "US", 8);
+        dicom.number(0x0028_0011, "US", 8);
+        dicom.stored(&(0..64).collect::<Vec<i16>>());
+        seeds.push(dicom.bytes());
+    }
+    seeds.extend(crate::multiframe::seeds());
+    seeds.extend(crate::codecs::seeds());
+    seeds
+}
+
+#[test]
+fn the_header_walk_withstands_damage() {
+    knock(&dicom_seeds(), 40_000, doors::dicom_header);
+}
+
+#[test]
+fn the_decoders_withstand_damage() {
+    knock(&dicom_seeds(), 20_000, doors::dicom_pixels);
+}
+
+#[test]
+fn the_nifti_reader_withstands_damage() {
+    let plain = crate::nifti::seed();
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(&plain).unwrap();
+    knock(&[plain, encoder.finish().unwrap()], 20_000, doors::nifti);
+}
+
+#[test]
+fn the_label_table_withstands_damage() {
+    let tables = [
+        "case_id,label\na,normal\nb,covid-19\n",
+        "case_id,label,split,patient_id\na,normal,train,p1\nb,covid-19,test,\"p,2\"\n",
+        "label,case_id\r\nx,\"a\"\"b\"\r\ny,c\r\n",
+        "\u{feff}case_id,label\n\u{e4},\u{df}\n\u{fc},y\n",
+    ];
+    knock(&tables.map(|table| table.as_bytes().to_vec()), 40_000, doors::label_table);
+}
+
+#[test]
+fn the_archive_reader_withstands_damage() {
+    knock(&crate::zip::seeds(), 10_000, doors::archive);
+}
