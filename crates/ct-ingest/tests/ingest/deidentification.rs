@@ -142,7 +142,8 @@ fn no_byte_that_comes_out_names_anybody() {
     assert_eq!(run(&arguments), Some(3));
     assert_eq!(run(&["inspect", "dicom"]), Some(3));
     assert_eq!(run(&["inspect", "dicom", "--json"]), Some(3));
-    assert_eq!(run(&["verify", "shards"]), Some(0));
+    // The crafted chests look alike across the split, which verify tells.
+    assert_eq!(run(&["verify", "shards"]), Some(3));
     // Every file, and every value that the compressed ones hold.
     let mut files = Vec::new();
     all_files(&cohort.shards(), &mut files);

@@ -10,6 +10,7 @@ mod grouping;
 mod hostile;
 mod hu;
 mod images;
+mod inspect;
 mod multiframe;
 mod nifti;
 mod preview;

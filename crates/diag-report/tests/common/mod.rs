@@ -229,7 +229,7 @@ fn write_shards(target: &Path, labels: &LabelSet, fixture: &Fixture) -> Result<(
             split: case.split,
             n_slices: n_slices as i32,
             n_source_slices: n_slices as i32 + 20,
-lung_fraction_source: None,
+            lung_fraction_source: None,
             lung_fraction: None,
             patient_hash: Some(fixture.patient_of(&case)),
             study_uid_hash: None,
