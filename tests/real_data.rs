@@ -15,7 +15,7 @@ fn covid_ct_keeps_its_official_split_and_can_be_trained_on() {
     let Some(data) = test_data("data/covid-ct") else { return };
     let folder = tempfile::tempdir().unwrap();
     let (shards, run) = (folder.path().join("shards"), folder.path().join("run"));
-    succeed(
+    let output = output(
         program("ct-ingest")
             .arg("images")
             .arg(&data)
@@ -24,6 +24,9 @@ fn covid_ct_keeps_its_official_split_and_can_be_trained_on() {
             .arg("--out")
             .arg(&shards),
     );
+    // The official split has one figure on both sides, as COVID in the test part and as no COVID in training.
+    assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+    check_pairs(&shards, &data, &[("CT_COVID/kjr-21-e24-p5-29.png", "CT_NonCOVID/71%0.jpg")]);
     let set = ShardSet::open(&shards).unwrap();
     let rows = Split::ALL.map(|split| n_rows(&set, split));
     assert_eq!(rows, [425, 118, 203]);
@@ -43,6 +46,67 @@ fn covid_ct_keeps_its_official_split_and_can_be_trained_on() {
     succeed(program("diag-report").arg(&run));
     let report = std::fs::read_to_string(run.join("report.html")).unwrap();
     assert!(!report.to_lowercase().contains("<title>synthetic"), "real data is not called synthetic");
+}
+
+/// Asserts that `verify` names each pair of images as a leak, as the same or as looking alike.
+#[track_caller]
+fn check_pairs(shards: &Path, images: &Path, pairs: &[(&str, &str)]) {
+    let verified = output(program("ct-ingest").arg("verify").arg(shards).arg("--json"));
+    assert_eq!(verified.status.code(), Some(3), "{}", stderr(&verified));
+    let verified: serde_json::Value = serde_json::from_slice(&verified.stdout).unwrap();
+    let set = ShardSet::open(shards).unwrap();
+    let rows: Vec<_> =
+        Split::ALL.iter().flat_map(|split| set.slices(*split)).map(|row| row.unwrap()).collect();
+    let case_of = |image: &str| {
+        let sha256 = diag_data::files::sha256_file(&images.join(image)).unwrap();
+        let row = rows.iter().find(|row| row.provenance.source_sha256 == sha256);
+        row.unwrap_or_else(|| panic!("{image} is not in the shards")).case_id.to_string()
+    };
+    for (one, other) in pairs {
+        let mut cases = [case_of(one), case_of(other)];
+        cases.sort();
+        let told = verified["leaks"].as_array().unwrap().iter().any(|leak| {
+            let leaked: Vec<&str> =
+                leak["cases"].as_array().unwrap().iter().filter_map(|case| case.as_str()).collect();
+            cases.iter().all(|case| leaked.contains(&case.as_str()))
+        });
+        assert!(told, "{one} and {other} are not among {}", verified["leaks"]);
+    }
+}
+
+/// Pairs that were found by comparing all images of SARS-CoV-2 CT with one another, and looked at.
+const SARS_PAIRS: [(&str, &str); 5] = [
+    ("COVID/Covid_128.jpg", "COVID/Covid_129.jpg"),
+    ("COVID/Covid_134.jpg", "COVID/Covid_135.jpg"),
+    ("NonCOVID/Non-Covid_971.jpg", "NonCOVID/Non-Covid_972.jpg"),
+    ("NonCOVID/Non-Covid_285.jpg", "NonCOVID/Non-Covid_289.jpg"),
+    ("COVID/Covid_31.jpg", "COVID/Covid_34.jpg"),
+];
+
+#[test]
+fn duplicates_of_a_public_set_are_found_across_a_split() {
+    let Some(data) = test_data("data/sars-cov-2-ct-224") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let images = folder.path().join("images");
+    let mut split = String::from("case_id,split\n");
+    for class in ["COVID", "NonCOVID"] {
+        std::fs::create_dir_all(images.join(class)).unwrap();
+    }
+    for (one, other) in SARS_PAIRS {
+        for (image, part) in [(one, "train"), (other, "test")] {
+            std::fs::copy(data.join(image), images.join(image)).unwrap();
+            split.push_str(&format!("{image},{part}\n"));
+        }
+    }
+    let split_file = folder.path().join("split.csv");
+    std::fs::write(&split_file, split).unwrap();
+    let shards = folder.path().join("shards");
+    let mut ingest = program("ct-ingest");
+    ingest.arg("images").arg(&images).arg("--split-file").arg(&split_file).arg("--out").arg(&shards);
+    assert_eq!(output(&mut ingest).status.code(), Some(3));
+    check_pairs(&shards, &images, &SARS_PAIRS);
+    let leaks = ShardSet::open(&shards).unwrap().quarantined().unwrap();
+    assert_eq!(leaks.len(), SARS_PAIRS.len(), "{leaks:?}");
 }
 
 #[test]

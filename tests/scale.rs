@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use covid19_diag_tests::{output, program, smoke_run, stderr, succeed, workspace};
+use covid19_diag_tests::{output, program, stderr, succeed, tiny_cohort, workspace};
 
 /// How many runs are killed; the long test of a release takes 100.
 fn n_kills() -> u64 {
@@ -13,9 +13,9 @@ fn n_kills() -> u64 {
 }
 
 fn ingest(shards: &Path) -> Command {
-    let dicom = smoke_run().join("dicom");
+    let dicom = tiny_cohort();
     let mut command = program("ct-ingest");
-    command.arg("dicom").arg(&dicom).arg("--labels").arg(dicom.join("labels.csv"));
+    command.arg("dicom").arg(dicom).arg("--labels").arg(dicom.join("labels.csv"));
     command.arg("--out").arg(shards).args(["--select", "all", "--size", "64", "--jobs", "2"]);
     command.stderr(Stdio::null()).stdout(Stdio::null());
     command
@@ -143,6 +143,8 @@ fn two_runs_do_not_write_to_one_place() {
     while !partial.exists() && waiting.elapsed() < Duration::from_secs(60) {
         std::thread::sleep(Duration::from_millis(1));
     }
+    // Stopped, it cannot end before the second one starts.
+    succeed(Command::new("kill").args(["-STOP", &first.id().to_string()]));
     let refused = output(ingest(&shards).stderr(Stdio::piped()));
     kill_after(first, Duration::ZERO);
     assert_eq!(refused.status.code(), Some(1));
@@ -154,13 +156,13 @@ fn gnu_parallel_repeats_only_what_failed() {
     let folder = tempfile::tempdir().unwrap();
     let Some(()) = covid19_diag_tests::installed("parallel", "GNU parallel") else { return };
     let (want, _) = undisturbed(folder.path());
-    let dicom = smoke_run().join("dicom");
+    let dicom = tiny_cohort();
     let shards = folder.path().join("shards");
     let programs = covid19_diag_tests::folder_of_programs();
     let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
     let run = || {
         let mut command = Command::new(workspace().join("deploy/parallel.sh"));
-        command.arg(&dicom).arg(dicom.join("labels.csv")).arg(&shards).arg("3");
+        command.arg(dicom).arg(dicom.join("labels.csv")).arg(&shards).arg("3");
         command.args(["--select", "all", "--size", "64", "--jobs", "1"]).env("PATH", &path);
         command
     };

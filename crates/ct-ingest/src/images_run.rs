@@ -357,6 +357,7 @@ fn read_image(
     let (rows, cols) = (picture.grey.rows, picture.grey.cols);
     let pixels = render::resize_grey(&picture.grey, Region::whole(rows, cols), settings.size)
         .map_err(|err| Fault::Image { why: err.to_string() })?;
+    let pixel_sha256 = files::sha256_hex(&pixels);
     Ok(CtSlice {
         case_id: task.case_id.clone(),
         slice_index: index as i32,
@@ -373,7 +374,7 @@ fn read_image(
         selection: Selection::default(),
         provenance: Provenance {
             source_sha256: files::sha256_hex(&bytes),
-            pixel_sha256: files::sha256_hex(&picture.grey.values),
+            pixel_sha256,
             sop_uid_hash: None,
             series_uid_hash: None,
             warnings: picture.warnings,

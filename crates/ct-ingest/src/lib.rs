@@ -44,6 +44,7 @@ pub mod slices;
 pub mod split_lists;
 pub mod splitting;
 pub mod study;
+pub mod survey;
 pub mod table;
 pub mod verify;
 pub mod volume_case;

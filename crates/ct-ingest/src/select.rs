@@ -72,29 +72,26 @@ pub struct Masks {
     lung: Vec<bool>,
 }
 
-/// Measures one slice: `hu` is row-major, `rows * cols`, without padding.
-pub fn measure(hu: &[f32], rows: usize, cols: usize) -> LungMeasure {
-    Masks::of(hu, rows, cols).measure()
-}
-
 impl Masks {
-    /// Finds body and lungs: `hu` is row-major, `rows * cols`, without padding.
-    pub fn of(hu: &[f32], rows: usize, cols: usize) -> Self {
-        let grid = Grid::of(hu, rows, cols);
+    /// Finds body and lungs in a slice reduced to a grid of HU without padding.
+    pub fn of(grid: &Grid) -> Self {
         let solid: Vec<bool> = grid.hu.iter().map(|hu| *hu > BODY_HU).collect();
         let (mut body, mut lung) = (vec![false; solid.len()], vec![false; solid.len()]);
-        if let Some(largest) = grid.parts(&solid).into_iter().max_by_key(|part| part.cells.len()) {
-            body = grid.filled(&largest);
+        let solid = Parts::of(&solid, grid.width);
+        if let Some(largest) = solid.largest() {
+            body = solid.filled(largest);
             let n_body = body.iter().filter(|inside| **inside).count();
             let is_airy = |(hu, inside): (&f32, &bool)| *inside && *hu < LUNG_HU;
             let airy: Vec<bool> = grid.hu.iter().zip(&body).map(is_airy).collect();
-            for part in grid.parts(&airy) {
-                if part.cells.len() as f32 > MIN_LUNG_SHARE * n_body as f32 && !part.touches_border {
-                    part.cells.iter().for_each(|cell| lung[*cell] = true);
+            let airy = Parts::of(&airy, grid.width);
+            let smallest = MIN_LUNG_SHARE * n_body as f32;
+            for run in &airy.runs {
+                if airy.n_cells[run.part] as f32 > smallest && !airy.touches_border[run.part] {
+                    lung[run.row * grid.width..][run.start..run.end].fill(true);
                 }
             }
         }
-        Self { size: (rows, cols), width: grid.width, block: grid.block, body, lung }
+        Self { size: (grid.rows, grid.cols), width: grid.width, block: grid.block, body, lung }
     }
 
     /// Fraction and boxes.
@@ -125,15 +122,20 @@ impl Masks {
     }
 
     fn region(&self, mask: &[bool]) -> Option<Region> {
-        let cells = || (0..mask.len()).filter(|cell| mask[*cell]);
-        let (ys, xs) = (|| cells().map(|cell| cell / self.width), || cells().map(|cell| cell % self.width));
+        let rows_with = |row: &usize| mask[row * self.width..][..self.width].contains(&true);
+        let height = mask.len() / self.width;
+        let (first_row, last_row) = ((0..height).find(rows_with)?, (0..height).rfind(rows_with)?);
+        let inside = &mask[first_row * self.width..(last_row + 1) * self.width];
+        let lines = || inside.chunks_exact(self.width);
+        let left = lines().filter_map(|line| line.iter().position(|set| *set)).min()?;
+        let right = lines().filter_map(|line| line.iter().rposition(|set| *set)).max()?;
         let pixel = |cell: usize, limit: usize| (cell * self.block).min(limit) as f64;
         let (rows, cols) = self.size;
         Some(Region {
-            top: pixel(ys().min()?, rows),
-            left: pixel(xs().min()?, cols),
-            bottom: pixel(ys().max()? + 1, rows),
-            right: pixel(xs().max()? + 1, cols),
+            top: pixel(first_row, rows),
+            left: pixel(left, cols),
+            bottom: pixel(last_row + 1, rows),
+            right: pixel(right + 1, cols),
         })
     }
 }
@@ -172,92 +174,159 @@ fn thinned(indices: &[usize], limit: usize) -> Vec<usize> {
     (0..limit).map(|i| indices[(i as f64 * step).round() as usize]).collect()
 }
 
-/// A slice reduced to at most [`GRID`] cells a side by averaging whole blocks.
-struct Grid {
-    height: usize,
+/// A slice reduced to at most 128 cells a side by averaging whole blocks.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Grid {
+    rows: usize,
+    cols: usize,
     width: usize,
     block: usize,
     hu: Vec<f32>,
 }
 
-struct Part {
-    cells: Vec<usize>,
-    touches_border: bool,
-}
-
 impl Grid {
-    fn of(hu: &[f32], rows: usize, cols: usize) -> Self {
+    /// Reduces a slice; `add_row` may be called `rows` times, with `cols` values each.
+    pub fn builder(rows: usize, cols: usize) -> GridBuilder {
         let block = rows.max(cols).div_ceil(GRID).max(1);
         let (height, width) = (rows.div_ceil(block), cols.div_ceil(block));
-        let mut sums = Vec::with_capacity(height * width);
-        let mut columns = vec![0f32; cols];
-        for band in hu.chunks(block * cols) {
-            columns.fill(0.0);
-            for row in band.chunks_exact(cols) {
-                columns.iter_mut().zip(row).for_each(|(sum, hu)| *sum += hu);
-            }
-            sums.extend(columns.chunks(block).map(|cells| cells.iter().sum::<f32>()));
-        }
-        for (i, sum) in sums.iter_mut().enumerate() {
-            let n_rows = block.min(rows - i / width * block);
-            let n_cols = block.min(cols - i % width * block);
-            *sum /= (n_rows * n_cols) as f32;
-        }
-        Self { height, width, block, hu: sums }
+        let grid = Self { rows, cols, width, block, hu: Vec::with_capacity(height * width) };
+        GridBuilder { grid, columns: vec![0.0; cols], n_rows: 0, total: 0.0 }
     }
 
-    /// Connected parts (4 neighbours) of a mask, in order of their first cell.
-    fn parts(&self, mask: &[bool]) -> Vec<Part> {
-        let mut open = mask.to_vec();
-        let mut parts = Vec::new();
-        for start in 0..open.len() {
-            if open[start] {
-                parts.push(self.flood(&mut open, vec![start]));
-            }
-        }
-        parts
+    /// Mean HU of each cell, row by row.
+    pub fn cells(&self) -> &[f32] {
+        &self.hu
     }
 
-    /// Takes everything connected to the seeds out of `open`.
-    fn flood(&self, open: &mut [bool], seeds: Vec<usize>) -> Part {
-        let mut cells = seeds;
-        cells.iter().for_each(|cell| open[*cell] = false);
-        let (mut at, mut touches_border) = (0, false);
-        while at < cells.len() {
-            let cell = cells[at];
-            at += 1;
-            let (y, x) = (cell / self.width, cell % self.width);
-            touches_border |= y == 0 || x == 0 || y + 1 == self.height || x + 1 == self.width;
-            let neighbours = [
-                (y > 0).then(|| cell - self.width),
-                (x > 0).then(|| cell - 1),
-                (x + 1 < self.width).then_some(cell + 1),
-                (y + 1 < self.height).then(|| cell + self.width),
-            ];
-            for next in neighbours.into_iter().flatten() {
-                if open[next] {
-                    open[next] = false;
-                    cells.push(next);
+    /// Number of cells in a row.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+}
+
+/// Takes the rows of a slice as they pass by, so that no whole slice of HU is needed.
+#[derive(Clone, Debug)]
+pub struct GridBuilder {
+    grid: Grid,
+    /// Sums over the rows of the block at hand.
+    columns: Vec<f32>,
+    n_rows: usize,
+    total: f64,
+}
+
+impl GridBuilder {
+    /// Adds the next row of HU.
+    pub fn add_row(&mut self, hu: &[f32]) {
+        self.columns.iter_mut().zip(hu).for_each(|(sum, hu)| *sum += hu);
+        self.n_rows += 1;
+        if self.n_rows.is_multiple_of(self.grid.block) || self.n_rows == self.grid.rows {
+            self.close_block();
+        }
+    }
+
+    /// The grid, and the mean of all values.
+    pub fn finish(self) -> (Grid, f32) {
+        let n_values = (self.grid.rows * self.grid.cols) as f64;
+        (self.grid, (self.total / n_values) as f32)
+    }
+
+    fn close_block(&mut self) {
+        let block = self.grid.block;
+        let n_rows = (self.n_rows - 1) % block + 1;
+        for cells in self.columns.chunks(block) {
+            let sum: f32 = cells.iter().sum();
+            self.total += f64::from(sum);
+            self.grid.hu.push(sum / (n_rows * cells.len()) as f32);
+        }
+        self.columns.fill(0.0);
+    }
+}
+
+/// The connected parts (4 neighbours) of a mask, numbered by their first cell.
+struct Parts {
+    width: usize,
+    n_all: usize,
+    runs: Vec<Run>,
+    n_cells: Vec<usize>,
+    touches_border: Vec<bool>,
+}
+
+/// Neighbouring cells of one row, columns `start..end`.
+struct Run {
+    row: usize,
+    start: usize,
+    end: usize,
+    part: usize,
+}
+
+impl Parts {
+    /// Joins runs of neighbouring rows that overlap.
+    fn of(mask: &[bool], width: usize) -> Self {
+        let mut runs: Vec<Run> = Vec::new();
+        // For each run one of the same part that comes no later; itself where it is the first.
+        let mut earlier: Vec<usize> = Vec::new();
+        let mut above = 0..0;
+        for (row, cells) in mask.chunks_exact(width).enumerate() {
+            let first = runs.len();
+            let mut start = 0;
+            while let Some(skipped) = cells[start..].iter().position(|set| *set) {
+                start += skipped;
+                let end = cells[start..].iter().position(|set| !*set).map_or(width, |length| start + length);
+                let run = runs.len();
+                earlier.push(run);
+                for other in above.clone().filter(|&other| runs[other].start < end && start < runs[other].end)
+                {
+                    let (a, b) = (root(&mut earlier, run), root(&mut earlier, other));
+                    earlier[a.max(b)] = a.min(b);
                 }
+                runs.push(Run { row, start, end, part: 0 });
+                start = end;
             }
+            above = first..runs.len();
         }
-        Part { cells, touches_border }
+        let last_row = (mask.len() / width).saturating_sub(1);
+        let (mut n_cells, mut touches_border) = (Vec::new(), Vec::new());
+        for i in 0..runs.len() {
+            let first = root(&mut earlier, i);
+            let part = if first == i { n_cells.len() } else { runs[first].part };
+            if first == i {
+                n_cells.push(0);
+                touches_border.push(false);
+            }
+            let run = &mut runs[i];
+            run.part = part;
+            n_cells[part] += run.end - run.start;
+            touches_border[part] |= run.row == 0 || run.row == last_row || run.start == 0 || run.end == width;
+        }
+        Self { width, n_all: mask.len(), runs, n_cells, touches_border }
     }
 
-    /// A part with its holes: all that the border cannot reach around it.
-    fn filled(&self, part: &Part) -> Vec<bool> {
-        let mut outside = vec![true; self.hu.len()];
-        part.cells.iter().for_each(|cell| outside[*cell] = false);
-        let on_border = |cell: &usize| {
-            let (y, x) = (cell / self.width, cell % self.width);
-            y == 0 || x == 0 || y + 1 == self.height || x + 1 == self.width
-        };
-        let seeds: Vec<usize> = (0..outside.len()).filter(on_border).filter(|cell| outside[*cell]).collect();
-        let reached = self.flood(&mut outside, seeds);
-        let mut inside = vec![true; self.hu.len()];
-        reached.cells.iter().for_each(|cell| inside[*cell] = false);
+    fn largest(&self) -> Option<usize> {
+        (0..self.n_cells.len()).max_by_key(|&part| self.n_cells[part])
+    }
+
+    /// A part with its holes: all around it that the border cannot reach.
+    fn filled(&self, part: usize) -> Vec<bool> {
+        let mut around = vec![true; self.n_all];
+        for run in self.runs.iter().filter(|run| run.part == part) {
+            around[run.row * self.width..][run.start..run.end].fill(false);
+        }
+        let outside = Self::of(&around, self.width);
+        let mut inside = vec![true; self.n_all];
+        for run in outside.runs.iter().filter(|run| outside.touches_border[run.part]) {
+            inside[run.row * self.width..][run.start..run.end].fill(false);
+        }
         inside
     }
+}
+
+/// The first run of a run's part; shortens the way to it.
+fn root(earlier: &mut [usize], mut run: usize) -> usize {
+    while earlier[run] != run {
+        earlier[run] = earlier[earlier[run]];
+        run = earlier[run];
+    }
+    run
 }
 
 #[cfg(test)]
@@ -283,9 +352,15 @@ mod tests {
             .collect()
     }
 
+    fn measured(hu: &[f32], side: usize) -> LungMeasure {
+        let mut grid = Grid::builder(side, side);
+        hu.chunks_exact(side).for_each(|row| grid.add_row(row));
+        Masks::of(&grid.finish().0).measure()
+    }
+
     #[track_caller]
     fn check(side: usize, lung_radius: f32) {
-        let measured = measure(&chest(side, lung_radius), side, side);
+        let measured = measured(&chest(side, lung_radius), side);
         let want = 2.0 * lung_radius * lung_radius / (150.0 * 200.0);
         assert!((measured.fraction - want).abs() < 0.03, "{} for {want}", measured.fraction);
     }
@@ -304,11 +379,37 @@ mod tests {
 
     #[test]
     fn boxes_enclose_body_and_lungs() {
-        let measured = measure(&chest(512, 60.0), 512, 512);
+        let measured = measured(&chest(512, 60.0), 512);
         let body = measured.body.unwrap();
         assert!((body.top - 106.0).abs() <= 4.0 && (body.right - 456.0).abs() <= 4.0, "{body:?}");
         let lung = measured.lung.unwrap();
         assert!((lung.left - 110.0).abs() <= 4.0 && (lung.bottom - 316.0).abs() <= 4.0, "{lung:?}");
+    }
+
+    /// Parts of a picture of `#` and `.`: cells of each, and whether it touches the border.
+    #[track_caller]
+    fn check_parts(rows: &[&str], want: &[(usize, bool)]) {
+        let mask: Vec<bool> = rows.iter().flat_map(|row| row.bytes().map(|byte| byte == b'#')).collect();
+        let parts = Parts::of(&mask, rows[0].len());
+        let got: Vec<_> = parts.n_cells.into_iter().zip(parts.touches_border).collect();
+        assert_eq!(got, want, "{rows:?}");
+    }
+
+    #[test]
+    fn parts_are_joined_by_sides_but_not_by_corners() {
+        check_parts(&["....", ".#..", "..#.", "...."], &[(1, false), (1, false)]);
+        check_parts(&["#.#.", "#.#.", "###.", "...."], &[(7, true)]);
+        check_parts(&[".....", ".###.", ".#.#.", "...#.", "....."], &[(6, false)]);
+        check_parts(&["....#", "#...."], &[(1, true), (1, true)]);
+    }
+
+    #[test]
+    fn the_mean_is_that_of_the_values_where_blocks_are_cut_short() {
+        let mut grid = Grid::builder(130, 131);
+        (0..130).for_each(|row| grid.add_row(&vec![row as f32; 131]));
+        let (grid, mean) = grid.finish();
+        assert_eq!((grid.cells().len(), grid.width(), mean), (65 * 66, 66, 64.5));
+        assert_eq!((grid.cells()[0], grid.cells()[65 * 66 - 1]), (0.5, 128.5));
     }
 
     #[test]

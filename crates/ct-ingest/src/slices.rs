@@ -12,19 +12,18 @@ use crate::render::{self, Image};
 use crate::select::{self, LungMeasure, Masks, Region};
 use crate::settings::{Crop, Select, Settings};
 use crate::study::CaseTask;
+use crate::survey::Survey;
 
 /// One slice of a stack, decoded, with what its row will say of it.
 #[derive(Clone, Debug)]
 pub struct SourceSlice {
-    /// HU, padding as -1024.
-    pub hu: Image<f32>,
-    /// The same after the window.
-    pub grey: Image<u8>,
+    /// What was measured on it; with HU where the settings keep them.
+    pub survey: Survey,
     /// Where it lies.
     pub geometry: Geometry,
     /// How it was acquired.
     pub acquisition: Acquisition,
-    /// Where it came from.
+    /// Where it came from; the pixels' hash is set when they are rendered.
     pub provenance: Provenance,
 }
 
@@ -43,7 +42,8 @@ pub struct Measured {
     tile: Option<Tile>,
 }
 
-/// With a crop, the region is known only after every slice was seen.
+/// Where a choice or a crop needs every slice to be seen first, the picture waits
+/// for it: what is not kept is not resized.
 #[derive(Clone, Debug)]
 enum Picture {
     Done { grey: Vec<u8>, hu: Option<Vec<i16>> },
@@ -66,18 +66,17 @@ pub struct Kept {
 /// # Errors
 /// [`Fault::Image`] for an image without area.
 pub fn measure(slice: SourceSlice, spacing: Spacing, settings: &Settings) -> Result<Measured, Fault> {
-    let SourceSlice { hu, grey, geometry, acquisition, provenance } = slice;
-    let size = (hu.rows, hu.cols);
-    let (hu_min, hu_max, hu_mean) = statistics(&hu.values);
-    let masks = Masks::of(&hu.values, hu.rows, hu.cols);
+    let SourceSlice { survey, geometry, acquisition, provenance } = slice;
+    let Survey { grey, hu, grid, hu_min, hu_max, hu_mean } = survey;
+    let size = (grey.rows, grey.cols);
+    let masks = Masks::of(&grid);
     let lung = masks.measure();
     let whole = render::square(Region::whole(size.0, size.1), spacing, false);
     let tile = match settings.preview {
         Some(_) => Some(Tile::new(&grey, whole, masks)?),
         None => None,
     };
-    let hu = settings.with_hu.then_some(hu);
-    let picture = if settings.crop == Crop::None {
+    let picture = if settings.crop == Crop::None && settings.select == Select::All {
         finished(&grey, hu.as_ref(), whole, settings.size)?
     } else {
         Picture::Waiting { grey, hu }
@@ -112,7 +111,7 @@ pub fn keep(
     kept.iter().for_each(|&i| is_kept[i] = true);
     let chosen = stack.into_iter().zip(&is_kept).filter(|(_, kept)| **kept).map(|(slice, _)| slice);
     let chosen: Vec<Measured> = chosen.collect();
-    let render_one = |(index, slice): (usize, Measured)| row(task, index, slice, crop, settings);
+    let render_one = |(index, slice): (usize, Measured)| row(task, index, slice, (spacing, crop), settings);
     let slices = chosen.into_par_iter().enumerate().map(render_one).collect::<Result<Vec<_>, Fault>>()?;
     Ok(Kept {
         slices,
@@ -160,17 +159,20 @@ fn row(
     task: &CaseTask,
     index: usize,
     slice: Measured,
-    crop: Option<Region>,
+    (spacing, crop): (Spacing, Option<Region>),
     settings: &Settings,
 ) -> Result<CtSlice, Fault> {
-    let whole = Region::whole(slice.size.0, slice.size.1);
     let picture = match slice.picture {
-        Picture::Waiting { grey, hu } => finished(&grey, hu.as_ref(), crop.unwrap_or(whole), settings.size)?,
+        Picture::Waiting { grey, hu } => {
+            let whole = || render::square(Region::whole(slice.size.0, slice.size.1), spacing, false);
+            finished(&grey, hu.as_ref(), crop.unwrap_or_else(whole), settings.size)?
+        }
         done @ Picture::Done { .. } => done,
     };
     let Picture::Done { grey: pixels, hu } = picture else {
         return Err(Fault::Image { why: "it was not rendered".into() });
     };
+    let pixel_sha256 = diag_data::files::sha256_hex(&pixels);
     Ok(CtSlice {
         case_id: task.case_id.clone(),
         slice_index: index as i32,
@@ -186,7 +188,7 @@ fn row(
             hu_max: Some(slice.hu_max),
             hu_mean: Some(slice.hu_mean),
         },
-        provenance: slice.provenance,
+        provenance: Provenance { pixel_sha256, ..slice.provenance },
     })
 }
 
@@ -196,27 +198,4 @@ fn finished(grey: &Image<u8>, hu: Option<&Image<f32>>, region: Region, size: u32
         grey: render::resize_grey(grey, region, size).map_err(wrong)?,
         hu: hu.map(|hu| render::resize_hu(hu, region, size)).transpose().map_err(wrong)?,
     })
-}
-
-/// Lowest, highest and mean HU. Several lanes run side by side, always the same
-/// number of them, so that the sum is fast and its rounding the same everywhere.
-fn statistics(hu: &[f32]) -> (f32, f32, f32) {
-    const N_LANES: usize = 16;
-    let (mut lowest, mut highest) = ([f32::INFINITY; N_LANES], [f32::NEG_INFINITY; N_LANES]);
-    let mut total = 0.0f64;
-    // Sums of single precision stay exact enough over a few thousand values.
-    for piece in hu.chunks(256 * N_LANES) {
-        let mut sums = [0.0f32; N_LANES];
-        for lanes in piece.chunks(N_LANES) {
-            for (lane, &value) in lanes.iter().enumerate() {
-                lowest[lane] = if value < lowest[lane] { value } else { lowest[lane] };
-                highest[lane] = if value > highest[lane] { value } else { highest[lane] };
-                sums[lane] += value;
-            }
-        }
-        total += sums.iter().map(|sum| f64::from(*sum)).sum::<f64>();
-    }
-    let min = lowest.into_iter().fold(f32::INFINITY, f32::min);
-    let max = highest.into_iter().fold(f32::NEG_INFINITY, f32::max);
-    (min, max, (total / hu.len() as f64) as f32)
 }

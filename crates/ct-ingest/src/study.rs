@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use diag_data::case::{CaseId, Label, Split};
+use diag_data::files;
 use diag_data::manifest::CaseRow;
 use diag_data::slice::{Acquisition, CtSlice, Geometry, Provenance};
 use diag_data::units::{HuWindow, Mm};
@@ -14,11 +15,11 @@ use crate::deidentify::{Kind, Pseudonyms};
 use crate::fault::Fault;
 use crate::intake::Scan;
 use crate::listing::Listing;
-use crate::render::{self, Image};
 use crate::select::MIN_SLICES;
 use crate::series::{self, ImageRef, PlacedImage, Stack};
-use crate::settings::{SeriesRule, Settings};
-use crate::slices::{self, Measured, SourceSlice};
+use crate::settings::{Select, SeriesRule, Settings};
+use crate::slices::{self, Kept, Measured, SourceSlice};
+use crate::survey::WordTables;
 
 /// A case to be read.
 #[derive(Clone, Debug)]
@@ -85,7 +86,11 @@ pub fn read(task: &CaseTask, reading: &Reading<'_>) -> Result<ReadCase, CaseFaul
         return Err((None, Fault::Gaps { count, largest_mm: format!("{:.1}", largest.0) }));
     }
     let decoded = decode_stack(stack, reading)?;
-    let kept = slices::keep(task, decoded, stack.spacing, reading.settings).map_err(|fault| (None, fault))?;
+    let mut kept =
+        slices::keep(task, decoded, stack.spacing, reading.settings).map_err(|fault| (None, fault))?;
+    if reading.settings.select != Select::All {
+        hash_sources(stack, &mut kept, reading)?;
+    }
     let mut warnings = chosen.warnings;
     warnings.extend(stack.warnings.iter().cloned());
     let first: &Header = &stack.slices[0].image.header;
@@ -213,15 +218,13 @@ fn choose_stack(task: &CaseTask, reading: &Reading<'_>) -> Result<Chosen, CaseFa
 struct Tables {
     format: PixelFormat,
     rescale: Rescale,
-    hu: HuTable,
-    grey: Vec<u8>,
+    words: WordTables,
 }
 
 impl Tables {
     fn new(format: PixelFormat, rescale: Rescale, window: HuWindow) -> Self {
-        let hu = HuTable::new(format, &rescale);
-        let grey = hu.map(render::grey_level(window));
-        Self { format, rescale, hu, grey }
+        let words = WordTables::new(HuTable::new(format, &rescale), window);
+        Self { format, rescale, words }
     }
 
     fn is_of(&self, format: PixelFormat, rescale: &Rescale) -> bool {
@@ -249,7 +252,9 @@ fn decode_stack(stack: &Stack, reading: &Reading<'_>) -> Result<Vec<Measured>, C
     let decode_file = |(file, slices): (usize, Vec<usize>)| -> Result<Vec<(usize, Measured)>, CaseFault> {
         let fail = |fault| (Some(file), fault);
         let bytes = reading.listing.files[file].read().map_err(fail)?;
-        let source_sha256 = diag_data::files::sha256_hex(&bytes);
+        // Where slices are chosen, only what is kept is hashed, in `slices`.
+        let is_kept = reading.settings.select == Select::All;
+        let source_sha256 = if is_kept { files::sha256_hex(&bytes) } else { String::new() };
         let inflated = decode::inflate(&bytes).map_err(fail)?;
         let mut decoded = Vec::with_capacity(slices.len());
         for i in slices {
@@ -270,6 +275,28 @@ fn decode_stack(stack: &Stack, reading: &Reading<'_>) -> Result<Vec<Measured>, C
     }
     decoded.sort_by_key(|(i, _)| *i);
     Ok(decoded.into_iter().map(|(_, decoded)| decoded).collect())
+}
+
+/// Hashes the files of the kept slices.
+fn hash_sources(stack: &Stack, kept: &mut Kept, reading: &Reading<'_>) -> Result<(), CaseFault> {
+    let is_kept = kept.fractions.iter().map(|(_, is_kept)| *is_kept);
+    let files: Vec<usize> = stack
+        .slices
+        .iter()
+        .zip(is_kept)
+        .filter(|(_, kept)| *kept)
+        .map(|(slice, _)| slice.image.file)
+        .collect();
+    let distinct: BTreeSet<usize> = files.iter().copied().collect();
+    let hash_one = |file: usize| {
+        let bytes = reading.listing.files[file].read();
+        bytes.map(|bytes| (file, files::sha256_hex(&bytes))).map_err(|fault| (Some(file), fault))
+    };
+    let hashes: BTreeMap<usize, String> = distinct.into_par_iter().map(hash_one).collect::<Result<_, _>>()?;
+    for (slice, file) in kept.slices.iter_mut().zip(&files) {
+        slice.provenance.source_sha256 = hashes.get(file).cloned().unwrap_or_default();
+    }
+    Ok(())
 }
 
 fn decode_slice(
@@ -293,9 +320,8 @@ fn decode_slice(
         }
     };
     let words = decode::stored_words(file, header, image.frame)?;
-    let (hu, n_padding) = table.hu.hu_without_padding(&words);
     let (rows, cols) = (header.format.rows, header.format.cols);
-    let grey = words.iter().map(|word| table.grey[usize::from(*word)]).collect();
+    let (survey, n_padding) = table.words.survey(&words, (rows, cols), settings.with_hu);
     let hash = |kind, text: &Option<String>| text.as_deref().map(|text| reading.pseudonyms.hash(kind, text));
     let mut warnings = header.warnings.clone();
     if slice.is_after_gap {
@@ -303,8 +329,7 @@ fn decode_slice(
         warnings.push(format!("gap of {:.1} mm below", gap.0));
     }
     let source = SourceSlice {
-        hu: Image { rows, cols, values: hu },
-        grey: Image { rows, cols, values: grey },
+        survey,
         geometry: Geometry {
             z: Some(slice.z),
             gap_before: slice.gap_before,
@@ -327,20 +352,11 @@ fn decode_slice(
         },
         provenance: Provenance {
             source_sha256: source_sha256.into(),
-            pixel_sha256: diag_data::files::sha256_hex(&little_endian(&words)),
+            pixel_sha256: String::new(),
             sop_uid_hash: hash(Kind::Sop, &header.identity.sop_uid),
             series_uid_hash: hash(Kind::Series, &header.identity.series_uid),
             warnings,
         },
     };
     slices::measure(source, stack.spacing, settings)
-}
-
-/// The stored words as bytes: equal pixels have equal bytes, however they were compressed.
-fn little_endian(words: &[u16]) -> Vec<u8> {
-    let mut bytes = vec![0; 2 * words.len()];
-    for (pair, word) in bytes.chunks_exact_mut(2).zip(words) {
-        pair.copy_from_slice(&word.to_le_bytes());
-    }
-    bytes
 }

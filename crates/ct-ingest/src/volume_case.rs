@@ -7,11 +7,11 @@ use rayon::prelude::*;
 use crate::fault::Fault;
 use crate::intake::Scan;
 use crate::nifti::{self, HuCheck, Volume};
-use crate::render::{self, Image};
 use crate::select::MIN_SLICES;
 use crate::settings::{SeriesRule, Settings};
 use crate::slices::{self, Measured, SourceSlice};
 use crate::study::{CaseFault, CaseTask, ReadCase, Reading, TILT_WARNING_DEG, TOO_LITTLE_LUNG};
+use crate::survey;
 
 /// Reads a case. Of several volumes, those whose values are no HU (masks lie
 /// beside most public volumes) are left out; of the rest [`SeriesRule`] takes one.
@@ -151,14 +151,10 @@ fn measured_slice(
     let axial = volume.axial();
     let (rows, cols) = (axial.rows, axial.cols);
     let mut hu = volume.slice(index);
-    let bytes: Vec<u8> = hu.iter().flat_map(|value| value.to_le_bytes()).collect();
     let mut check = HuCheck::default();
     let n_padding = check.clean(&mut hu);
-    let grey_level = render::grey_level(settings.window);
-    let grey = hu.iter().map(|value| grey_level(*value)).collect();
     let source = SourceSlice {
-        hu: Image { rows, cols, values: hu },
-        grey: Image { rows, cols, values: grey },
+        survey: survey::survey_hu(&hu, (rows, cols), settings.window, settings.with_hu),
         geometry: Geometry {
             z: Some(axial.z(index)),
             gap_before: (index > 0).then_some(axial.step),
@@ -178,7 +174,7 @@ fn measured_slice(
         },
         provenance: Provenance {
             source_sha256: source_sha256.into(),
-            pixel_sha256: diag_data::files::sha256_hex(&bytes),
+            pixel_sha256: String::new(),
             sop_uid_hash: None,
             series_uid_hash: None,
             warnings: Vec::new(),

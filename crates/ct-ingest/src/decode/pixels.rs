@@ -20,8 +20,8 @@ use crate::fault::Fault;
 /// HU below this is no tissue and no air, but the unmarked filling outside the
 /// reconstruction circle (GE writes -2000); real noise stays above -1300.
 const OUTSIDE_CIRCLE_HU: f32 = -1500.0;
-/// What padding becomes: the lowest CT number of a 12-bit scanner.
-const PADDING_HU: f32 = -1024.0;
+/// Entries of a table over stored words; 8-bit pixels use the first 256.
+const N_WORDS: usize = 1 << 16;
 
 /// Decodes one frame to its stored words: row-major, `rows * cols` of them, the
 /// bits as they were stored (8-bit pixels widened, nothing masked).
@@ -225,18 +225,20 @@ pub struct HuTable {
 }
 
 impl HuTable {
+    /// What padding becomes: the lowest CT number of a 12-bit scanner.
+    pub const PADDING_HU: f32 = -1024.0;
+
     /// Computes the HU of every possible word.
     pub fn new(format: PixelFormat, rescale: &Rescale) -> Self {
-        let n_words = 1usize << format.bits_allocated;
-        let mut hu = Vec::with_capacity(n_words);
-        let mut is_padding = Vec::with_capacity(n_words);
-        for word in 0..n_words {
+        let mut hu = Vec::with_capacity(N_WORDS);
+        let mut is_padding = Vec::with_capacity(N_WORDS);
+        for word in 0..N_WORDS {
             let value = value_of(word as u16, &format);
             let exact = rescale.hu(value) as f32;
             hu.push(exact);
             is_padding.push(is_padded(word as u16, value, &format) || exact < OUTSIDE_CIRCLE_HU);
         }
-        let of = |(hu, padded): (&f32, &bool)| if *padded { PADDING_HU } else { *hu };
+        let of = |(hu, padded): (&f32, &bool)| if *padded { Self::PADDING_HU } else { *hu };
         let filled = hu.iter().zip(&is_padding).map(of).collect();
         Self { hu, filled, is_padding }
     }
@@ -251,11 +253,16 @@ impl HuTable {
         words.iter().map(|word| self.hu[usize::from(*word)]).collect()
     }
 
-    /// HU of each word with padding set to -1024, and the number of padding pixels.
-    pub fn hu_without_padding(&self, words: &[u16]) -> (Vec<f32>, usize) {
-        let n_padding = words.iter().map(|word| u32::from(self.is_padding[usize::from(*word)])).sum::<u32>();
-        let hu = words.iter().map(|word| self.filled[usize::from(*word)]).collect();
-        (hu, n_padding as usize)
+    /// HU of each word with padding set to [`PADDING_HU`](Self::PADDING_HU), into `hu` of the same length.
+    pub fn fill(&self, words: &[u16], hu: &mut [f32]) {
+        // The table's length is said once, not checked at every pixel.
+        let filled = &self.filled[..N_WORDS];
+        hu.iter_mut().zip(words).for_each(|(hu, word)| *hu = filled[usize::from(*word)]);
+    }
+
+    /// Whether a word is padding.
+    pub fn is_padding(&self, word: u16) -> bool {
+        self.is_padding[usize::from(word)]
     }
 }
 
