@@ -25,20 +25,32 @@ fn sums(shards: &Path) -> String {
     fs::read_to_string(shards.join("SHA256SUMS")).unwrap()
 }
 
-/// An undisturbed run: its hashes and how long it took.
-fn undisturbed(folder: &Path) -> (String, Duration) {
-    let started = Instant::now();
+/// An undisturbed run: its hashes.
+fn undisturbed(folder: &Path) -> String {
     succeed(&mut ingest(&folder.join("whole")));
-    (sums(&folder.join("whole")), started.elapsed())
+    sums(&folder.join("whole"))
 }
 
-/// Moments that look random and are the same in every run of the test.
-fn moment(round: u64, longest: Duration) -> Duration {
-    let mixed = round.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;
-    longest.mul_f64(mixed as f64 / (1u64 << 24) as f64)
+/// Finished cases of an unfinished run.
+fn n_finished(out: &Path) -> usize {
+    let name = format!(".{}.partial", out.file_name().unwrap().to_string_lossy());
+    let cases = out.with_file_name(name).join("work/cases").read_dir();
+    cases
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|case| case.path().extension().is_some_and(|e| e == "parquet"))
+        .count()
 }
 
-fn kill_after(mut child: Child, wait: Duration) {
+/// Kills a run at a moment that looks random and depends on `round` alone: some
+/// milliseconds after some number of cases is finished, or when it has ended.
+fn kill_in_between(mut child: Child, out: &Path, round: u64) {
+    let mixed = round.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+    let (n_cases, wait) = ((mixed % 13) as usize, Duration::from_millis(mixed / 13 % 40));
+    while n_finished(out) < n_cases && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
     std::thread::sleep(wait);
     // SIGKILL: nothing can be tidied up.
     let _ = child.kill();
@@ -55,14 +67,13 @@ fn left_in(folder: &Path) -> Vec<String> {
 #[test]
 fn killed_runs_continue_to_the_same_bytes() {
     let folder = tempfile::tempdir().unwrap();
-    let (want, longest) = undisturbed(folder.path());
+    let want = undisturbed(folder.path());
     let mut n_with_finished_cases = 0;
     for round in 0..n_kills() {
         let folder = tempfile::tempdir().unwrap();
         let shards = folder.path().join("shards");
-        kill_after(ingest(&shards).spawn().unwrap(), moment(round, longest));
-        let finished = folder.path().join(".shards.partial/work/cases");
-        n_with_finished_cases += u64::from(finished.read_dir().is_ok_and(|cases| cases.count() > 0));
+        kill_in_between(ingest(&shards).spawn().unwrap(), &shards, round);
+        n_with_finished_cases += u64::from(n_finished(&shards) > 0);
         if !shards.exists() {
             succeed(&mut ingest(&shards));
         }
@@ -86,10 +97,10 @@ fn part(folder: &Path, index: usize, count: usize) -> (Command, PathBuf) {
 fn parts_made_side_by_side_with_one_killed_join_to_the_same_bytes() {
     const COUNT: usize = 3;
     let folder = tempfile::tempdir().unwrap();
-    let (want, longest) = undisturbed(folder.path());
+    let want = undisturbed(folder.path());
     let mut running: Vec<Child> =
         (0..COUNT).map(|index| part(folder.path(), index, COUNT).0.spawn().unwrap()).collect();
-    kill_after(running.remove(1), longest / 3);
+    kill_in_between(running.remove(1), &part(folder.path(), 1, COUNT).1, 1);
     for mut child in running {
         assert!(child.wait().unwrap().success());
     }
@@ -137,16 +148,17 @@ fn the_environment_of_a_scheduler_says_which_part() {
 fn two_runs_do_not_write_to_one_place() {
     let folder = tempfile::tempdir().unwrap();
     let shards = folder.path().join("shards");
-    let first = ingest(&shards).spawn().unwrap();
+    let mut first = ingest(&shards).spawn().unwrap();
     let partial = folder.path().join(".shards.partial/work/job.json");
     let waiting = Instant::now();
     while !partial.exists() && waiting.elapsed() < Duration::from_secs(60) {
         std::thread::sleep(Duration::from_millis(1));
     }
-    // Stopped, it cannot end before the second one starts.
+    // Halted, it cannot end before the second one starts.
     succeed(Command::new("kill").args(["-STOP", &first.id().to_string()]));
     let refused = output(ingest(&shards).stderr(Stdio::piped()));
-    kill_after(first, Duration::ZERO);
+    first.kill().unwrap();
+    first.wait().unwrap();
     assert_eq!(refused.status.code(), Some(1));
     assert!(stderr(&refused).contains("another run is writing"), "{}", stderr(&refused));
 }
@@ -155,7 +167,7 @@ fn two_runs_do_not_write_to_one_place() {
 fn gnu_parallel_repeats_only_what_failed() {
     let folder = tempfile::tempdir().unwrap();
     let Some(()) = covid19_diag_tests::installed("parallel", "GNU parallel") else { return };
-    let (want, _) = undisturbed(folder.path());
+    let want = undisturbed(folder.path());
     let dicom = tiny_cohort();
     let shards = folder.path().join("shards");
     let programs = covid19_diag_tests::folder_of_programs();

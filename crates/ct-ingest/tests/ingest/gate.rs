@@ -108,12 +108,12 @@ fn slices_that_look_different_are_not() {
 
 #[test]
 fn the_same_pixels_in_two_parts_are_a_leak() {
-    // The crafted series of both cases show the same six pictures.
+    // The crafted series of both cases show the same six slices, two of which have the same grey levels.
     let cohort = cohort();
     let (result, codes) = cohort.run(settings());
     result.unwrap();
     assert_eq!(codes, ["leak"]);
-    assert_eq!(leaks(&cohort), [("pixels", 6), ("look", 30)]);
+    assert_eq!(leaks(&cohort), [("pixels", 5), ("look", 28)]);
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn a_drawn_split_keeps_a_patient_together() {
             let mut slices = series(case);
             for slice in &mut slices {
                 slice.text(0x0010_0020, "LO", &format!("P{}", case / 2));
-                slice.stored(&slice.stored_values().iter().map(|v| v + case as i16).collect::<Vec<_>>());
+                slice.stored(&slice.stored_values().iter().map(|v| v + 7 * case as i16).collect::<Vec<_>>());
             }
             cohort.write(&format!("c{case}"), &slices);
             table.push_str(&format!("c{case},{}\n", if case < 4 { "normal" } else { "covid-19" }));
