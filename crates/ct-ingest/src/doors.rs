@@ -22,7 +22,7 @@ pub fn dicom_pixels(bytes: &[u8]) {
     for (index, frame) in header.frames.iter().enumerate().take(4) {
         let words = decode::stored_words(&inflated, &header, index);
         if let (Ok(words), Ok(rescale)) = (words, &frame.rescale) {
-            let _ = HuTable::new(header.format, rescale).hu_without_padding(&words);
+            let _ = HuTable::new(header.format, rescale).hu(&words);
         }
     }
 }

@@ -17,8 +17,8 @@ use crate::intake::Scan;
 use crate::listing::Listing;
 use crate::select::MIN_SLICES;
 use crate::series::{self, ImageRef, PlacedImage, Stack};
-use crate::settings::{Select, SeriesRule, Settings};
-use crate::slices::{self, Kept, Measured, SourceSlice};
+use crate::settings::{SeriesRule, Settings};
+use crate::slices::{self, Measured, SourceSlice};
 use crate::survey::WordTables;
 
 /// A case to be read.
@@ -86,11 +86,7 @@ pub fn read(task: &CaseTask, reading: &Reading<'_>) -> Result<ReadCase, CaseFaul
         return Err((None, Fault::Gaps { count, largest_mm: format!("{:.1}", largest.0) }));
     }
     let decoded = decode_stack(stack, reading)?;
-    let mut kept =
-        slices::keep(task, decoded, stack.spacing, reading.settings).map_err(|fault| (None, fault))?;
-    if reading.settings.select != Select::All {
-        hash_sources(stack, &mut kept, reading)?;
-    }
+    let kept = slices::keep(task, decoded, stack.spacing, reading.settings).map_err(|fault| (None, fault))?;
     let mut warnings = chosen.warnings;
     warnings.extend(stack.warnings.iter().cloned());
     let first: &Header = &stack.slices[0].image.header;
@@ -252,9 +248,7 @@ fn decode_stack(stack: &Stack, reading: &Reading<'_>) -> Result<Vec<Measured>, C
     let decode_file = |(file, slices): (usize, Vec<usize>)| -> Result<Vec<(usize, Measured)>, CaseFault> {
         let fail = |fault| (Some(file), fault);
         let bytes = reading.listing.files[file].read().map_err(fail)?;
-        // Where slices are chosen, only what is kept is hashed, in `slices`.
-        let is_kept = reading.settings.select == Select::All;
-        let source_sha256 = if is_kept { files::sha256_hex(&bytes) } else { String::new() };
+        let source_sha256 = files::sha256_hex(&bytes);
         let inflated = decode::inflate(&bytes).map_err(fail)?;
         let mut decoded = Vec::with_capacity(slices.len());
         for i in slices {
@@ -275,28 +269,6 @@ fn decode_stack(stack: &Stack, reading: &Reading<'_>) -> Result<Vec<Measured>, C
     }
     decoded.sort_by_key(|(i, _)| *i);
     Ok(decoded.into_iter().map(|(_, decoded)| decoded).collect())
-}
-
-/// Hashes the files of the kept slices.
-fn hash_sources(stack: &Stack, kept: &mut Kept, reading: &Reading<'_>) -> Result<(), CaseFault> {
-    let is_kept = kept.fractions.iter().map(|(_, is_kept)| *is_kept);
-    let files: Vec<usize> = stack
-        .slices
-        .iter()
-        .zip(is_kept)
-        .filter(|(_, kept)| *kept)
-        .map(|(slice, _)| slice.image.file)
-        .collect();
-    let distinct: BTreeSet<usize> = files.iter().copied().collect();
-    let hash_one = |file: usize| {
-        let bytes = reading.listing.files[file].read();
-        bytes.map(|bytes| (file, files::sha256_hex(&bytes))).map_err(|fault| (Some(file), fault))
-    };
-    let hashes: BTreeMap<usize, String> = distinct.into_par_iter().map(hash_one).collect::<Result<_, _>>()?;
-    for (slice, file) in kept.slices.iter_mut().zip(&files) {
-        slice.provenance.source_sha256 = hashes.get(file).cloned().unwrap_or_default();
-    }
-    Ok(())
 }
 
 fn decode_slice(
