@@ -122,7 +122,7 @@ impl Part<'_> {
 
 impl Decision {
     /// Chooses and fits everything on the validation part.
-    pub fn fit(
+    pub(crate) fn fit(
         spec: &DecisionSpec,
         top_k: usize,
         labels: &LabelSet,

@@ -16,13 +16,15 @@ use rand::Rng;
 
 use crate::TrainError;
 use crate::checkpoint::{self, Best, Position};
+use crate::clock::Clock;
 use crate::dataset::Dataset;
 use crate::device::DeviceChoice;
 use crate::inference::validate;
 use crate::learner::Learner;
 use crate::loader::{Batch, Loading, for_each_batch, n_batches};
+use crate::message::{Message, Sender};
 use crate::plan::TrainPlan;
-use crate::progress::{Event, Progress};
+use crate::progress::Progress;
 use crate::random::{Domain, stream};
 use crate::recipe::{Selection, TrainSpec};
 use crate::run_info;
@@ -129,31 +131,6 @@ pub(crate) fn thread_pool(n_threads: usize) -> Result<rayon::ThreadPool, TrainEr
 pub(crate) fn available_threads() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
-
-/// An [`Event`] on its way out of the pool.
-enum Message {
-    EpochStarts { epoch: u32, n_epochs: u32, n_slices: u64 },
-    Step { n_slices: u64, loss: f64 },
-    EpochEnds { epoch: Epoch, best: bool, seconds: f64 },
-    Note(String),
-}
-
-impl Message {
-    fn deliver(&self, progress: &mut Progress<'_>) {
-        progress(match self {
-            &Self::EpochStarts { epoch, n_epochs, n_slices } => {
-                Event::EpochStarts { epoch, n_epochs, n_slices }
-            }
-            &Self::Step { n_slices, loss } => Event::Step { n_slices, loss },
-            Self::EpochEnds { epoch, best, seconds } => {
-                Event::EpochEnds { epoch, best: *best, seconds: *seconds }
-            }
-            Self::Note(text) => Event::Note(text),
-        });
-    }
-}
-
-type Sender = std::sync::mpsc::Sender<Message>;
 
 /// Everything that stays the same during a run.
 struct Fitting<'a> {
@@ -412,25 +389,5 @@ impl Place {
     fn diverged(self, head: &str, part: &str) -> TrainError {
         let Self { epoch, step } = self;
         TrainError::Diverged { epoch, step, head: head.to_owned(), part: part.to_owned() }
-    }
-}
-
-/// Wall time of a run over all its resumes.
-struct Clock {
-    started: Instant,
-    before: f64,
-}
-
-impl Clock {
-    fn start() -> Self {
-        Self { started: Instant::now(), before: 0.0 }
-    }
-
-    fn after(self, before: f64) -> Self {
-        Self { before, ..self }
-    }
-
-    fn seconds(&self) -> f64 {
-        self.before + self.started.elapsed().as_secs_f64()
     }
 }

@@ -34,7 +34,8 @@ fn trained(folder: &Path) -> RunDir {
         command: "fit".into(),
     };
     fit(&job, &STAY, &mut |_| ()).unwrap();
-    evaluate(&EvaluateJob { run: run.clone(), shards: None, split: None, device, threads: None }, &STAY).unwrap();
+    evaluate(&EvaluateJob { run: run.clone(), shards: None, split: None, device, threads: None }, &STAY)
+        .unwrap();
     RunDir::new(run)
 }
 

@@ -206,7 +206,18 @@ fn recipes_are_checked_at_the_door() {
 #[test]
 fn the_published_recipes_can_be_read() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data/recipes");
-    for name in ["default.toml", "smoke.toml", "covid-ct.toml"] {
+    for name in ["default.toml", "smoke.toml", "covid-ct.toml", "covid-ct-imagenet.toml"] {
         diag_train::TrainSpec::read(&folder.join(name)).unwrap();
+    }
+}
+
+#[test]
+fn the_published_sweeps_ask_for_valid_runs() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data/sweeps");
+    for (name, n_runs) in
+        [("imbalance.toml", 13 * 5 * 3), ("noise.toml", 13 * 4 * 3), ("ablation.toml", 11 * 3)]
+    {
+        let spec = diag_train::sweep::SweepSpec::read(&folder.join(name)).unwrap();
+        assert_eq!(spec.n_runs().unwrap(), n_runs, "{name}");
     }
 }

@@ -128,6 +128,14 @@ impl SweepSpec {
         Ok(spec)
     }
 
+    /// Number of runs, after every recipe was checked.
+    ///
+    /// # Errors
+    /// A base recipe that cannot be read, a variant that makes no valid recipe.
+    pub fn n_runs(&self) -> Result<usize, TrainError> {
+        Ok(self.cells()?.len())
+    }
+
     /// Name of the variant that the others are compared with.
     pub(super) fn reference(&self) -> &str {
         let first = self.variants.first().map_or("", |variant| variant.name.as_str());
