@@ -15,7 +15,7 @@ use crate::{
 
 const OP: &str = "batch_norm";
 
-/// Added to the variance before its square root, as PyTorch.
+/// Added to the variance before its square root unless told otherwise, as PyTorch.
 const EPSILON: f64 = 1e-5;
 
 /// Weight of the new batch in the running statistics, as PyTorch.
@@ -30,12 +30,26 @@ pub struct RunningStats(Arc<Mutex<Moments>>);
 struct Moments {
     mean: Vec<f32>,
     var: Vec<f32>,
+    /// Added to every variance before its square root.
+    epsilon: f64,
 }
 
 impl RunningStats {
     /// Mean 0 and variance 1 in every channel.
     pub fn new(channels: usize) -> Self {
-        Self(Arc::new(Mutex::new(Moments { mean: vec![0.0; channels], var: vec![1.0; channels] })))
+        Self::with_epsilon(channels, EPSILON)
+    }
+
+    /// As [`new`](Self::new); normalisation with these statistics adds `epsilon`
+    /// to the variance and not 1e-5. TensorFlow's networks use 1e-3.
+    pub fn with_epsilon(channels: usize, epsilon: f64) -> Self {
+        let moments = Moments { mean: vec![0.0; channels], var: vec![1.0; channels], epsilon };
+        Self(Arc::new(Mutex::new(moments)))
+    }
+
+    /// What is added to the variance.
+    pub(crate) fn epsilon(&self) -> f64 {
+        self.lock().epsilon
     }
 
     /// Mean per channel.
@@ -66,7 +80,7 @@ impl RunningStats {
                 .into());
             }
         }
-        *moments = Moments { mean, var };
+        *moments = Moments { mean, var, epsilon: moments.epsilon };
         Ok(())
     }
 
@@ -98,12 +112,13 @@ impl Act {
     }
 }
 
-/// What a normalised number is multiplied by: `gamma / sqrt(var + 1e-5)`.
-pub(crate) fn scale(gamma: f64, var: f64) -> f64 {
-    gamma / (var + EPSILON).sqrt()
+/// What a normalised number is multiplied by.
+pub(crate) fn scale(gamma: f64, var: f64, epsilon: f64) -> f64 {
+    gamma / (var + epsilon).sqrt()
 }
 
-/// `act((x - mean) / sqrt(var + 1e-5) * gamma + beta + residual)`.
+/// `act((x - mean) / sqrt(var + epsilon) * gamma + beta + residual)`, epsilon 1e-5
+/// unless the statistics say otherwise.
 ///
 /// In training mode mean and (biased) variance are those of the batch over N, H
 /// and W, and the running statistics move by a tenth towards them, the variance
@@ -190,7 +205,7 @@ fn feature<T: Element>(
     };
     let layout = Channels { dims, block: x.order.block() };
     let statistics = if train {
-        let statistics = layout.batch_statistics(&x.values);
+        let statistics = layout.batch_statistics(&x.values, stats.epsilon());
         stats.update(&statistics, dims.count() / dims.c);
         statistics
     } else {
@@ -226,6 +241,8 @@ struct Statistics {
     mean: Vec<f64>,
     /// Biased variance.
     var: Vec<f64>,
+    /// Added to it.
+    epsilon: f64,
 }
 
 impl Statistics {
@@ -234,11 +251,12 @@ impl Statistics {
         Self {
             mean: moments.mean.iter().map(|mean| f64::from(*mean)).collect(),
             var: moments.var.iter().map(|var| f64::from(*var)).collect(),
+            epsilon: moments.epsilon,
         }
     }
 
     fn inverse_deviation(&self, channel: usize) -> f64 {
-        1.0 / (self.var[channel] + EPSILON).sqrt()
+        1.0 / (self.var[channel] + self.epsilon).sqrt()
     }
 }
 
@@ -291,7 +309,7 @@ impl Channels {
         folded
     }
 
-    fn batch_statistics<T: Element>(self, x: &[T]) -> Statistics {
+    fn batch_statistics<T: Element>(self, x: &[T], epsilon: f64) -> Statistics {
         let count = (self.dims.count() / self.dims.c) as f64;
         let mut moments = vec![(0.0, 0.0); self.dims.c];
         moments.par_chunks_mut(self.block).enumerate().for_each(|(group, moments)| {
@@ -311,7 +329,7 @@ impl Channels {
             }
         });
         let (mean, var) = moments.into_iter().unzip();
-        Statistics { mean, var }
+        Statistics { mean, var, epsilon }
     }
 
     fn normalise<T: Element>(

@@ -15,6 +15,7 @@ pub mod heatmaps;
 pub mod lesions;
 pub mod manifest;
 pub mod predictions;
+pub mod results;
 pub mod run;
 pub mod shard;
 pub mod slice;

@@ -5,10 +5,12 @@
 //! | `plan.toml` | what was run, resolved |
 //! | `run.json` | [`RunInfo`]: versions, device, seeds, hashes |
 //! | `epochs.jsonl` | one [`Epoch`] a line; no times, so equal runs have equal files |
+//! | `steps.jsonl` | one [`Step`] a line, likewise |
 //! | `events.out.tfevents.*` | the same for TensorBoard |
 //! | `model.safetensors`, `model.json` | the best weights and their architecture |
 //! | `checkpoint/` | what a resume needs |
 //! | `predictions.parquet` | [`Predictions`](crate::predictions::Predictions) |
+//! | `decision.json` | what was fixed on the validation part: aggregation, temperature, threshold |
 //! | `metrics.json` | numbers of the evaluation |
 //! | `heatmaps.parquet` | one [`Heatmap`](crate::heatmaps::Heatmap) a row; absent until `explain` ran |
 //! | `explanations.json` | [`Explanations`](crate::heatmaps::Explanations): how the maps were made |
@@ -52,6 +54,16 @@ impl RunDir {
     /// `epochs.jsonl`.
     pub fn epochs(&self) -> PathBuf {
         self.0.join("epochs.jsonl")
+    }
+
+    /// `steps.jsonl`.
+    pub fn steps(&self) -> PathBuf {
+        self.0.join("steps.jsonl")
+    }
+
+    /// `decision.json`.
+    pub fn decision(&self) -> PathBuf {
+        self.0.join("decision.json")
     }
 
     /// `model.safetensors`.
@@ -118,6 +130,21 @@ impl RunDir {
         let path = self.epochs();
         let bytes = files::read(&path)?;
         let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        lines
+            .map(|line| serde_json::from_slice(line).map_err(|err| DataError::malformed(&path, err)))
+            .collect()
+    }
+
+    /// Reads the whole lines of `steps.jsonl`; a last line that was cut off by a
+    /// crash is left out.
+    ///
+    /// # Errors
+    /// When it is missing or a whole line has another form.
+    pub fn read_steps(&self) -> Result<Vec<Step>, DataError> {
+        let path = self.steps();
+        let bytes = files::read(&path)?;
+        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(&[][..], |end| &bytes[..end]);
+        let lines = whole.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
         lines
             .map(|line| serde_json::from_slice(line).map_err(|err| DataError::malformed(&path, err)))
             .collect()
@@ -196,6 +223,23 @@ pub struct ShardSource {
     pub flow: Flow,
 }
 
+/// One line of `steps.jsonl`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    /// Optimiser step, from 1.
+    pub step: u64,
+    /// Epoch, from 1.
+    pub epoch: u32,
+    /// Learning rate of the step.
+    pub learning_rate: f64,
+    /// Loss before the step.
+    pub loss: f64,
+    /// Norm of the network's gradient before clipping.
+    pub gradient_norm: f64,
+    /// As [`Epoch::loss_state`], after the step.
+    pub loss_state: BTreeMap<String, f64>,
+}
+
 /// One line of `epochs.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Epoch {
@@ -230,6 +274,10 @@ pub struct Validation {
     pub loss: LossRecord,
     /// Macro F1 of the final head, unit of analysis: case.
     pub case_macro_f1: f64,
+    /// Macro area under the ROC curve of the final head, unit of analysis: case;
+    /// absent where a class is.
+    #[serde(default)]
+    pub case_macro_auroc: Option<f64>,
     /// Balanced accuracy of the final head, unit of analysis: case.
     pub case_balanced_accuracy: f64,
     /// Macro F1 of the final head, unit of analysis: slice.

@@ -28,11 +28,13 @@ mod calibration;
 mod cases;
 mod compare;
 mod confusion;
+mod decision;
 mod delong;
 mod error;
 mod means;
 mod measure;
 mod normal;
+mod paired;
 mod ranking;
 mod scores;
 
@@ -50,10 +52,12 @@ pub use compare::{
     Comparison, McNemar, PairedDifference, holm, mcnemar, paired_bootstrap, predictive_values,
 };
 pub use confusion::{ClassCounts, ConfusionMatrix};
+pub use decision::{ConformalSets, SetMeasures, fit_temperature, operating_threshold, with_temperature};
 pub use delong::{Delong, DelongDifference, delong, delong_paired};
 pub use error::MetricsError;
 pub use means::mean_by_case;
 pub use measure::{ClassMeasures, Measure, Measures, evaluate};
 pub use normal::{normal_cdf, normal_quantile};
+pub use paired::{PairedTest, paired_test};
 pub use ranking::{PrPoint, RocPoint, auroc, average_precision, pr_curve, roc_curve};
 pub use scores::Scores;

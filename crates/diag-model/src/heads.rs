@@ -1,17 +1,41 @@
-//! Side heads on every stage and the fused final head.
+//! Side heads on chosen stages and the fused final head.
 //!
-//! The design is ours: a side head is 1x1 convolution, batch normalisation,
-//! ReLU, mean over the image, linear layer. The final logits are a linear layer
-//! on the deepest features plus the side logits, each with one learned weight
-//! that starts at 1/S. Gradients flow through the fusion into the side heads.
+//! The design is ours: a side head is 1x1 convolution (to 512 channels at most),
+//! batch normalisation, ReLU, mean over the image, linear layer. The final head
+//! is a linear layer on the last features, with the side heads joined to it as
+//! [`Fusion`] says. Gradients flow through the fusion into the side heads.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use candle_train_ops::{Act, Activation};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
 
-use crate::parameters::{Builder, ConvNorm, Linear};
+use crate::backbone::Features;
+use crate::network::{NetworkSpec, Pass};
+use crate::parameters::{Builder, ConvNorm, Linear, name_hash};
 
 /// Name of the head whose probabilities are the network's answer.
 pub const FINAL_HEAD: &str = "final";
+
+/// The part number of the heads: behind the stem and the four stages.
+pub(crate) const HEADS_PART: usize = 5;
+
+/// A side head's 1x1 convolution has no more results than this.
+const WIDEST_SIDE_HEAD: usize = 512;
+
+/// How the side heads take part in the final logits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fusion {
+    /// Added, each times one learned weight that starts at 1 / number of side heads.
+    #[default]
+    Learned,
+    /// The mean of the side heads' logits and the linear layer's.
+    Averaged,
+    /// Not at all: they supervise, and no more.
+    None,
+}
 
 /// Logits of every head by name, shallowest first; the last one is [`FINAL_HEAD`].
 #[derive(Clone, Debug)]
@@ -48,29 +72,29 @@ impl HeadLogits {
 pub(crate) struct Heads {
     sides: Vec<SideHead>,
     final_linear: Linear,
-    fusion: Option<Tensor>,
+    fusion: Fusion,
+    /// One weight a side head, where the fusion is learned.
+    fusion_weight: Option<Tensor>,
+    dropout: f64,
 }
 
 impl Heads {
-    pub fn new(
-        builder: &mut Builder,
-        stage_channels: &[usize],
-        n_classes: usize,
-        deep_supervision: bool,
-    ) -> Result<Self> {
-        let deepest = stage_channels.last().copied().unwrap_or_default();
-        let final_linear = builder.linear("fc", deepest, n_classes)?;
+    pub fn new(builder: &mut Builder, spec: &NetworkSpec) -> Result<Self> {
+        builder.part = HEADS_PART;
+        let final_linear = builder.linear("fc", spec.backbone.feature_channels(), spec.n_classes)?;
         let mut sides = Vec::new();
-        if deep_supervision {
-            for (s, &channels) in stage_channels.iter().enumerate() {
-                sides.push(SideHead::new(builder, format!("stage{}", s + 1), channels, n_classes)?);
+        for (s, &channels) in spec.backbone.stage_channels().iter().enumerate() {
+            if spec.deep_supervision && spec.side_stages.has(s) {
+                sides.push(SideHead::new(builder, s, channels, spec.n_classes)?);
             }
         }
-        let fusion = match sides.len() {
-            0 => None,
-            n_sides => Some(builder.constant("fusion.weight", &[n_sides], 1.0 / n_sides as f64)?),
+        let fusion_weight = match (spec.fusion, sides.len()) {
+            (Fusion::Learned, 1..) => {
+                Some(builder.constant("fusion.weight", &[sides.len()], 1.0 / sides.len() as f64)?)
+            }
+            _ => None,
         };
-        Ok(Self { sides, final_linear, fusion })
+        Ok(Self { sides, final_linear, fusion: spec.fusion, fusion_weight, dropout: spec.dropout })
     }
 
     /// A copy for inference, without a graph.
@@ -78,7 +102,9 @@ impl Heads {
         Ok(Self {
             sides: self.sides.iter().map(SideHead::folded).collect::<Result<_>>()?,
             final_linear: self.final_linear.detached(),
-            fusion: self.fusion.as_ref().map(Tensor::detach),
+            fusion: self.fusion,
+            fusion_weight: self.fusion_weight.as_ref().map(Tensor::detach),
+            dropout: self.dropout,
         })
     }
 
@@ -87,19 +113,28 @@ impl Heads {
         sides.chain([FINAL_HEAD.to_owned()]).collect()
     }
 
-    pub fn forward(&self, stages: &[Activation], train: bool) -> Result<HeadLogits> {
+    pub fn forward(&self, features: &Features, pass: Pass) -> Result<HeadLogits> {
         let mut heads = Vec::with_capacity(self.sides.len() + 1);
-        for (side, stage) in self.sides.iter().zip(stages) {
-            heads.push((side.name.clone(), side.forward(stage, train)?));
+        for side in &self.sides {
+            let Some(stage) = features.stages.get(side.stage) else {
+                candle_core::bail!("the backbone has no stage for head {}", side.name);
+            };
+            let pooled = dropped(side.features(stage, pass)?, self.dropout, pass, &side.name)?;
+            heads.push((side.name.clone(), side.linear.forward(&pooled)?));
         }
-        let Some(deepest) = stages.last() else {
-            candle_core::bail!("a backbone without stages has no final head");
-        };
-        let mut logits = self.final_linear.forward(&deepest.global_avg_pool()?)?;
-        if let Some(fusion) = &self.fusion {
-            for (s, (_, side)) in heads.iter().enumerate() {
-                logits = (logits + side.broadcast_mul(&fusion.narrow(0, s, 1)?)?)?;
-            }
+        let pooled = dropped(features.last.global_avg_pool()?, self.dropout, pass, FINAL_HEAD)?;
+        let mut logits = self.final_linear.forward(&pooled)?;
+        for (s, (_, side)) in heads.iter().enumerate() {
+            logits = match (self.fusion, &self.fusion_weight) {
+                (Fusion::Learned, Some(weight)) => {
+                    (logits + side.broadcast_mul(&weight.narrow(0, s, 1)?)?)?
+                }
+                (Fusion::Averaged, _) => (logits + side)?,
+                _ => logits,
+            };
+        }
+        if self.fusion == Fusion::Averaged {
+            logits = (logits / (heads.len() + 1) as f64)?;
         }
         heads.push((FINAL_HEAD.to_owned(), logits));
         Ok(HeadLogits { heads })
@@ -108,27 +143,50 @@ impl Heads {
 
 struct SideHead {
     name: String,
+    /// From 0.
+    stage: usize,
     conv: ConvNorm,
     linear: Linear,
 }
 
 impl SideHead {
-    fn new(builder: &mut Builder, name: String, channels: usize, n_classes: usize) -> Result<Self> {
+    fn new(builder: &mut Builder, stage: usize, channels: usize, n_classes: usize) -> Result<Self> {
+        let name = format!("stage{}", stage + 1);
+        let width = channels.min(WIDEST_SIDE_HEAD);
         let names = (format!("heads.{name}.conv"), format!("heads.{name}.bn"));
-        let conv = builder.conv_norm((&names.0, &names.1), (channels, channels), 1, 1)?;
-        let linear = builder.linear(&format!("heads.{name}.fc"), channels, n_classes)?;
-        Ok(Self { name, conv, linear })
+        let conv = builder.conv_norm((&names.0, &names.1), (channels, width), 1, 1)?;
+        let linear = builder.linear(&format!("heads.{name}.fc"), width, n_classes)?;
+        Ok(Self { name, stage, conv, linear })
     }
 
     fn folded(&self) -> Result<Self> {
         let (conv, linear) = (self.conv.folded()?, self.linear.detached());
-        Ok(Self { name: self.name.clone(), conv, linear })
+        Ok(Self { name: self.name.clone(), stage: self.stage, conv, linear })
     }
 
-    fn forward(&self, stage: &Activation, train: bool) -> Result<Tensor> {
-        let y = self.conv.forward(stage, None, Act::Relu, train)?;
-        self.linear.forward(&y.global_avg_pool()?)
+    /// `[N, C]`.
+    fn features(&self, stage: &Activation, pass: Pass) -> Result<Tensor> {
+        self.conv.forward(stage, None, Act::Relu, pass.trains(HEADS_PART))?.global_avg_pool()
     }
+}
+
+/// Sets features to 0 with the given chance and scales the others up, in training
+/// alone; which ones follows from the pass's seed and the head's name.
+fn dropped(pooled_nc: Tensor, chance: f64, pass: Pass, head: &str) -> Result<Tensor> {
+    let Pass::Train { noise_seed, .. } = pass else {
+        return Ok(pooled_nc);
+    };
+    if chance == 0.0 {
+        return Ok(pooled_nc);
+    }
+    let mut rng = ChaCha8Rng::seed_from_u64(noise_seed);
+    rng.set_stream(name_hash(head));
+    let keep = 1.0 / (1.0 - chance);
+    let mask: Vec<f64> =
+        (0..pooled_nc.elem_count()).map(|_| if rng.random::<f64>() < chance { 0.0 } else { keep }).collect();
+    let mask = Tensor::from_vec(mask, pooled_nc.shape(), &Device::Cpu)?;
+    let mask = if pooled_nc.dtype() == DType::F64 { mask } else { mask.to_dtype(DType::F32)? };
+    pooled_nc * mask
 }
 
 /// Probabilities of one row of logits, computed in f64; they sum to 1.

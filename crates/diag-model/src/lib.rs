@@ -14,6 +14,7 @@ mod error;
 pub mod explain;
 mod heads;
 pub mod input;
+mod loading;
 pub mod loss;
 mod network;
 mod parameters;
@@ -23,7 +24,8 @@ pub mod tensors;
 
 pub use backbone::Backbone;
 pub use error::ModelError;
-pub use heads::{FINAL_HEAD, HeadLogits, softmax};
+pub use heads::{FINAL_HEAD, Fusion, HeadLogits, softmax};
+pub use loading::{LoadReport, Loaded};
 pub use loss::{Loss, LossSpec, LossTerms};
-pub use network::{FoldedNetwork, LoadReport, Network, NetworkSpec};
+pub use network::{Answer, FoldedNetwork, Network, NetworkSpec, Pass, SideStages};
 pub use saved::{FORMAT_VERSION, InputSpec, ModelCard, SavedModel};

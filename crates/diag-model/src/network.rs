@@ -6,20 +6,110 @@ use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_train_ops::Activation;
 use serde::{Deserialize, Serialize};
 
-use crate::backbone::{Backbone, ResidualNet};
-use crate::heads::{HeadLogits, Heads};
+use crate::backbone::{Backbone, Extractor, Features};
+use crate::heads::{Fusion, HEADS_PART, HeadLogits, Heads};
 use crate::parameters::{Builder, Parameters};
 
 /// What to build.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NetworkSpec {
     /// Feature extractor.
     pub backbone: Backbone,
     /// Number of classes K, at least 2.
     pub n_classes: usize,
-    /// Whether every stage has a side head; without, only the final head remains.
+    /// Whether the chosen stages have side heads; without, only the final head remains.
     pub deep_supervision: bool,
+    /// The stages that have a side head.
+    #[serde(default)]
+    pub side_stages: SideStages,
+    /// How the side heads take part in the final logits.
+    #[serde(default)]
+    pub fusion: Fusion,
+    /// Chance of each pooled feature to be left out of a training step, in [0, 1).
+    #[serde(default)]
+    pub dropout: f64,
+}
+
+impl NetworkSpec {
+    /// A network with the defaults: side heads on all stages if on any, learned fusion, no dropout.
+    pub const fn new(backbone: Backbone, n_classes: usize, deep_supervision: bool) -> Self {
+        let side_stages = SideStages([true; 4]);
+        Self { backbone, n_classes, deep_supervision, side_stages, fusion: Fusion::Learned, dropout: 0.0 }
+    }
+}
+
+/// Which of the four stages have a side head; in files a list of numbers from 1.
+/// Invariant: at least one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Vec<u8>", into = "Vec<u8>")]
+pub struct SideStages([bool; 4]);
+
+impl SideStages {
+    /// Whether a stage, counted from 0, is among them.
+    pub fn has(self, stage: usize) -> bool {
+        self.0.get(stage).copied().unwrap_or(false)
+    }
+}
+
+impl Default for SideStages {
+    fn default() -> Self {
+        Self([true; 4])
+    }
+}
+
+impl TryFrom<Vec<u8>> for SideStages {
+    type Error = String;
+
+    fn try_from(numbers: Vec<u8>) -> std::result::Result<Self, String> {
+        let mut stages = [false; 4];
+        for number in &numbers {
+            match stages.get_mut(usize::from(*number).wrapping_sub(1)) {
+                Some(stage) if !*stage => *stage = true,
+                _ => return Err(format!("side stages {numbers:?} are not distinct numbers from 1 to 4")),
+            }
+        }
+        if numbers.is_empty() {
+            return Err("no side stage; set deep_supervision = false instead".to_owned());
+        }
+        Ok(Self(stages))
+    }
+}
+
+impl From<SideStages> for Vec<u8> {
+    fn from(stages: SideStages) -> Self {
+        (1..=4).filter(|&number| stages.has(usize::from(number) - 1)).collect()
+    }
+}
+
+/// One pass through a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// With the running statistics, every feature kept.
+    Evaluate,
+    /// With the statistics of the batch.
+    Train {
+        /// Decides which features dropout leaves out.
+        noise_seed: u64,
+        /// Parts that do not learn, from the stem on (see [`Network::part_names`]):
+        /// they keep their statistics, and no gradient reaches them.
+        n_frozen: usize,
+    },
+}
+
+impl Pass {
+    /// Whether a part learns in this pass.
+    pub(crate) fn trains(self, part: usize) -> bool {
+        matches!(self, Self::Train { n_frozen, .. } if part >= n_frozen)
+    }
+
+    /// Stops the gradient behind the output of a frozen part.
+    pub(crate) fn cut(self, part: usize, output: Activation) -> Activation {
+        match self {
+            Self::Train { n_frozen, .. } if part < n_frozen => output.detach(),
+            _ => output,
+        }
+    }
 }
 
 /// A deeply supervised network on the CPU.
@@ -28,8 +118,7 @@ pub struct NetworkSpec {
 /// use candle_core::{DType, Device, Tensor};
 /// use diag_model::{Backbone, Network, NetworkSpec};
 /// # fn main() -> candle_core::Result<()> {
-/// let spec = NetworkSpec { backbone: Backbone::Tiny, n_classes: 3, deep_supervision: true };
-/// let network = Network::new(&spec, 1)?;
+/// let network = Network::new(&NetworkSpec::new(Backbone::Tiny, 3, true), 1)?;
 /// let image_nchw = Tensor::zeros((2, 1, 64, 64), DType::F32, &Device::Cpu)?;
 /// let logits = network.forward_t(&image_nchw, false)?;
 /// let names: Vec<&str> = logits.iter().map(|(name, _)| name).collect();
@@ -40,15 +129,23 @@ pub struct NetworkSpec {
 /// ```
 pub struct Network {
     spec: NetworkSpec,
-    backbone: ResidualNet,
+    backbone: Extractor,
     heads: Heads,
-    parameters: Parameters,
+    pub(crate) parameters: Parameters,
 }
 
 /// A network frozen for inference; [`Network::folded`] makes it.
 pub struct FoldedNetwork {
-    backbone: ResidualNet,
+    backbone: Extractor,
     heads: Heads,
+}
+
+/// Logits, and the features that the final head reads.
+pub struct Answer {
+    /// Every head `[N, K]`.
+    pub logits: HeadLogits,
+    /// Means over the image of the last features, `[N, C]`.
+    pub features_nc: Tensor,
 }
 
 impl FoldedNetwork {
@@ -62,18 +159,20 @@ impl FoldedNetwork {
     /// # Errors
     /// Another shape or dtype.
     pub fn forward(&self, image_nchw: &Tensor) -> Result<HeadLogits> {
-        let stages = self.backbone.forward(&Activation::from_nchw(image_nchw)?, false)?;
-        self.heads.forward(&stages, false)
+        Ok(self.answer(image_nchw)?.logits)
     }
-}
 
-/// What a partial load did, line by line.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LoadReport {
-    /// Names of the tensors that were taken over.
-    pub loaded: Vec<String>,
-    /// Names of the network's tensors that kept their values, with the reason.
-    pub kept: Vec<(String, String)>,
+    /// As [`forward`](Self::forward), with the features.
+    ///
+    /// # Errors
+    /// Another shape or dtype.
+    pub fn answer(&self, image_nchw: &Tensor) -> Result<Answer> {
+        let features = self.backbone.forward(&Activation::from_nchw(image_nchw)?, Pass::Evaluate)?;
+        Ok(Answer {
+            logits: self.heads.forward(&features, Pass::Evaluate)?,
+            features_nc: features.last.global_avg_pool()?,
+        })
+    }
 }
 
 impl Network {
@@ -88,16 +187,18 @@ impl Network {
     /// As [`new`](Self::new), in f32 or f64; f64 is there to check gradients.
     ///
     /// # Errors
-    /// Another element type.
+    /// Another element type; a dropout outside [0, 1).
     pub fn with_dtype(spec: &NetworkSpec, seed: u64, dtype: DType) -> Result<Self> {
+        if !(0.0..1.0).contains(&spec.dropout) {
+            candle_core::bail!("dropout {} is not in [0, 1)", spec.dropout);
+        }
         let mut builder = Builder::new(seed, dtype);
-        let backbone = ResidualNet::new(spec.backbone, &mut builder)?;
-        let channels = spec.backbone.stage_channels();
-        let heads = Heads::new(&mut builder, &channels, spec.n_classes, spec.deep_supervision)?;
+        let backbone = Extractor::new(spec.backbone, &mut builder)?;
+        let heads = Heads::new(&mut builder, spec)?;
         Ok(Self { spec: *spec, backbone, heads, parameters: builder.parameters })
     }
 
-    /// Computes the logits of every head. In training mode the running statistics move.
+    /// Computes the logits of every head.
     ///
     /// # Shapes
     /// - `image_nchw`: `[N, 1, H, W]` in [-1, 1], dtype of the network; H, W at least 32
@@ -105,9 +206,19 @@ impl Network {
     ///
     /// # Errors
     /// Another shape or dtype.
+    pub fn forward(&self, image_nchw: &Tensor, pass: Pass) -> Result<HeadLogits> {
+        let features = self.backbone.forward(&Activation::from_nchw(image_nchw)?, pass)?;
+        self.heads.forward(&features, pass)
+    }
+
+    /// [`forward`](Self::forward) with every part learning, or none. In training
+    /// mode the running statistics move.
+    ///
+    /// # Errors
+    /// Another shape or dtype.
     pub fn forward_t(&self, image_nchw: &Tensor, train: bool) -> Result<HeadLogits> {
-        let stages = self.backbone.forward(&Activation::from_nchw(image_nchw)?, train)?;
-        self.heads.forward(&stages, train)
+        let pass = if train { Pass::Train { noise_seed: 0, n_frozen: 0 } } else { Pass::Evaluate };
+        self.forward(image_nchw, pass)
     }
 
     /// A copy for inference: every batch normalisation folded into its convolution at the
@@ -121,12 +232,13 @@ impl Network {
 
     /// The outputs of the backbone's stages, shallowest first, with the running statistics.
     pub(crate) fn stages(&self, image_nchw: &Tensor) -> Result<Vec<Activation>> {
-        self.backbone.forward(&Activation::from_nchw(image_nchw)?, false)
+        Ok(self.backbone.forward(&Activation::from_nchw(image_nchw)?, Pass::Evaluate)?.stages)
     }
 
     /// The logits of every head from the stages' outputs, with the running statistics.
     pub(crate) fn heads_of(&self, stages: &[Activation]) -> Result<HeadLogits> {
-        self.heads.forward(stages, false)
+        let last = self.backbone.last(stages)?;
+        self.heads.forward(&Features { stages: stages.to_vec(), last }, Pass::Evaluate)
     }
 
     /// What was built.
@@ -139,9 +251,20 @@ impl Network {
         self.heads.names()
     }
 
-    /// The trained weights by name, in the order of the layers; torchvision's names in the backbone.
+    /// The trained weights by name, in the order of the layers; the backbone's under
+    /// the names it is published with.
     pub fn named_vars(&self) -> &[(String, Var)] {
         &self.parameters.vars
+    }
+
+    /// Names of the parts that [`named_vars`](Self::named_vars) fall into, input first.
+    pub fn part_names() -> [&'static str; HEADS_PART + 1] {
+        ["stem", "stage1", "stage2", "stage3", "stage4", "heads"]
+    }
+
+    /// The part of every variable, in the order of [`named_vars`](Self::named_vars).
+    pub fn parts(&self) -> &[usize] {
+        &self.parameters.parts
     }
 
     /// Number of trained weights.
@@ -176,55 +299,9 @@ impl Network {
         if let Some((name, reason)) = report.kept.first() {
             candle_core::bail!("tensor {name} {reason}");
         }
-        if let Some(name) = state.keys().find(|name| !report.loaded.contains(name)) {
+        if let Some(name) = report.unused.first() {
             candle_core::bail!("tensor {name} has no place in a {}", self.spec.backbone.name());
         }
         Ok(())
-    }
-
-    /// Takes over every tensor whose name and shape match, for weights published
-    /// under torchvision's names. A stem for three channels is summed over them,
-    /// which gives a grey image the same response.
-    ///
-    /// # Errors
-    /// None of its own; candle's if memory cannot be had.
-    pub fn load_matching(&self, tensors: &BTreeMap<String, Tensor>) -> Result<LoadReport> {
-        let mut report = LoadReport::default();
-        for (name, var) in &self.parameters.vars {
-            let Some(tensor) = tensors.get(name) else {
-                report.kept.push((name.clone(), "is missing".to_owned()));
-                continue;
-            };
-            let tensor = match (name.as_str(), tensor.dims()) {
-                ("conv1.weight", [_, 3, _, _]) => tensor.sum_keepdim(1)?,
-                _ => tensor.clone(),
-            };
-            if tensor.dims() != var.dims() {
-                let reason = format!("has shape {:?}, not {:?}", tensor.dims(), var.dims());
-                report.kept.push((name.clone(), reason));
-                continue;
-            }
-            var.set(&tensor.to_dtype(var.dtype())?.contiguous()?)?;
-            report.loaded.push(name.clone());
-        }
-        for (name, stats) in &self.parameters.stats {
-            let (mean, var) = (format!("{name}.running_mean"), format!("{name}.running_var"));
-            let n_channels = stats.mean().len();
-            let values = |name: &String| -> Result<Option<Vec<f32>>> {
-                match tensors.get(name) {
-                    Some(tensor) if tensor.dims() == [n_channels] => {
-                        tensor.to_dtype(DType::F32)?.to_vec1().map(Some)
-                    }
-                    _ => Ok(None),
-                }
-            };
-            if let (Some(means), Some(vars)) = (values(&mean)?, values(&var)?) {
-                stats.set(means, vars)?;
-                report.loaded.extend([mean, var]);
-            } else {
-                report.kept.push((mean, "is missing or of another shape".to_owned()));
-            }
-        }
-        Ok(report)
     }
 }

@@ -7,7 +7,7 @@ use diag_model::explain::{Map, OcclusionSpec, cams, occlusion};
 use diag_model::{Backbone, Network, NetworkSpec};
 use serde::Deserialize;
 
-const SPEC: NetworkSpec = NetworkSpec { backbone: Backbone::Tiny, n_classes: 3, deep_supervision: true };
+const SPEC: NetworkSpec = NetworkSpec::new(Backbone::Tiny, 3, true);
 const SIDE: usize = 64;
 /// Classes explained of the two images.
 const CLASSES: [usize; 2] = [2, 0];

@@ -4,13 +4,14 @@ use candle_core::{DType, Device, Tensor};
 use diag_data::case::LabelSet;
 use diag_model::loss::{Loss, LossSpec, SaalSpec};
 use diag_model::{
-    Backbone, FORMAT_VERSION, InputSpec, ModelCard, ModelError, Network, NetworkSpec, SavedModel, tensors,
+    Backbone, FORMAT_VERSION, Fusion, InputSpec, ModelCard, ModelError, Network, NetworkSpec, Pass,
+    SavedModel, SideStages, tensors,
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 fn spec(backbone: Backbone, deep_supervision: bool) -> NetworkSpec {
-    NetworkSpec { backbone, n_classes: 3, deep_supervision }
+    NetworkSpec::new(backbone, 3, deep_supervision)
 }
 
 fn images(n: usize, side: usize, dtype: DType) -> Tensor {
@@ -102,7 +103,7 @@ fn a_backbone_starts_the_same_with_and_without_side_heads() {
 
 #[test]
 fn a_folded_network_answers_the_same() {
-    for backbone in [Backbone::Tiny, Backbone::ResNet18] {
+    for backbone in Backbone::ALL {
         let network = Network::new(&spec(backbone, true), 3).unwrap();
         // Running statistics that are not those of a fresh network.
         network.forward_t(&images(3, 64, DType::F32), true).unwrap();
@@ -159,14 +160,72 @@ fn a_saved_model_answers_the_same() {
 }
 
 #[test]
-fn a_three_channel_stem_is_folded_and_the_rest_is_reported() {
-    let network = Network::new(&spec(Backbone::ResNet18, true), 2).unwrap();
-    let stem = Tensor::ones((64, 3, 7, 7), DType::F32, &Device::Cpu).unwrap();
-    let fc = Tensor::ones((1000, 512), DType::F32, &Device::Cpu).unwrap();
-    let report =
-        network.load_matching(&[("conv1.weight".into(), stem), ("fc.weight".into(), fc)].into()).unwrap();
-    assert_eq!(report.loaded, ["conv1.weight"]);
-    assert!(report.kept.iter().any(|(name, why)| name == "fc.weight" && why.contains("[1000, 512]")));
-    let stem = network.state().unwrap()["conv1.weight"].mean_all().unwrap();
-    assert_eq!(stem.to_scalar::<f32>().unwrap(), 3.0);
+fn chosen_stages_have_heads_and_fusion_is_a_choice() {
+    let image_nchw = images(2, 32, DType::F32);
+    let answer = |fusion: Fusion| {
+        let side_stages = SideStages::try_from(vec![2, 4]).unwrap();
+        let spec = NetworkSpec { side_stages, fusion, ..spec(Backbone::Tiny, true) };
+        let network = Network::new(&spec, 4).unwrap();
+        assert_eq!(network.head_names(), ["stage2", "stage4", "final"]);
+        let logits = network.forward_t(&image_nchw, false).unwrap();
+        let values = |(_, logits): (&str, &Tensor)| logits.to_vec2::<f32>().unwrap().concat();
+        logits.iter().map(values).collect::<Vec<_>>()
+    };
+    let [learned, averaged, none] = [Fusion::Learned, Fusion::Averaged, Fusion::None].map(answer);
+    assert_eq!(learned[..2], none[..2]);
+    for i in 0..6 {
+        let sides = none[0][i] + none[1][i];
+        assert!((learned[2][i] - (none[2][i] + sides / 2.0)).abs() < 1e-5);
+        assert!((averaged[2][i] - (none[2][i] + sides) / 3.0).abs() < 1e-5);
+    }
+    for wrong in [vec![], vec![0], vec![5], vec![2, 2]] {
+        assert!(SideStages::try_from(wrong).is_err());
+    }
+}
+
+#[test]
+fn frozen_parts_neither_learn_nor_move_their_statistics() {
+    for backbone in [Backbone::Tiny, Backbone::EfficientNetLite0, Backbone::DenseNet121] {
+        for n_frozen in [1, 3, 5] {
+            let network = Network::new(&spec(backbone, true), 4).unwrap();
+            let before = network.state().unwrap();
+            let pass = Pass::Train { noise_seed: 0, n_frozen };
+            let logits = network.forward(&images(2, 32, DType::F32), pass).unwrap();
+            let mut total = Tensor::zeros((), DType::F32, &Device::Cpu).unwrap();
+            for (_, logits) in logits.iter() {
+                total = (total + logits.sqr().unwrap().sum_all().unwrap()).unwrap();
+            }
+            let gradients = total.backward().unwrap();
+            for ((name, var), &part) in network.named_vars().iter().zip(network.parts()) {
+                assert_eq!(gradients.get(var).is_some(), part >= n_frozen, "{name}, {n_frozen} frozen");
+            }
+            let after = network.state().unwrap();
+            let moved = |name: &String| {
+                let difference = (&before[name] - &after[name]).unwrap().abs().unwrap().sum_all().unwrap();
+                difference.to_scalar::<f32>().unwrap() > 0.0
+            };
+            let part_of = |name: &String| {
+                let layer = name.rsplit_once('.').unwrap().0;
+                let own = |(var, _): &(String, candle_core::Var)| var.rsplit_once('.').unwrap().0 == layer;
+                network.parts()[network.named_vars().iter().position(own).unwrap()]
+            };
+            for name in after.keys().filter(|name| name.ends_with("running_mean")) {
+                assert_eq!(moved(name), part_of(name) >= n_frozen, "{name}, {n_frozen} frozen");
+            }
+        }
+    }
+}
+
+#[test]
+fn dropout_follows_from_its_seed_and_spares_inference() {
+    let network = Network::new(&NetworkSpec { dropout: 0.5, ..spec(Backbone::Tiny, true) }, 4).unwrap();
+    let image_nchw = images(4, 32, DType::F32);
+    let answer = |pass: Pass| {
+        network.forward(&image_nchw, pass).unwrap().get("final").unwrap().to_vec2::<f32>().unwrap()
+    };
+    let train = |noise_seed: u64| answer(Pass::Train { noise_seed, n_frozen: 0 });
+    assert_eq!(train(1), train(1));
+    assert_ne!(train(1), train(2));
+    assert_eq!(answer(Pass::Evaluate), answer(Pass::Evaluate));
+    assert!(Network::new(&NetworkSpec { dropout: 1.0, ..spec(Backbone::Tiny, true) }, 4).is_err());
 }

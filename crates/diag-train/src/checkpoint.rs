@@ -1,25 +1,30 @@
-//! What a resume needs, in one file: it is whole or of the epoch before.
+//! What a resume needs, in one file: it is whole, or the one before it is still there.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::Tensor;
 use diag_data::DataError;
 use diag_data::run::RunDir;
-use diag_model::{Loss, Network, tensors};
+use diag_model::tensors;
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
-use crate::optimiser::Optimiser;
+use crate::inference::MeanLoss;
+use crate::learner::Learner;
 
 /// Where training stands. Random numbers need no state: they follow from the
-/// seed, the epoch and the slice.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// seed, the epoch and the place in it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Position {
     /// Finished epochs.
     pub epoch: u32,
     /// Optimiser steps taken.
     pub step: u64,
+    /// Batches of the epoch under way that were taken.
+    pub n_batches: usize,
+    /// Their mean loss.
+    pub mean: MeanLoss,
+    /// Learning rate of the last step.
+    pub learning_rate: f64,
     /// The best epoch so far.
     pub best: Option<Best>,
     /// Wall time so far.
@@ -35,54 +40,6 @@ pub(crate) struct Best {
     pub score: f64,
     /// Decides between equal scores: higher is better.
     pub tie_break: f64,
-}
-
-/// Everything that training changes.
-pub(crate) struct Learner {
-    pub network: Network,
-    pub loss: Loss,
-    pub optimiser: Optimiser,
-    pub loss_optimiser: Optimiser,
-}
-
-impl Learner {
-    fn state(&self) -> Result<BTreeMap<String, Tensor>, TrainError> {
-        let mut loss = BTreeMap::new();
-        for (name, var) in self.loss.named_vars() {
-            loss.insert(name.clone(), var.as_tensor().copy()?);
-        }
-        let groups = [
-            ("network", self.network.state()?),
-            ("loss", loss),
-            ("optimiser", self.optimiser.state()),
-            ("loss-optimiser", self.loss_optimiser.state()),
-        ];
-        let named = |(group, tensors): (&str, BTreeMap<String, Tensor>)| {
-            let group = group.to_owned();
-            tensors.into_iter().map(move |(name, tensor)| (format!("{group}/{name}"), tensor))
-        };
-        Ok(groups.into_iter().flat_map(named).collect())
-    }
-
-    fn load_state(&mut self, state: BTreeMap<String, Tensor>, n_steps: u64) -> candle_core::Result<()> {
-        let mut groups: BTreeMap<String, BTreeMap<String, Tensor>> = BTreeMap::new();
-        for (name, tensor) in state {
-            if let Some((group, name)) = name.split_once('/') {
-                groups.entry(group.to_owned()).or_default().insert(name.to_owned(), tensor);
-            }
-        }
-        let mut group = |name: &str| groups.remove(name).unwrap_or_default();
-        self.network.load_state(&group("network"))?;
-        let loss = group("loss");
-        for (name, var) in self.loss.named_vars() {
-            match loss.get(name) {
-                Some(tensor) => var.set(tensor)?,
-                None => candle_core::bail!("tensor {name} is missing"),
-            }
-        }
-        self.optimiser.load_state(&group("optimiser"), n_steps)?;
-        self.loss_optimiser.load_state(&group("loss-optimiser"), n_steps)
-    }
 }
 
 /// Writes the checkpoint.

@@ -4,18 +4,22 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use diag_data::case::{CaseId, Label, LabelSet, Split};
 use diag_data::shard::ShardSet;
-use diag_data::split::{Ratio, SplitCase, stratified};
+use diag_data::split::{Ratio, SplitCase, k_folds, stratified};
 use rand::seq::SliceRandom;
 
 use crate::TrainError;
 use crate::random::{Domain, stream};
+use crate::recipe::FoldSpec;
 
 /// One slice.
 #[derive(Clone, Debug)]
 pub(crate) struct Item {
     pub case_id: CaseId,
     pub slice_index: i32,
+    /// Label that is trained on: experiments may change it.
     pub label: Label,
+    /// Label that the shards give.
+    pub stored_label: Label,
     pub split: Split,
     pixels: std::ops::Range<usize>,
 }
@@ -45,6 +49,7 @@ impl Dataset {
                     case_id: slice.case_id,
                     slice_index: slice.slice_index,
                     label: slice.label,
+                    stored_label: slice.label,
                     split,
                     pixels: start..pixels.len(),
                 });
@@ -92,6 +97,31 @@ impl Dataset {
         }
     }
 
+    /// Drops training slices of the cases named.
+    pub fn leave_out(&mut self, cases: &[CaseId]) {
+        self.items.retain(|item| item.split != Split::Train || cases.binary_search(&item.case_id).is_err());
+    }
+
+    /// Makes all validation slices training slices.
+    pub fn join_validation(&mut self) {
+        for item in self.items.iter_mut().filter(|item| item.split == Split::Validation) {
+            item.split = Split::Train;
+        }
+    }
+
+    /// The cases of one fold of the training and validation cases, which all
+    /// become training cases first; cases of one patient stay together.
+    pub fn draw_fold(
+        &mut self,
+        shards: &ShardSet,
+        fold: FoldSpec,
+        seed: u64,
+    ) -> Result<BTreeSet<CaseId>, TrainError> {
+        self.join_validation();
+        let placed = k_folds(&self.split_cases(shards)?, fold.of, seed);
+        Ok(placed.into_iter().filter(|(_, index)| *index == fold.index).map(|(case, _)| case).collect())
+    }
+
     /// Draws the validation cases from the training cases, class by class; cases
     /// of one patient stay together.
     pub fn draw_validation(
@@ -104,6 +134,13 @@ impl Dataset {
         if per_mille == 0 {
             return Ok(BTreeSet::new());
         }
+        let cases = self.split_cases(shards)?;
+        let placed = stratified(&cases, Ratio::new(1000 - per_mille, per_mille)?, seed);
+        Ok(placed.into_iter().filter(|(_, split)| *split == Split::Test).map(|(case, _)| case).collect())
+    }
+
+    /// The training cases with the patients that they are of.
+    fn split_cases(&self, shards: &ShardSet) -> Result<Vec<SplitCase>, TrainError> {
         let patients: BTreeMap<CaseId, Option<String>> =
             shards.cases()?.into_iter().map(|row| (row.case_id, row.patient_hash)).collect();
         let case = |(case_id, label): (CaseId, Label)| SplitCase {
@@ -111,10 +148,7 @@ impl Dataset {
             case_id,
             label,
         };
-        let cases: Vec<SplitCase> =
-            self.cases_where(|split| split == Split::Train).into_iter().map(case).collect();
-        let placed = stratified(&cases, Ratio::new(1000 - per_mille, per_mille)?, seed);
-        Ok(placed.into_iter().filter(|(_, split)| *split == Split::Test).map(|(case, _)| case).collect())
+        Ok(self.cases_where(|split| split == Split::Train).into_iter().map(case).collect())
     }
 
     /// Gives the training and validation cases each other's labels: as many cases of each label
@@ -146,7 +180,8 @@ impl Dataset {
         }
     }
 
-    fn cases_where(&self, keep: impl Fn(Split) -> bool) -> BTreeMap<CaseId, Label> {
+    /// The cases of some parts, with their labels.
+    pub fn cases_where(&self, keep: impl Fn(Split) -> bool) -> BTreeMap<CaseId, Label> {
         let kept = self.items.iter().filter(|item| keep(item.split));
         kept.map(|item| (item.case_id.clone(), item.label)).collect()
     }

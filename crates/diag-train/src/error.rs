@@ -88,10 +88,10 @@ pub enum TrainError {
         part: String,
     },
     /// The user stopped the run.
-    #[error("interrupted in epoch {epoch}; the checkpoint of epoch {} is whole", epoch - 1)]
+    #[error("interrupted {place}; what was done is kept")]
     Interrupted {
-        /// Epoch that was under way, from 1.
-        epoch: u32,
+        /// Where it was.
+        place: String,
     },
     /// The user stopped an explanation.
     #[error("stopped by request; nothing was written")]

@@ -1,6 +1,6 @@
 //! Evaluation: a run's model over shards to predictions and metrics.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
@@ -10,15 +10,18 @@ use diag_data::predictions::{Prediction, Predictions};
 use diag_data::run::RunDir;
 use diag_data::shard::ShardSet;
 use diag_metrics::{Aggregation, Measures, aggregate, evaluate as measure};
-use diag_model::SavedModel;
+use diag_model::{SavedModel, tensors};
 use serde::Serialize;
 
 use crate::TrainError;
+use crate::attention::AttentionHead;
 use crate::dataset::Dataset;
+use crate::decision::{CaseRule, Decision, DecisionMetrics, Part, train_attention};
+use crate::device::DeviceChoice;
+use crate::experiment;
 use crate::fit::{available_threads, thread_pool};
-use crate::inference::{case_numbers, infer, scores};
+use crate::inference::{Inference, case_numbers, infer, scores};
 use crate::plan::TrainPlan;
-use crate::recipe::DeviceChoice;
 
 /// What to evaluate.
 #[derive(Clone, Debug)]
@@ -31,6 +34,8 @@ pub struct EvaluateJob {
     pub split: Option<Split>,
     /// Device to run on.
     pub device: DeviceChoice,
+    /// Threads; absent: as the recipe says. The result does not depend on it.
+    pub threads: Option<usize>,
 }
 
 /// `metrics.json`.
@@ -59,9 +64,14 @@ pub struct SplitMetrics {
     pub top_k: usize,
     /// Balanced accuracy by head, unit of analysis: slice.
     pub slice_balanced_accuracy: BTreeMap<String, Option<f64>>,
+    /// What the decision fixed on the validation part does; absent without one.
+    pub decision: Option<DecisionMetrics>,
 }
 
 /// Evaluates a run; writes `predictions.parquet` and `metrics.json` and returns the latter.
+///
+/// Where the run has no `decision.json` for its weights yet, the decision is
+/// fitted on the validation part and written down first, before a test slice is read.
 ///
 /// # Errors
 /// A folder without a finished run, shards that are not there or have other
@@ -87,82 +97,192 @@ pub fn evaluate(job: &EvaluateJob, stop: &AtomicBool) -> Result<Metrics, TrainEr
     }
     plan.recipe.set_arithmetic();
     let splits = job.split.map_or(Split::ALL.to_vec(), |split| vec![split]);
-    let dataset = read_splits(&shards, &plan, &shards_sha256, &splits)?;
-    if dataset.items.is_empty() {
+    let evaluation = Evaluation {
+        run: &run,
+        plan: &plan,
+        model: &model,
+        model_sha256: files::sha256_file(&run.weights())?,
+        own_shards: shards_sha256 == plan.shards_sha256,
+        shards: &shards,
+        stop,
+    };
+    let pool = thread_pool(job.threads.or(plan.recipe.threads).unwrap_or_else(available_threads))?;
+    let (predictions, measured) = pool.install(|| evaluation.run(&splits))?;
+    if predictions.rows.is_empty() {
         let what = job.split.map_or_else(|| "any".to_owned(), |split| split.to_string());
         return Err(TrainError::NoSlices { what });
     }
-    let items: Vec<usize> = splits.iter().flat_map(|&split| dataset.of_split(split)).collect();
-    let pool = thread_pool(plan.recipe.threads.unwrap_or_else(available_threads))?;
-    let inference = pool.install(|| infer(&model.network, None, &dataset, &items, stop))?;
-    let Some(inference) = inference else {
-        return Err(TrainError::Interrupted { epoch: plan.recipe.epochs + 1 });
-    };
-    let predictions = Predictions {
-        labels: dataset.labels.clone(),
-        heads: model.card.heads.clone(),
-        rows: inference.predictions,
-    };
     let metrics = Metrics {
         format_version: 1,
-        labels: dataset.labels.names().to_vec(),
-        model_sha256: files::sha256_file(&run.weights())?,
+        labels: model.card.labels.names().to_vec(),
+        model_sha256: evaluation.model_sha256,
         shards_sha256,
-        splits: measure_splits(&predictions, &splits, plan.recipe.top_k)?,
+        splits: measured,
     };
     predictions.write(&run.predictions())?;
     files::write_json(&run.metrics(), &metrics)?;
     Ok(metrics)
 }
 
-/// Reads parts of the data, with the validation cases of the run set aside
-/// where these are the shards it was trained on.
-fn read_splits(
+/// Everything that stays the same during an evaluation.
+struct Evaluation<'a> {
+    run: &'a RunDir,
+    plan: &'a TrainPlan,
+    model: &'a SavedModel,
+    model_sha256: String,
+    /// Whether these are the shards of the training.
+    own_shards: bool,
+    shards: &'a ShardSet,
+    stop: &'a AtomicBool,
+}
+
+impl Evaluation<'_> {
+    fn run(&self, splits: &[Split]) -> Result<(Predictions, BTreeMap<String, SplitMetrics>), TrainError> {
+        let mut inferred: BTreeMap<Split, Inference> = BTreeMap::new();
+        let decision = self.decision(&mut inferred)?;
+        let card = &self.model.card;
+        let mut predictions =
+            Predictions { labels: card.labels.clone(), heads: card.heads.clone(), rows: Vec::new() };
+        let mut measured = BTreeMap::new();
+        for &split in splits {
+            let inference = match inferred.remove(&split) {
+                Some(inference) => inference,
+                None => self.infer(split)?,
+            };
+            if inference.predictions.is_empty() {
+                continue;
+            }
+            let mut metrics = measure_split(&inference.predictions, &predictions, self.plan.recipe.top_k)?;
+            if let Some((decision, attention)) = &decision {
+                let part = part(&inference, card.heads.len());
+                metrics.decision = Some(decision.measure(&part, &card.labels, attention.as_ref())?);
+            }
+            measured.insert(split.to_string(), metrics);
+            predictions.rows.extend(inference.predictions);
+        }
+        Ok((predictions, measured))
+    }
+
+    /// The decision of the run: as written down, or fitted on the validation part
+    /// of the shards it was trained on. What was inferred on the way is kept.
+    fn decision(
+        &self,
+        inferred: &mut BTreeMap<Split, Inference>,
+    ) -> Result<Option<(Decision, Option<AttentionHead>)>, TrainError> {
+        let attention_file = self.run.root().join("attention.safetensors");
+        if self.run.decision().exists() {
+            let decision: Decision = files::read_json(&self.run.decision())?;
+            if decision.model_sha256 == self.model_sha256 {
+                let attention = match decision.aggregation {
+                    CaseRule::Attention => {
+                        Some(AttentionHead::from_weights(tensors::read(&attention_file)?.0))
+                    }
+                    CaseRule::Fixed(_) => None,
+                };
+                return Ok(Some((decision, attention)));
+            }
+        }
+        if !self.own_shards {
+            return Ok(None);
+        }
+        let validation = self.infer(Split::Validation)?;
+        if validation.predictions.is_empty() {
+            return Ok(None);
+        }
+        let (card, recipe) = (&self.model.card, &self.plan.recipe);
+        let attention = if recipe.decision.attention && !recipe.shuffle_labels {
+            let training = self.infer(Split::Train)?;
+            let part = part(&training, card.heads.len());
+            let labels = self.training_labels()?;
+            let head = train_attention(&part, &labels, card.labels.len(), recipe.seed)?;
+            inferred.insert(Split::Train, training);
+            head
+        } else {
+            None
+        };
+        let model_sha256 = self.model_sha256.clone();
+        let part = part(&validation, card.heads.len());
+        let decision = Decision::fit(
+            &recipe.decision,
+            recipe.top_k,
+            &card.labels,
+            model_sha256,
+            &part,
+            attention.as_ref(),
+        )?;
+        if let Some(head) = &attention {
+            tensors::write(&attention_file, head.weights(), "")?;
+        }
+        files::write_json(&self.run.decision(), &decision)?;
+        inferred.insert(Split::Validation, validation);
+        Ok(Some((decision, attention)))
+    }
+
+    fn infer(&self, split: Split) -> Result<Inference, TrainError> {
+        let dataset = self.read(split)?;
+        let items = dataset.of_split(split);
+        let inference = infer(&self.model.network, None, &dataset, &items, self.stop)?;
+        inference.ok_or_else(|| TrainError::Interrupted { place: "during the evaluation".to_owned() })
+    }
+
+    /// The labels that were trained on, wrong ones included, slice by slice.
+    fn training_labels(&self) -> Result<Vec<usize>, TrainError> {
+        let mut dataset = self.read(Split::Train)?;
+        experiment::add_label_noise(&mut dataset, &self.plan.recipe.data, self.plan.recipe.seed);
+        Ok(dataset.items.iter().map(|item| item.label.index()).collect())
+    }
+
+    fn read(&self, split: Split) -> Result<Dataset, TrainError> {
+        read_split(self.shards, self.own_shards.then_some(self.plan), split)
+    }
+}
+
+fn part(inference: &Inference, n_heads: usize) -> Part<'_> {
+    Part { rows: &inference.predictions, features: &inference.features, n_heads }
+}
+
+/// Reads one part of the data. With the plan of a run on these shards: as it was
+/// for training, before labels were changed.
+pub(crate) fn read_split(
     shards: &ShardSet,
-    plan: &TrainPlan,
-    shards_sha256: &str,
-    splits: &[Split],
+    plan: Option<&TrainPlan>,
+    split: Split,
 ) -> Result<Dataset, TrainError> {
-    let own = shards_sha256 == plan.shards_sha256;
-    let mut stored = splits.to_vec();
-    if own && !plan.validation_cases.is_empty() && splits == [Split::Validation] {
-        stored.push(Split::Train);
+    let Some(plan) = plan else {
+        return Dataset::read(shards, &[split]);
+    };
+    let recipe = &plan.recipe;
+    let mut stored = vec![split];
+    if split == Split::Validation && !plan.validation_cases.is_empty() {
+        stored = vec![Split::Train, Split::Validation];
     }
-    let mut dataset = Dataset::read(shards, &stored)?;
-    if own {
-        let cases: std::collections::BTreeSet<CaseId> = plan.validation_cases.iter().cloned().collect();
-        dataset.set_aside(&cases);
+    if split == Split::Train && recipe.fold.is_some() {
+        stored = vec![Split::Train, Split::Validation];
     }
-    dataset.items.retain(|item| splits.contains(&item.split));
+    let mut dataset = Dataset::read(shards, &experiment::parts_to_read(&recipe.data, &stored))?;
+    experiment::deal(&mut dataset, shards, &recipe.data, recipe.seed)?;
+    if recipe.fold.is_some() {
+        dataset.join_validation();
+    }
+    let cases: BTreeSet<CaseId> = plan.validation_cases.iter().cloned().collect();
+    dataset.set_aside(&cases);
+    dataset.leave_out(&plan.left_out_cases);
+    dataset.items.retain(|item| item.split == split);
     Ok(dataset)
 }
 
-fn measure_splits(
-    predictions: &Predictions,
-    splits: &[Split],
-    top_k: usize,
-) -> Result<BTreeMap<String, SplitMetrics>, TrainError> {
-    let n_classes = predictions.labels.len();
-    let mut measured = BTreeMap::new();
-    for &split in splits {
-        let rows: Vec<Prediction> =
-            predictions.rows.iter().filter(|row| row.split == split).cloned().collect();
-        if rows.is_empty() {
-            continue;
-        }
-        let slices = scores(&rows, predictions.heads.len() - 1, n_classes)?;
-        let cases = case_numbers(&rows);
-        let mut case = BTreeMap::new();
-        for (name, how) in [("mean", Aggregation::Mean), ("top_k_mean", Aggregation::TopKMean { k: top_k })] {
-            case.insert(name.to_owned(), measure(&aggregate(&slices, &cases, how)?.scores));
-        }
-        let mut slice_balanced_accuracy = BTreeMap::new();
-        for (h, head) in predictions.heads.iter().enumerate() {
-            let measures = measure(&scores(&rows, h, n_classes)?);
-            slice_balanced_accuracy.insert(head.clone(), measures.balanced_accuracy);
-        }
-        let metrics = SplitMetrics { slice: measure(&slices), case, top_k, slice_balanced_accuracy };
-        measured.insert(split.to_string(), metrics);
+fn measure_split(rows: &[Prediction], table: &Predictions, top_k: usize) -> Result<SplitMetrics, TrainError> {
+    let n_classes = table.labels.len();
+    let slices = scores(rows, table.heads.len() - 1, n_classes)?;
+    let cases = case_numbers(rows);
+    let mut case = BTreeMap::new();
+    for (name, how) in [("mean", Aggregation::Mean), ("top_k_mean", Aggregation::TopKMean { k: top_k })] {
+        case.insert(name.to_owned(), measure(&aggregate(&slices, &cases, how)?.scores));
     }
-    Ok(measured)
+    let mut slice_balanced_accuracy = BTreeMap::new();
+    for (h, head) in table.heads.iter().enumerate() {
+        let measures = measure(&scores(rows, h, n_classes)?);
+        slice_balanced_accuracy.insert(head.clone(), measures.balanced_accuracy);
+    }
+    Ok(SplitMetrics { slice: measure(&slices), case, top_k, slice_balanced_accuracy, decision: None })
 }

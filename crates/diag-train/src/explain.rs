@@ -20,11 +20,11 @@ use diag_model::explain::{HeadCams, Map, OcclusionSpec, cams, occlusion};
 use diag_model::{FINAL_HEAD, Network, SavedModel, input};
 
 use crate::TrainError;
+use crate::device::DeviceChoice;
 use crate::fit::{available_threads, thread_pool};
 use crate::localise::{agreement, rank_correlation};
 use crate::lung_field::{LungField, lung_field};
 use crate::plan::TrainPlan;
-use crate::recipe::DeviceChoice;
 
 /// Pictures of one pass.
 const BATCH_SIZE: usize = 8;

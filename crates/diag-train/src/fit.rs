@@ -5,28 +5,32 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use candle_train_ops::optim::clip_grad_norm;
+use candle_core::backprop::GradStore;
 use diag_data::DataError;
 use diag_data::case::Split;
 use diag_data::files;
-use diag_data::run::{Epoch, LossRecord, RunDir};
+use diag_data::run::{Epoch, LossRecord, RunDir, Step};
 use diag_data::shard::ShardSet;
-use diag_model::{
-    FORMAT_VERSION, InputSpec, Loss, ModelCard, Network, NetworkSpec, SavedModel, input, tensors,
-};
+use diag_model::{FORMAT_VERSION, InputSpec, ModelCard, Network, Pass, SavedModel, input, tensors};
+use rand::Rng;
 
 use crate::TrainError;
-use crate::checkpoint::{self, Best, Learner, Position};
+use crate::checkpoint::{self, Best, Position};
+use crate::clock::Clock;
 use crate::dataset::Dataset;
-use crate::inference::{MeanLoss, validate};
-use crate::loader::{Batch, Loading, for_each_batch, shuffled};
-use crate::optimiser::Optimiser;
+use crate::device::DeviceChoice;
+use crate::inference::validate;
+use crate::learner::Learner;
+use crate::loader::{Batch, Loading, for_each_batch, n_batches};
+use crate::message::{Message, Sender};
 use crate::plan::TrainPlan;
-use crate::progress::{Event, Progress};
-use crate::recipe::{DeviceChoice, Initialisation, Selection, TrainSpec};
+use crate::progress::Progress;
+use crate::random::{Domain, stream};
+use crate::recipe::{Selection, TrainSpec};
 use crate::run_info;
+use crate::sampling::order;
 use crate::schedule;
-use crate::tensorboard::EventFile;
+use crate::trail::Trail;
 
 /// What to train, and where to leave it.
 #[derive(Clone, Debug)]
@@ -39,8 +43,13 @@ pub struct FitJob {
     pub run: PathBuf,
     /// Device to run on.
     pub device: DeviceChoice,
+    /// Threads; absent: as the recipe says. The result does not depend on it.
+    pub threads: Option<usize>,
     /// Whether to go on with a run that was stopped.
     pub resume: bool,
+    /// Seconds between checkpoints inside an epoch; one is written after every
+    /// epoch besides. The result does not depend on it.
+    pub checkpoint_seconds: f64,
     /// The command line for `run.json`, without paths that could name a person.
     pub command: String,
 }
@@ -62,7 +71,7 @@ pub struct FitSummary {
 /// # Errors
 /// A recipe or shards that cannot be read, a run that is there already, a loss
 /// that is not a finite number, a stop by request. The run folder then holds the
-/// checkpoint of the last whole epoch.
+/// last checkpoint.
 pub fn fit(job: &FitJob, stop: &AtomicBool, progress: &mut Progress<'_>) -> Result<FitSummary, TrainError> {
     job.device.check()?;
     let recipe = TrainSpec::read(&job.recipe)?;
@@ -84,7 +93,7 @@ pub fn fit(job: &FitJob, stop: &AtomicBool, progress: &mut Progress<'_>) -> Resu
             return Err(TrainError::Changed { what, run: job.run.clone() });
         }
     }
-    let n_threads = recipe.threads.unwrap_or_else(available_threads);
+    let n_threads = job.threads.or(recipe.threads).unwrap_or_else(available_threads);
     std::fs::create_dir_all(run.root()).map_err(|source| DataError::Io {
         action: "create",
         path: job.run.clone(),
@@ -123,31 +132,6 @@ pub(crate) fn available_threads() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-/// An [`Event`] on its way out of the pool.
-enum Message {
-    EpochStarts { epoch: u32, n_epochs: u32, n_slices: u64 },
-    Step { n_slices: u64, loss: f64 },
-    EpochEnds { epoch: Epoch, best: bool, seconds: f64 },
-    Note(String),
-}
-
-impl Message {
-    fn deliver(&self, progress: &mut Progress<'_>) {
-        progress(match self {
-            &Self::EpochStarts { epoch, n_epochs, n_slices } => {
-                Event::EpochStarts { epoch, n_epochs, n_slices }
-            }
-            &Self::Step { n_slices, loss } => Event::Step { n_slices, loss },
-            Self::EpochEnds { epoch, best, seconds } => {
-                Event::EpochEnds { epoch, best: *best, seconds: *seconds }
-            }
-            Self::Note(text) => Event::Note(text),
-        });
-    }
-}
-
-type Sender = std::sync::mpsc::Sender<Message>;
-
 /// Everything that stays the same during a run.
 struct Fitting<'a> {
     job: &'a FitJob,
@@ -160,11 +144,13 @@ struct Fitting<'a> {
 
 impl Fitting<'_> {
     fn run(&self, out: &Sender) -> Result<FitSummary, TrainError> {
-        let started = Instant::now();
-        let (mut learner, initialisation, notes) = self.learner()?;
-        for note in notes {
+        let clock = Clock::start();
+        let recipe = &self.plan.recipe;
+        let (mut learner, start) = Learner::new(recipe, &self.dataset.labels, &self.plan.slices_per_class)?;
+        for note in start.notes {
             let _ = out.send(Message::Note(note));
         }
+        let initialisation = start.initialisation;
         let mut info = run_info::describe(
             self.run,
             self.plan,
@@ -174,31 +160,26 @@ impl Fitting<'_> {
             initialisation,
             &self.job.command,
         )?;
-        let mut position = Position { epoch: 0, step: 0, best: None, train_seconds: 0.0 };
-        let mut epochs = Vec::new();
+        let mut position = Position::default();
         if let Some(saved) = checkpoint::load(self.run, &mut learner)? {
-            epochs = if saved.epoch > 0 { self.run.read_epochs()? } else { Vec::new() };
-            epochs.truncate(saved.epoch as usize);
             position = saved;
-            let text = format!("going on after epoch {}", position.epoch);
+            let text = format!("going on after epoch {}, step {}", position.epoch, position.step);
             let _ = out.send(Message::Note(text));
         }
-        let seconds_before = position.train_seconds;
+        let clock = clock.after(position.train_seconds);
+        let mut trail = Trail::open(self.run, &position)?;
         self.run.write_info(&info)?;
         SavedModel::write_card(&self.run.model(), &self.card(&learner.network))?;
-        let events = EventFile::create(self.run.root(), &epochs)?;
-        while position.epoch < self.plan.recipe.epochs {
+        while position.epoch < recipe.epochs && !self.out_of_patience(&position) {
             let epoch_started = Instant::now();
-            let epoch = self.epoch(&mut learner, &mut position, out)?;
+            let epoch = self.epoch(&mut learner, &mut position, &mut trail, &clock, out)?;
             let best = self.is_best(&epoch, &mut position);
             if best {
-                tensors::write(&self.run.weights(), &learner.network.state()?, "")?;
+                tensors::write(&self.run.weights(), &learner.kept_state()?, "")?;
             }
-            epochs.push(epoch.clone());
-            self.run.write_epochs(&epochs)?;
-            position.train_seconds = seconds_before + started.elapsed().as_secs_f64();
+            trail.add_epoch(&epoch)?;
+            position.train_seconds = clock.seconds();
             checkpoint::save(self.run, &learner, &position)?;
-            events.append(&epoch)?;
             let seconds = epoch_started.elapsed().as_secs_f64();
             let _ = out.send(Message::EpochEnds { epoch, best, seconds });
         }
@@ -207,7 +188,7 @@ impl Fitting<'_> {
         info.model_sha256 = Some(files::sha256_file(&self.run.weights())?);
         info.train_seconds = position.train_seconds;
         self.run.write_info(&info)?;
-        Ok(FitSummary { best_epoch, epochs, train_seconds: position.train_seconds })
+        Ok(FitSummary { best_epoch, epochs: trail.epochs, train_seconds: position.train_seconds })
     }
 
     /// One pass over the training slices and one over the validation slices.
@@ -215,122 +196,125 @@ impl Fitting<'_> {
         &self,
         learner: &mut Learner,
         position: &mut Position,
+        trail: &mut Trail<'_>,
+        clock: &Clock,
         out: &Sender,
     ) -> Result<Epoch, TrainError> {
         let recipe = &self.plan.recipe;
         let epoch = position.epoch + 1;
         learner.loss.set_share_done(f64::from(position.epoch) / f64::from(recipe.epochs));
-        let order = shuffled(&self.dataset.of_split(Split::Train), recipe.seed, epoch);
+        let items = self.dataset.of_split(Split::Train);
+        let order = order(self.dataset, &items, recipe.sampling, recipe.seed, epoch);
         let n_slices = order.len() as u64;
         let _ = out.send(Message::EpochStarts { epoch, n_epochs: recipe.epochs, n_slices });
         let loading = Loading {
             seed: recipe.seed,
             batch_size: recipe.batch_size,
             augmentation: recipe.augmentation.clone(),
+            mixing: recipe.mixing.clone(),
         };
-        let mut mean = MeanLoss::default();
-        let mut learning_rate = 0.0;
-        let mut interrupted = false;
-        let mut step = position.step;
-        for_each_batch(self.dataset, &order, &loading, epoch, |batch| {
+        let last_batch = n_batches(order.len(), recipe.batch_size);
+        let mut pending: Option<Pending> = None;
+        let mut saved = Instant::now();
+        for_each_batch(self.dataset, &order, &loading, epoch, position.n_batches, |batch| {
             let n_slices = batch.label_n.len();
-            let share =
-                schedule::share(&recipe.schedule, step, self.plan.steps_per_epoch, self.plan.n_steps());
-            learning_rate = recipe.optimiser.learning_rate * share;
-            step += 1;
-            let record = self.step(learner, batch, learning_rate, (epoch, step))?;
+            let at = Place { epoch, step: position.step + 1 };
+            let pass = self.pass(epoch, position.n_batches);
+            let (record, gradients) = self.gradients(learner, batch, pass, at)?;
             let _ = out.send(Message::Step { n_slices: n_slices as u64, loss: record.total });
-            mean.add(&record, n_slices);
-            interrupted = self.stop.load(Ordering::Relaxed);
+            position.mean.add(&record, n_slices);
+            position.n_batches += 1;
+            let (gradients, n_pending, loss) = match pending.take() {
+                None => (gradients, 1, record.total),
+                Some(mut before) => {
+                    learner.add_gradients(&mut before.gradients, gradients)?;
+                    (before.gradients, before.n_batches + 1, before.loss + record.total)
+                }
+            };
+            if n_pending < recipe.accumulate && position.n_batches < last_batch {
+                pending = Some(Pending { gradients, n_batches: n_pending, loss });
+                return Ok(ControlFlow::Continue(()));
+            }
+            let share = schedule::share(
+                &recipe.schedule,
+                position.step,
+                self.plan.steps_per_epoch,
+                self.plan.n_steps(),
+            );
+            position.learning_rate = recipe.optimiser.learning_rate * share;
+            position.step += 1;
+            let gradient_norm = learner.step(gradients, n_pending, position.learning_rate, position.step)?;
+            if !gradient_norm.is_finite() {
+                return Err(at.diverged("all", "gradient norm"));
+            }
+            tracing::debug!(step = position.step, loss, gradient_norm, "step");
+            trail.add_step(&Step {
+                step: position.step,
+                epoch,
+                learning_rate: position.learning_rate,
+                loss: loss / n_pending as f64,
+                gradient_norm,
+                loss_state: learner.loss.state()?,
+            })?;
+            let interrupted = self.stop.load(Ordering::Relaxed);
+            if interrupted || saved.elapsed().as_secs_f64() >= self.job.checkpoint_seconds {
+                position.train_seconds = clock.seconds();
+                checkpoint::save(self.run, learner, position)?;
+                saved = Instant::now();
+            }
             Ok(if interrupted { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
+        let interrupted =
+            || TrainError::Interrupted { place: format!("in epoch {epoch}, after step {}", position.step) };
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(interrupted());
+        }
         let has_validation = self.dataset.items.iter().any(|item| item.split == Split::Validation);
-        let validation = if has_validation && !interrupted {
-            validate(&learner.network, &learner.loss, self.dataset, self.stop)?
+        let validation = if has_validation {
+            let measured = learner.with_kept_weights(|learner| {
+                validate(&learner.network, &learner.loss, self.dataset, self.stop)
+            })?;
+            Some(measured.ok_or_else(interrupted)?)
         } else {
             None
         };
-        if interrupted || has_validation && validation.is_none() {
-            // The checkpoint of the epoch before is whole; a resume repeats this one exactly.
-            return Err(TrainError::Interrupted { epoch });
-        }
-        (position.epoch, position.step) = (epoch, step);
+        let train = std::mem::take(&mut position.mean).record();
+        (position.epoch, position.n_batches) = (epoch, 0);
         Ok(Epoch {
             epoch,
-            step,
-            learning_rate,
-            train: mean.record(),
+            step: position.step,
+            learning_rate: position.learning_rate,
+            train,
             validation,
             loss_state: learner.loss.state()?,
         })
     }
 
-    fn step(
+    /// How the network runs on a batch of an epoch, counted from 0.
+    fn pass(&self, epoch: u32, batch: usize) -> Pass {
+        let recipe = &self.plan.recipe;
+        let noise_seed = stream(recipe.seed, Domain::Dropout, epoch, batch as u32).random();
+        Pass::Train { noise_seed, n_frozen: recipe.n_frozen(epoch) }
+    }
+
+    fn gradients(
         &self,
-        learner: &mut Learner,
+        learner: &Learner,
         batch: Batch,
-        learning_rate: f64,
-        (epoch, step): (u32, u64),
-    ) -> Result<LossRecord, TrainError> {
-        let diverged = |head: &str, part: &str| TrainError::Diverged {
-            epoch,
-            step,
-            head: head.to_owned(),
-            part: part.to_owned(),
-        };
-        let optimiser = &self.plan.recipe.optimiser;
-        let image_nchw = input::from_scaled(batch.values, self.dataset.height, self.dataset.width)?;
-        let logits = learner.network.forward_t(&image_nchw, true)?;
-        let terms = learner.loss.terms(&logits, &batch.label_n)?;
-        let record = terms.record()?;
+        pass: Pass,
+        at: Place,
+    ) -> Result<(LossRecord, GradStore), TrainError> {
+        let shape = (self.dataset.height, self.dataset.width);
+        let (record, gradients) = learner.gradients(batch, shape, pass)?;
         for (head, parts) in &record.heads {
             if let Some((part, _)) = parts.iter().find(|(_, value)| !value.is_finite()) {
-                return Err(diverged(head, part));
+                return Err(at.diverged(head, part));
             }
         }
         if !record.total.is_finite() {
-            return Err(diverged("all", "total"));
+            return Err(at.diverged("all", "total"));
         }
-        let mut gradients = terms.total.backward()?;
-        let limit = optimiser.max_gradient_norm.unwrap_or(f64::INFINITY);
-        let norm = clip_grad_norm(learner.network.named_vars(), &mut gradients, limit)?;
-        if !norm.is_finite() {
-            return Err(diverged("all", "gradient norm"));
-        }
-        tracing::debug!(step, loss = record.total, gradient_norm = norm, learning_rate, "step");
-        learner.optimiser.step(&gradients, learning_rate)?;
-        learner.loss_optimiser.step(&gradients, learning_rate * optimiser.loss_learning_rate_factor)?;
-        Ok(record)
-    }
-
-    /// Network, loss and optimisers at their start; how the weights were made; remarks.
-    fn learner(&self) -> Result<(Learner, String, Vec<String>), TrainError> {
-        let recipe = &self.plan.recipe;
-        let spec = NetworkSpec {
-            backbone: recipe.backbone,
-            n_classes: self.dataset.labels.len(),
-            deep_supervision: recipe.deep_supervision,
-        };
-        let network = Network::new(&spec, recipe.seed)?;
-        let (initialisation, notes) = match &recipe.init {
-            Initialisation::Random => ("random".to_owned(), Vec::new()),
-            Initialisation::File(path) => {
-                let (weights, _) = tensors::read(path)?;
-                let report = network.load_matching(&weights)?;
-                let mut notes =
-                    vec![format!("{} tensors taken from {}", report.loaded.len(), path.display())];
-                notes.extend(
-                    report.kept.iter().map(|(name, why)| format!("{name} starts at random: it {why}")),
-                );
-                let name = path.file_name().unwrap_or_default().to_string_lossy();
-                (format!("{name}, sha256 {}", files::sha256_file(path)?), notes)
-            }
-        };
-        let heads = network.head_names();
-        let loss = Loss::new(&recipe.loss, &heads, &self.dataset.labels, &self.plan.slices_per_class)?;
-        let optimiser = Optimiser::new(&recipe.optimiser, network.named_vars())?;
-        let loss_optimiser = Optimiser::new(&recipe.optimiser, loss.named_vars())?;
-        Ok((Learner { network, loss, optimiser, loss_optimiser }, initialisation, notes))
+        Ok((record, gradients))
     }
 
     fn card(&self, network: &Network) -> ModelCard {
@@ -365,6 +349,9 @@ impl Fitting<'_> {
                     .unwrap_or(f64::INFINITY);
                 match rule {
                     Selection::MacroF1 => (validation.case_macro_f1, -cross_entropy),
+                    Selection::MacroAuroc => {
+                        (validation.case_macro_auroc.unwrap_or_default(), -cross_entropy)
+                    }
                     Selection::ValidationLoss | Selection::Last => (-cross_entropy, 0.0),
                 }
             }
@@ -374,5 +361,33 @@ impl Fitting<'_> {
             position.best = Some(Best { epoch: epoch.epoch, score: score.0, tie_break: score.1 });
         }
         better
+    }
+
+    fn out_of_patience(&self, position: &Position) -> bool {
+        match (self.plan.recipe.patience, position.best) {
+            (Some(patience), Some(best)) => position.epoch - best.epoch >= patience,
+            _ => false,
+        }
+    }
+}
+
+/// Gradients of batches that wait for their step.
+struct Pending {
+    gradients: GradStore,
+    n_batches: usize,
+    loss: f64,
+}
+
+/// Where training is, for messages.
+#[derive(Clone, Copy)]
+struct Place {
+    epoch: u32,
+    step: u64,
+}
+
+impl Place {
+    fn diverged(self, head: &str, part: &str) -> TrainError {
+        let Self { epoch, step } = self;
+        TrainError::Diverged { epoch, step, head: head.to_owned(), part: part.to_owned() }
     }
 }

@@ -8,6 +8,7 @@ use diag_data::predictions::Prediction;
 use diag_data::run::{LossRecord, Validation};
 use diag_metrics::{Aggregation, Scores, aggregate, evaluate};
 use diag_model::{HeadLogits, Loss, Network, input};
+use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
 use crate::dataset::Dataset;
@@ -18,6 +19,8 @@ const BATCH_SIZE: usize = 16;
 /// What the network says of some slices.
 pub(crate) struct Inference {
     pub predictions: Vec<Prediction>,
+    /// Means over the image of what the final head reads, in the order of the predictions.
+    pub features: Vec<Vec<f32>>,
     /// Mean loss; absent when no loss was given.
     pub loss: Option<LossRecord>,
 }
@@ -30,7 +33,7 @@ pub(crate) fn infer(
     items: &[usize],
     stop: &AtomicBool,
 ) -> Result<Option<Inference>, TrainError> {
-    let mut predictions = Vec::with_capacity(items.len());
+    let (mut predictions, mut features) = (Vec::with_capacity(items.len()), Vec::with_capacity(items.len()));
     let mut mean = MeanLoss::default();
     let network = network.folded()?;
     for batch in items.chunks(BATCH_SIZE) {
@@ -39,7 +42,9 @@ pub(crate) fn infer(
         }
         let images = batch.iter().map(|&item| dataset.pixels(item));
         let image_nchw = input::from_grey(images, dataset.height, dataset.width)?;
-        let logits = network.forward(&image_nchw)?;
+        let answer = network.answer(&image_nchw)?;
+        let logits = answer.logits;
+        features.extend(answer.features_nc.to_vec2::<f32>()?);
         if let Some(loss) = loss {
             let label_n: Vec<usize> = batch.iter().map(|&item| dataset.items[item].label.index()).collect();
             mean.add(&loss.terms(&logits, &label_n)?.record()?, batch.len());
@@ -56,7 +61,7 @@ pub(crate) fn infer(
             });
         }
     }
-    Ok(Some(Inference { predictions, loss: loss.map(|_| mean.record()) }))
+    Ok(Some(Inference { predictions, features, loss: loss.map(|_| mean.record()) }))
 }
 
 /// Softmax of every head, `[heads][N][K]`.
@@ -77,7 +82,7 @@ pub(crate) fn validate(
     stop: &AtomicBool,
 ) -> Result<Option<Validation>, TrainError> {
     let items = dataset.of_split(Split::Validation);
-    let Some(Inference { predictions, loss: Some(loss) }) =
+    let Some(Inference { predictions, loss: Some(loss), .. }) =
         infer(network, Some(loss), dataset, &items, stop)?
     else {
         return Ok(None);
@@ -94,6 +99,7 @@ pub(crate) fn validate(
     Ok(Some(Validation {
         loss,
         case_macro_f1: of_cases.macro_f1.unwrap_or_default(),
+        case_macro_auroc: of_cases.macro_auroc,
         case_balanced_accuracy: of_cases.balanced_accuracy.unwrap_or_default(),
         slice_macro_f1: of_slices.macro_f1.unwrap_or_default(),
         slice_balanced_accuracy,
@@ -119,7 +125,7 @@ pub(crate) fn case_numbers(rows: &[Prediction]) -> Vec<usize> {
 }
 
 /// Mean of loss records over slices.
-#[derive(Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct MeanLoss {
     n_slices: usize,
     total: f64,

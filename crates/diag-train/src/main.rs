@@ -1,5 +1,7 @@
 //! `diag-train`: parses, calls the library, renders.
 
+mod render;
+
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,10 +10,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Parser, Subcommand};
 use diag_data::case::Split;
-use diag_train::evaluate::{EvaluateJob, Metrics, evaluate};
-use diag_train::explain::{ExplainJob, Explained, explain};
-use diag_train::fit::{FitJob, FitSummary, fit};
+use diag_train::audit::{self, Attribute, AuditJob};
+use diag_train::evaluate::{EvaluateJob, evaluate};
+use diag_train::explain::{ExplainJob, explain};
+use diag_train::find_rate::{FindRateJob, find_rate};
+use diag_train::fit::{FitJob, fit};
 use diag_train::progress::Event;
+use diag_train::sweep::{SweepEvent, SweepJob, SweepSpec, sweep, this_program};
 use diag_train::{DeviceChoice, TrainError};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -42,6 +47,12 @@ enum Command {
         /// Go on with a run that was stopped; starts it if there is none.
         #[arg(long)]
         resume: bool,
+        /// Seconds between checkpoints inside an epoch.
+        #[arg(long, default_value_t = 120.0)]
+        checkpoint_seconds: f64,
+        /// Threads; default: as the recipe says. The result does not depend on it.
+        #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+        threads: Option<u16>,
         /// Print one JSON document instead of words.
         #[arg(long)]
         json: bool,
@@ -59,6 +70,9 @@ enum Command {
         /// auto, cpu or cuda:N.
         #[arg(long, default_value = "auto")]
         device: DeviceChoice,
+        /// Threads; default: as the recipe says. The result does not depend on it.
+        #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+        threads: Option<u16>,
         /// Print one JSON document instead of a table.
         #[arg(long)]
         json: bool,
@@ -89,6 +103,84 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Raises the learning rate step by step and watches the loss; writes nothing.
+    FindRate {
+        /// Folder of shards.
+        #[arg(long)]
+        shards: PathBuf,
+        /// Recipe in TOML.
+        #[arg(long)]
+        recipe: PathBuf,
+        /// Steps from 1e-6 to 1.
+        #[arg(long, default_value_t = 100)]
+        steps: u32,
+        /// Print one JSON document instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Looks for wrong labels, shortcuts and leakage.
+    Audit {
+        #[command(subcommand)]
+        audit: Audit,
+    },
+    /// Trains and evaluates a grid of recipes; goes on where it was stopped.
+    Sweep {
+        /// The grid in TOML.
+        file: PathBuf,
+        /// Folder of the sweep to make.
+        #[arg(long)]
+        out: PathBuf,
+        /// Print one JSON document instead of tables.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Subcommand)]
+enum Audit {
+    /// Ranks training slices by how wrong their labels look.
+    Noise {
+        /// Run folder.
+        run: PathBuf,
+        /// Folder of shards; default: those it was trained on.
+        #[arg(long)]
+        shards: Option<PathBuf>,
+        /// Print all slices as one JSON document.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Tries to tell manufacturer or kernel from the features of the test cases.
+    Shortcut {
+        /// Run folder.
+        run: PathBuf,
+        /// Folder of shards; default: those it was trained on.
+        #[arg(long)]
+        shards: Option<PathBuf>,
+        /// manufacturer or kernel.
+        #[arg(long, default_value = "manufacturer")]
+        attribute: Attribute,
+        /// Print one JSON document instead of words.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Measures how much a split by slice inflates the results of a recipe.
+    Leakage {
+        /// Folder of shards.
+        #[arg(long)]
+        shards: PathBuf,
+        /// Recipe in TOML.
+        #[arg(long)]
+        recipe: PathBuf,
+        /// Seeds, separated by commas.
+        #[arg(long, value_delimiter = ',', default_value = "1,2,3")]
+        seeds: Vec<u64>,
+        /// Folder of the sweep to make.
+        #[arg(long)]
+        out: PathBuf,
+        /// Print one JSON document instead of tables.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -101,9 +193,9 @@ fn main() -> ExitCode {
         .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
         .init();
     match run(args.command) {
-        Ok(text) => {
-            print_result(&text);
-            ExitCode::SUCCESS
+        Ok(told) => {
+            print_result(&told.result);
+            if told.whole { ExitCode::SUCCESS } else { ExitCode::from(SET_ASIDE) }
         }
         Err(err) => {
             print_error(err);
@@ -123,10 +215,25 @@ fn print_error(err: TrainError) {
     eprintln!("error: {:#}\n  fix: {remedy}", anyhow::Error::new(err));
 }
 
-fn run(command: Command) -> Result<String, TrainError> {
+/// What goes to standard output, and whether everything was done.
+struct Told {
+    result: String,
+    whole: bool,
+}
+
+impl Told {
+    fn whole(result: String) -> Self {
+        Self { result, whole: true }
+    }
+}
+
+/// Exit code of a sweep some of whose runs failed.
+const SET_ASIDE: u8 = 3;
+
+fn run(command: Command) -> Result<Told, TrainError> {
     let stop = stop_on_signal();
     match command {
-        Command::Fit { shards, recipe, out, device, resume, json } => {
+        Command::Fit { shards, recipe, out, device, resume, checkpoint_seconds, threads, json } => {
             let recipe_name = recipe.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let job = FitJob {
                 command: format!("diag-train fit --shards SHARDS --recipe {recipe_name} --out RUN"),
@@ -135,15 +242,22 @@ fn run(command: Command) -> Result<String, TrainError> {
                 run: out,
                 device,
                 resume,
+                checkpoint_seconds,
+                threads: threads.map(usize::from),
             };
             let bar = Bar::new();
             let summary = fit(&job, &stop, &mut |event| bar.show(event))?;
             bar.0.finish_and_clear();
-            Ok(if json { fit_json(&summary) } else { fit_words(&summary, &job.run) })
+            Ok(Told::whole(if json {
+                render::fit_json(&summary)
+            } else {
+                render::fit_words(&summary, &job.run)
+            }))
         }
-        Command::Evaluate { run, shards, split, device, json } => {
-            let metrics = evaluate(&EvaluateJob { run, shards, split, device }, &stop)?;
-            Ok(if json { metrics_json(&metrics) } else { metrics_table(&metrics) })
+        Command::Evaluate { run, shards, split, device, threads, json } => {
+            let threads = threads.map(usize::from);
+            let metrics = evaluate(&EvaluateJob { run, shards, split, device, threads }, &stop)?;
+            Ok(Told::whole(if json { render::json(&metrics) } else { render::metrics_table(&metrics) }))
         }
         Command::Explain { run, shards, split, truth, slices, occlusion_slices, device, json } => {
             let with_truth = if truth.is_some() { " --truth TRUTH" } else { "" };
@@ -160,9 +274,35 @@ fn run(command: Command) -> Result<String, TrainError> {
                 device,
             };
             let explained = explain(&job, &stop)?;
-            Ok(if json { explained_json(&explained) } else { explained_words(&explained, &job.run) })
+            Ok(Told::whole(if json {
+                render::explained_json(&explained)
+            } else {
+                render::explained_words(&explained, &job.run)
+            }))
+        }
+        Command::Sweep { file, out, json } => run_sweep(SweepSpec::read(&file)?, out, json, &stop),
+        Command::FindRate { shards, recipe, steps, json } => {
+            let found = find_rate(&FindRateJob { shards, recipe, n_steps: steps }, &stop)?;
+            Ok(Told::whole(if json { render::json(&found) } else { render::rate_table(&found) }))
+        }
+        Command::Audit { audit: Audit::Noise { run, shards, json } } => {
+            let found = audit::label_noise(&AuditJob { run, shards }, &stop)?;
+            Ok(Told::whole(if json { render::json(&found) } else { render::noise_table(&found) }))
+        }
+        Command::Audit { audit: Audit::Shortcut { run, shards, attribute, json } } => {
+            let found = audit::shortcut(&AuditJob { run, shards }, attribute, &stop)?;
+            Ok(Told::whole(if json { render::json(&found) } else { render::shortcut_words(&found) }))
+        }
+        Command::Audit { audit: Audit::Leakage { shards, recipe, seeds, out, json } } => {
+            run_sweep(audit::leakage(&shards, &recipe, seeds), out, json, &stop)
         }
     }
+}
+
+fn run_sweep(spec: SweepSpec, out: PathBuf, json: bool, stop: &AtomicBool) -> Result<Told, TrainError> {
+    let summary = sweep(&SweepJob { spec, out, program: this_program()? }, stop, &mut sweep_line)?;
+    let result = if json { render::json(&summary) } else { summary.markdown() };
+    Ok(Told { result, whole: summary.failed.is_empty() })
 }
 
 /// A flag that Ctrl-C and SIGTERM set.
@@ -174,6 +314,16 @@ fn stop_on_signal() -> Arc<AtomicBool> {
         tracing::warn!("signals are not handled: {err}");
     }
     stop
+}
+
+#[expect(clippy::print_stderr, reason = "progress goes to standard error")]
+fn sweep_line(event: SweepEvent) {
+    match event {
+        SweepEvent::Kept(run) => eprintln!("{run}: done before"),
+        SweepEvent::Starts(run) => eprintln!("{run}: starts"),
+        SweepEvent::Done(run) => eprintln!("{run}: done"),
+        SweepEvent::Failed(run) => eprintln!("{run}: failed; logs/{run}.txt says why"),
+    }
 }
 
 /// A bar on a terminal, else one line an epoch.
@@ -227,70 +377,4 @@ impl Bar {
             Event::Note(text) => self.line(text),
         }
     }
-}
-
-fn fit_words(summary: &FitSummary, run: &std::path::Path) -> String {
-    format!(
-        "trained {} epochs in {:.1} s, kept epoch {}: {}",
-        summary.epochs.len(),
-        summary.train_seconds,
-        summary.best_epoch,
-        run.display()
-    )
-}
-
-fn fit_json(summary: &FitSummary) -> String {
-    serde_json::json!({
-        "epochs": summary.epochs.len(),
-        "best_epoch": summary.best_epoch,
-        "train_seconds": summary.train_seconds,
-    })
-    .to_string()
-}
-
-fn explained_words(explained: &Explained, run: &std::path::Path) -> String {
-    format!(
-        "wrote {} maps of {} slices in {} cases ({} slices held against a known lesion): {}",
-        explained.n_maps,
-        explained.n_slices,
-        explained.n_cases,
-        explained.n_with_lesion,
-        run.join("heatmaps.parquet").display()
-    )
-}
-
-fn explained_json(explained: &Explained) -> String {
-    serde_json::json!({
-        "maps": explained.n_maps,
-        "slices": explained.n_slices,
-        "cases": explained.n_cases,
-        "slices_with_lesion": explained.n_with_lesion,
-    })
-    .to_string()
-}
-
-fn metrics_json(metrics: &Metrics) -> String {
-    serde_json::to_string_pretty(metrics).unwrap_or_default()
-}
-
-fn metrics_table(metrics: &Metrics) -> String {
-    let mut lines = vec![format!(
-        "{:<12}{:<18}{:>6}{:>10}{:>10}{:>10}{:>10}",
-        "split", "unit", "n", "accuracy", "balanced", "macro-F1", "AUROC"
-    )];
-    for (split, of_split) in &metrics.splits {
-        let cases = of_split.case.iter().map(|(how, measures)| (format!("case, {how}"), measures));
-        for (unit, measures) in cases.chain([("slice".to_owned(), &of_split.slice)]) {
-            let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.3}"));
-            lines.push(format!(
-                "{split:<12}{unit:<18}{:>6}{:>10}{:>10}{:>10}{:>10}",
-                measures.n,
-                number(measures.accuracy),
-                number(measures.balanced_accuracy),
-                number(measures.macro_f1),
-                number(measures.macro_auroc)
-            ));
-        }
-    }
-    lines.join("\n")
 }

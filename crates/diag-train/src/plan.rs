@@ -9,8 +9,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
 use crate::dataset::Dataset;
-use crate::loader;
 use crate::recipe::TrainSpec;
+use crate::{experiment, loader};
+
+/// Folds do not depend on the recipe's seed: runs of several seeds over all folds
+/// validate on the same parts.
+const FOLD_SEED: u64 = 0;
 
 /// What will run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -28,6 +32,12 @@ pub struct TrainPlan {
     pub validation: ValidationSource,
     /// Cases drawn for validation; empty where the shards bring their own part.
     pub validation_cases: Vec<CaseId>,
+    /// Training cases that the class ratio of the recipe leaves out.
+    #[serde(default)]
+    pub left_out_cases: Vec<CaseId>,
+    /// Training cases (or slices) that were given a wrong label on purpose.
+    #[serde(default)]
+    pub n_wrong_labels: usize,
     /// The recipe, with every default filled in.
     pub recipe: TrainSpec,
 }
@@ -40,6 +50,8 @@ pub enum ValidationSource {
     Shards,
     /// Drawn from the training cases, class by class.
     TrainingCases,
+    /// One fold of the training and validation cases.
+    Fold,
     /// There is none; the last epoch is kept.
     None,
 }
@@ -51,32 +63,44 @@ impl TrainPlan {
         recipe_sha256: String,
         shards: &ShardSet,
     ) -> Result<(Self, Dataset), TrainError> {
-        let mut dataset = Dataset::read(shards, &[Split::Train, Split::Validation])?;
+        let wanted = [Split::Train, Split::Validation];
+        let mut dataset = Dataset::read(shards, &experiment::parts_to_read(&recipe.data, &wanted))?;
+        experiment::deal(&mut dataset, shards, &recipe.data, recipe.seed)?;
+        dataset.items.retain(|item| wanted.contains(&item.split));
         if recipe.shuffle_labels {
             dataset.shuffle_labels(recipe.seed);
         }
-        let (validation, validation_cases) = if !dataset.of_split(Split::Validation).is_empty() {
-            (ValidationSource::Shards, Default::default())
-        } else {
-            let cases = dataset.draw_validation(shards, recipe.validation_share, recipe.seed)?;
-            let source =
-                if cases.is_empty() { ValidationSource::None } else { ValidationSource::TrainingCases };
-            (source, cases)
+        let (validation, validation_cases) = match recipe.fold {
+            Some(fold) => (ValidationSource::Fold, dataset.draw_fold(shards, fold, FOLD_SEED)?),
+            None if !dataset.of_split(Split::Validation).is_empty() => {
+                (ValidationSource::Shards, Default::default())
+            }
+            None => {
+                let cases = dataset.draw_validation(shards, recipe.validation_share, recipe.seed)?;
+                let source =
+                    if cases.is_empty() { ValidationSource::None } else { ValidationSource::TrainingCases };
+                (source, cases)
+            }
         };
         dataset.set_aside(&validation_cases);
+        let left_out_cases = experiment::thin(&mut dataset, &recipe.data, recipe.seed)?;
+        let n_wrong_labels = experiment::add_label_noise(&mut dataset, &recipe.data, recipe.seed);
         let n_training = dataset.of_split(Split::Train).len();
         if n_training < 2 {
             return Err(TrainError::NoSlices { what: "train".to_owned() });
         }
         let mut recipe = recipe.clone();
         recipe.batch_size = recipe.batch_size.min(n_training);
+        let n_batches = loader::n_batches(n_training, recipe.batch_size);
         let plan = Self {
-            steps_per_epoch: loader::n_batches(n_training, recipe.batch_size) as u64,
+            steps_per_epoch: n_batches.div_ceil(recipe.accumulate) as u64,
             slices_per_class: dataset.slices_per_class(Split::Train),
             shards_sha256: shards.sha256()?,
             recipe_sha256,
             validation,
             validation_cases: validation_cases.into_iter().collect(),
+            left_out_cases,
+            n_wrong_labels,
             recipe,
         };
         Ok((plan, dataset))

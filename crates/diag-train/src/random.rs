@@ -9,6 +9,14 @@ pub(crate) enum Domain {
     Shuffle,
     Augmentation,
     LabelShuffle,
+    Balance,
+    Mixing,
+    Dropout,
+    SliceSplit,
+    Thinning,
+    LabelNoise,
+    Attention,
+    Probe,
 }
 
 /// The stream of an epoch (or 0) and an item. It does not depend on what was

@@ -1,13 +1,18 @@
 //! The recipe: what a TOML file says should be trained. Unknown keys are refused.
 
+mod tables;
+
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use diag_data::files;
-use diag_model::{Backbone, LossSpec};
+use diag_model::{Backbone, Fusion, LossSpec, NetworkSpec, SideStages};
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
+pub use tables::{
+    AugmentationSpec, DataSpec, DecisionSpec, FoldSpec, Freeze, MixingSpec, NoiseUnit, OptimiserName,
+    OptimiserSpec, Sampling, ScheduleSpec, SplitUnit,
+};
 
 /// A recipe as its file says it. `data/recipes/README.md` explains the keys.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,16 +37,49 @@ pub struct TrainSpec {
     pub bf16: bool,
     /// Feature extractor.
     pub backbone: Backbone,
-    /// Whether every stage has a side head.
+    /// Whether the chosen stages have side heads.
     pub deep_supervision: bool,
-    /// "random", or a safetensors file with weights under torchvision's names.
+    /// The stages that have a side head, from 1; absent: all.
+    #[serde(default)]
+    pub side_stages: SideStages,
+    /// How the side heads take part in the final logits.
+    #[serde(default)]
+    pub fusion: Fusion,
+    /// Chance of each pooled feature to be left out of a training step, in [0, 1).
+    #[serde(default)]
+    pub dropout: f64,
+    /// "random", or a safetensors file with weights under the names that the
+    /// backbone is published with; a relative path is seen from the recipe's folder.
     #[serde(default)]
     pub init: Initialisation,
+    /// Up to which part the network does not learn.
+    #[serde(default)]
+    pub freeze: Freeze,
+    /// Epochs for which `freeze` holds; absent: all.
+    #[serde(default)]
+    pub freeze_epochs: Option<u32>,
     /// Share of the training cases set aside for validation, in [0, 0.5]; not
     /// used where the shards have a validation part.
     pub validation_share: f64,
+    /// One part of a cross-validation, in place of `validation_share` and of the
+    /// shards' own validation part.
+    #[serde(default)]
+    pub fold: Option<FoldSpec>,
     /// Which epoch's weights are kept.
     pub selection: Selection,
+    /// Stops after so many epochs without a better one; absent: never.
+    #[serde(default)]
+    pub patience: Option<u32>,
+    /// Batches whose gradients are averaged to one step, at least 1.
+    #[serde(default = "default_accumulate")]
+    pub accumulate: usize,
+    /// Which slices an epoch sees.
+    #[serde(default)]
+    pub sampling: Sampling,
+    /// Decay of a running average of the weights, in (0, 1), which then is what is
+    /// validated and kept; absent: none.
+    #[serde(default)]
+    pub ema_decay: Option<f64>,
     /// Control experiment: gives the training cases each other's labels, so that
     /// nothing can be learned.
     #[serde(default)]
@@ -59,6 +97,19 @@ pub struct TrainSpec {
     /// How training images are varied.
     #[serde(default)]
     pub augmentation: AugmentationSpec,
+    /// Whether images of a batch are mixed.
+    #[serde(default)]
+    pub mixing: MixingSpec,
+    /// What becomes of the training cases before training.
+    #[serde(default)]
+    pub data: DataSpec,
+    /// How slices make a case and when a case is called.
+    #[serde(default)]
+    pub decision: DecisionSpec,
+}
+
+fn default_accumulate() -> usize {
+    1
 }
 
 fn default_winograd() -> bool {
@@ -104,6 +155,8 @@ pub enum Selection {
     ValidationLoss,
     /// Highest macro F1 by validation case; on a tie the lower cross entropy.
     MacroF1,
+    /// Highest macro area under the ROC curve by validation case; on a tie the lower cross entropy.
+    MacroAuroc,
     /// The last epoch, whatever it measures.
     Last,
 }
@@ -114,87 +167,10 @@ impl Selection {
         match self {
             Self::ValidationLoss => "lowest validation cross entropy of the final head",
             Self::MacroF1 => "highest macro F1 by validation case",
+            Self::MacroAuroc => "highest macro AUROC by validation case",
             Self::Last => "last epoch",
         }
     }
-}
-
-/// Settings of the optimiser.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct OptimiserSpec {
-    /// Which one.
-    pub name: OptimiserName,
-    /// Highest learning rate, reached after the warm-up.
-    pub learning_rate: f64,
-    /// Weight decay of convolutions and linear layers.
-    pub weight_decay: f64,
-    /// Momentum of SGD, in [0, 1); not used by AdamW.
-    #[serde(default = "default_momentum")]
-    pub momentum: f64,
-    /// Largest gradient norm; a longer gradient is scaled down. Absent: no limit.
-    #[serde(default)]
-    pub max_gradient_norm: Option<f64>,
-    /// Learning rate of what the loss learns, as a multiple of the network's.
-    #[serde(default = "default_loss_factor")]
-    pub loss_learning_rate_factor: f64,
-}
-
-fn default_momentum() -> f64 {
-    0.9
-}
-
-fn default_loss_factor() -> f64 {
-    10.0
-}
-
-/// Which optimiser.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OptimiserName {
-    /// Adam with decoupled weight decay.
-    AdamW,
-    /// Stochastic gradient descent with Nesterov momentum.
-    Sgd,
-}
-
-/// How the learning rate moves over the run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ScheduleSpec {
-    /// Epochs (may be a fraction) over which the rate rises linearly from 0.
-    pub warmup_epochs: f64,
-    /// Whether the rate then falls along half a cosine; else it stays.
-    pub cosine: bool,
-    /// Share of the highest rate at which the cosine ends, in [0, 1].
-    pub final_share: f64,
-}
-
-impl Default for ScheduleSpec {
-    fn default() -> Self {
-        Self { warmup_epochs: 0.0, cosine: true, final_share: 0.0 }
-    }
-}
-
-/// Largest deviations of the augmentation; each is drawn uniformly. 0 turns it off.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct AugmentationSpec {
-    /// Rotation in degrees, either way, up to 45.
-    pub rotation_degrees: f64,
-    /// Shift along each axis as a share of the side, up to 0.5.
-    pub shift: f64,
-    /// Relative change of size, up to 0.5.
-    pub scale: f64,
-    /// Whether half of the images are mirrored left to right. Off by default:
-    /// the heart does not change sides.
-    pub flip: bool,
-    /// Relative change of contrast, and change of brightness as a share of the range, up to 0.5.
-    pub intensity: f64,
-    /// Change of ln gamma, up to 1.
-    pub gamma: f64,
-    /// Standard deviation of white noise as a share of the range, up to 0.5.
-    pub noise: f64,
 }
 
 impl TrainSpec {
@@ -205,7 +181,10 @@ impl TrainSpec {
     pub fn read(path: &Path) -> Result<Self, TrainError> {
         let bad = |reason: String| TrainError::Recipe { file: path.into(), reason };
         let text = String::from_utf8(files::read(path)?).map_err(|err| bad(err.to_string()))?;
-        let spec: Self = toml::from_str(&text).map_err(|err| bad(one_line(&err, &text)))?;
+        let mut spec: Self = toml::from_str(&text).map_err(|err| bad(one_line(&err, &text)))?;
+        if let (Initialisation::File(file), Some(folder)) = (&mut spec.init, path.parent()) {
+            *file = folder.join(&file);
+        }
         spec.check()?;
         Ok(spec)
     }
@@ -216,118 +195,121 @@ impl TrainSpec {
         candle_train_ops::set_bf16(self.bf16);
     }
 
+    /// The network that the recipe asks for.
+    pub(crate) fn network(&self, n_classes: usize) -> NetworkSpec {
+        NetworkSpec {
+            backbone: self.backbone,
+            n_classes,
+            deep_supervision: self.deep_supervision,
+            side_stages: self.side_stages,
+            fusion: self.fusion,
+            dropout: self.dropout,
+        }
+    }
+
+    /// Number of parts of the network that do not learn in an epoch, counted from 1.
+    pub(crate) fn n_frozen(&self, epoch: u32) -> usize {
+        let holds = self.freeze_epochs.is_none_or(|last| epoch <= last);
+        if holds { self.freeze.n_parts() } else { 0 }
+    }
+
     /// Checks the ranges.
     ///
     /// # Errors
     /// At the first value out of range; the message names its key.
     pub fn check(&self) -> Result<(), TrainError> {
-        let Self { optimiser, schedule, augmentation, .. } = self;
-        let between = |low: f64, high: f64| move |value: f64| value >= low && value <= high;
-        let small = between(0.0, 0.5);
+        let Self { optimiser, schedule, augmentation, mixing, data, decision, .. } = self;
+        let within = |low: f64, high: f64, value: f64| value >= low && value <= high;
+        let share = |value: f64| value > 0.0 && value < 1.0;
         let rate = |value: f64| value > 0.0 && value.is_finite();
-        let rules: [(&'static str, f64, bool, &'static str); 16] = [
-            ("epochs", self.epochs.into(), self.epochs > 0, "at least 1"),
-            ("batch_size", self.batch_size as f64, self.batch_size > 1, "at least 2"),
-            ("threads", self.threads.unwrap_or(1) as f64, self.threads != Some(0), "at least 1"),
-            ("top_k", self.top_k as f64, self.top_k > 0, "at least 1"),
-            ("validation_share", self.validation_share, small(self.validation_share), "0 to 0.5"),
-            ("optimiser.learning_rate", optimiser.learning_rate, rate(optimiser.learning_rate), "above 0"),
+        let count = |n: usize| (n as f64, n > 0);
+        let rules: [(&'static str, (f64, bool), &'static str); 30] = [
+            ("epochs", count(self.epochs as usize), "at least 1"),
+            ("batch_size", (self.batch_size as f64, self.batch_size > 1), "at least 2"),
+            ("threads", count(self.threads.unwrap_or(1)), "at least 1"),
+            ("top_k", count(self.top_k), "at least 1"),
+            ("accumulate", count(self.accumulate), "at least 1"),
+            ("patience", count(self.patience.unwrap_or(1) as usize), "at least 1"),
+            ("freeze_epochs", count(self.freeze_epochs.unwrap_or(1) as usize), "at least 1"),
+            ("dropout", (self.dropout, self.dropout == 0.0 || share(self.dropout)), "0 to below 1"),
             (
-                "optimiser.weight_decay",
-                optimiser.weight_decay,
-                between(0.0, 1.0)(optimiser.weight_decay),
-                "0 to 1",
+                "ema_decay",
+                (self.ema_decay.unwrap_or(0.5), share(self.ema_decay.unwrap_or(0.5))),
+                "above 0 and below 1",
             ),
-            (
-                "optimiser.momentum",
-                optimiser.momentum,
-                between(0.0, 0.9999)(optimiser.momentum),
-                "0 to 0.9999",
-            ),
+            ("validation_share", ranged(self.validation_share, 0.5), "0 to 0.5"),
+            ("optimiser.learning_rate", (optimiser.learning_rate, rate(optimiser.learning_rate)), "above 0"),
+            ("optimiser.weight_decay", ranged(optimiser.weight_decay, 1.0), "0 to 1"),
+            ("optimiser.momentum", ranged(optimiser.momentum, 0.9999), "0 to 0.9999"),
             (
                 "optimiser.max_gradient_norm",
-                optimiser.max_gradient_norm.unwrap_or(1.0),
-                rate(optimiser.max_gradient_norm.unwrap_or(1.0)),
+                (
+                    optimiser.max_gradient_norm.unwrap_or(1.0),
+                    rate(optimiser.max_gradient_norm.unwrap_or(1.0)),
+                ),
                 "above 0",
             ),
             (
                 "optimiser.loss_learning_rate_factor",
-                optimiser.loss_learning_rate_factor,
-                rate(optimiser.loss_learning_rate_factor),
+                (optimiser.loss_learning_rate_factor, rate(optimiser.loss_learning_rate_factor)),
                 "above 0",
             ),
             (
-                "schedule.warmup_epochs",
-                schedule.warmup_epochs,
-                between(0.0, self.epochs.into())(schedule.warmup_epochs),
-                "0 to `epochs`",
+                "optimiser.layer_decay",
+                (optimiser.layer_decay, optimiser.layer_decay > 0.0 && optimiser.layer_decay <= 1.0),
+                "above 0, up to 1",
             ),
-            ("schedule.final_share", schedule.final_share, between(0.0, 1.0)(schedule.final_share), "0 to 1"),
+            ("schedule.warmup_epochs", ranged(schedule.warmup_epochs, self.epochs.into()), "0 to `epochs`"),
+            ("schedule.final_share", ranged(schedule.final_share, 1.0), "0 to 1"),
+            ("augmentation.rotation_degrees", ranged(augmentation.rotation_degrees, 45.0), "0 to 45"),
+            ("augmentation.shift", ranged(augmentation.shift, 0.5), "0 to 0.5"),
+            ("augmentation.scale", ranged(augmentation.scale, 0.5), "0 to 0.5"),
+            ("augmentation.gamma", ranged(augmentation.gamma, 1.0), "0 to 1"),
+            ("augmentation.intensity", ranged(augmentation.intensity, 0.5), "0 to 0.5"),
+            ("augmentation.noise", ranged(augmentation.noise, 0.5), "0 to 0.5"),
+            ("mixing.mixup", ranged(mixing.mixup, 10.0), "0 to 10"),
+            ("mixing.cutmix", ranged(mixing.cutmix, 10.0), "0 to 10"),
             (
-                "augmentation.rotation_degrees",
-                augmentation.rotation_degrees,
-                between(0.0, 45.0)(augmentation.rotation_degrees),
-                "0 to 45",
+                "data.label_noise",
+                (data.label_noise, data.label_noise == 0.0 || share(data.label_noise)),
+                "0 to below 1",
             ),
-            ("augmentation.shift", augmentation.shift, small(augmentation.shift), "0 to 0.5"),
-            ("augmentation.scale", augmentation.scale, small(augmentation.scale), "0 to 0.5"),
-            ("augmentation.gamma", augmentation.gamma, between(0.0, 1.0)(augmentation.gamma), "0 to 1"),
+            ("data.n_cases", count(data.n_cases.unwrap_or(1)), "at least 1"),
+            (
+                "decision.sensitivity",
+                (decision.sensitivity, within(f64::MIN_POSITIVE, 1.0, decision.sensitivity)),
+                "above 0, up to 1",
+            ),
+            ("decision.coverage", (decision.coverage, share(decision.coverage)), "above 0 and below 1"),
         ];
-        let intensities = [
-            ("augmentation.intensity", augmentation.intensity, small(augmentation.intensity), "0 to 0.5"),
-            ("augmentation.noise", augmentation.noise, small(augmentation.noise), "0 to 0.5"),
-        ];
-        if let Some((key, value, _, expected)) =
-            rules.into_iter().chain(intensities).find(|(_, _, fits, _)| !fits)
+        let refuse = |key, value: String, expected| Err(TrainError::Setting { key, value, expected });
+        if let Some((key, (value, _), expected)) = rules.into_iter().find(|(_, (_, fits), _)| !fits) {
+            return refuse(key, value.to_string(), expected);
+        }
+        if let Some(FoldSpec { index, of }) = self.fold
+            && (of < 2 || index >= of)
         {
-            return Err(TrainError::Setting { key, value: value.to_string(), expected });
+            return refuse("fold", format!("{index} of {of}"), "an index from 0 below a count of at least 2");
+        }
+        if self.patience.is_some() && self.selection == Selection::Last {
+            return refuse("patience", "with selection = \"last\"".to_owned(), "another selection");
+        }
+        if data.n_cases.is_some() && data.class_ratio.is_none() {
+            return refuse("data.n_cases", "without data.class_ratio".to_owned(), "both");
         }
         Ok(self.loss.check()?)
     }
 }
 
+/// A value and whether it lies between 0 and `highest`.
+fn ranged(value: f64, highest: f64) -> (f64, bool) {
+    (value, value >= 0.0 && value <= highest)
+}
+
 /// The parser's message on one line, with the line of the recipe instead of its picture.
-fn one_line(err: &toml::de::Error, text: &str) -> String {
+pub(crate) fn one_line(err: &toml::de::Error, text: &str) -> String {
     let line =
         err.span().and_then(|span| text.get(..span.start)).map(|before| before.matches('\n').count() + 1);
     let place = line.map_or(String::new(), |line| format!("line {line}: "));
     format!("{place}{}", err.message().replace('\n', " "))
-}
-
-/// `--device`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DeviceChoice {
-    /// The best device that the training operations support.
-    Auto,
-    /// The CPU.
-    Cpu,
-    /// The CUDA device of this number.
-    Cuda(usize),
-}
-
-impl FromStr for DeviceChoice {
-    type Err = String;
-
-    /// Reads `auto`, `cpu` or `cuda:N`.
-    fn from_str(text: &str) -> Result<Self, String> {
-        match (text, text.strip_prefix("cuda:").map(str::parse)) {
-            ("auto", _) => Ok(Self::Auto),
-            ("cpu", _) => Ok(Self::Cpu),
-            (_, Some(Ok(index))) => Ok(Self::Cuda(index)),
-            _ => Err(format!("`{text}` is not auto, cpu or cuda:N")),
-        }
-    }
-}
-
-impl DeviceChoice {
-    /// Refuses what the training operations cannot run on.
-    ///
-    /// # Errors
-    /// For a CUDA device.
-    pub fn check(self) -> Result<(), TrainError> {
-        match self {
-            Self::Auto | Self::Cpu => Ok(()),
-            Self::Cuda(index) => Err(TrainError::Device { device: format!("cuda:{index}") }),
-        }
-    }
 }

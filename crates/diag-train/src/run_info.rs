@@ -7,8 +7,8 @@ use diag_data::run::{RunDir, RunInfo, ShardSource};
 use diag_data::shard::ShardSet;
 
 use crate::TrainError;
-use crate::checkpoint::Learner;
 use crate::dataset::Dataset;
+use crate::learner::Learner;
 use crate::plan::TrainPlan;
 
 /// Fills in what is known before the first step.
@@ -64,7 +64,7 @@ fn libraries() -> BTreeMap<String, String> {
         let after = LOCK.split_once(&format!("name = \"{name}\"\nversion = \""))?.1;
         after.split_once('"').map(|(version, _)| version.to_owned())
     };
-    let names = ["candle-core", "candle-train-ops", "gemm", "rand_chacha"];
+    let names = ["candle-core", "candle-nn", "candle-train-ops", "gemm", "rand_chacha"];
     names.into_iter().filter_map(|name| Some((name.to_owned(), version(name)?))).collect()
 }
 
@@ -113,6 +113,6 @@ mod tests {
 
     #[test]
     fn the_lock_file_names_the_arithmetic() {
-        assert_eq!(libraries().len(), 4);
+        assert_eq!(libraries().len(), 5);
     }
 }

@@ -1,6 +1,6 @@
 //! TensorBoard event files: scalars in TFRecord framing.
 //!
-//! The wall time of an event is the number of its epoch, so that equal runs have
+//! The wall time of an event is the number of its step, so that equal runs have
 //! equal files.
 
 use std::fs::OpenOptions;
@@ -9,37 +9,63 @@ use std::path::{Path, PathBuf};
 
 use diag_data::DataError;
 use diag_data::files;
-use diag_data::run::{Epoch, LossRecord};
+use diag_data::run::{Epoch, LossRecord, Step};
 
 /// Name of the file in the run folder.
 const FILE_NAME: &str = "events.out.tfevents.1.diag-train";
 
-/// Appends epochs to the event file of a run.
+/// Appends steps and epochs to the event file of a run.
 pub(crate) struct EventFile {
     path: PathBuf,
 }
 
 impl EventFile {
-    /// Starts the file anew with the epochs that are kept.
-    pub fn create(run: &Path, epochs: &[Epoch]) -> Result<Self, DataError> {
+    /// Starts the file anew with the steps and epochs that are kept, in the order
+    /// in which they were first written.
+    pub fn create(run: &Path, steps: &[Step], epochs: &[Epoch]) -> Result<Self, DataError> {
         let path = run.join(FILE_NAME);
-        let mut bytes = record(&event(0.0, 0, &Content::Version));
+        let mut bytes = record(&event(0, &Content::Version));
+        let mut steps = steps.iter().peekable();
         for epoch in epochs {
-            bytes.extend(epoch_records(epoch));
+            while let Some(step) = steps.next_if(|step| step.epoch <= epoch.epoch) {
+                bytes.extend(records(step.step, step_scalars(step)));
+            }
+            bytes.extend(records(epoch.step, epoch_scalars(epoch)));
+        }
+        for step in steps {
+            bytes.extend(records(step.step, step_scalars(step)));
         }
         files::write_atomic(&path, &bytes)?;
         Ok(Self { path })
     }
 
-    /// Adds an epoch at the end, so that a running TensorBoard sees it.
-    pub fn append(&self, epoch: &Epoch) -> Result<(), DataError> {
-        let write = || OpenOptions::new().append(true).open(&self.path)?.write_all(&epoch_records(epoch));
+    /// Adds a step at the end, so that a running TensorBoard sees it.
+    pub fn append_step(&self, step: &Step) -> Result<(), DataError> {
+        self.append(&records(step.step, step_scalars(step)))
+    }
+
+    /// Adds an epoch at the end.
+    pub fn append_epoch(&self, epoch: &Epoch) -> Result<(), DataError> {
+        self.append(&records(epoch.step, epoch_scalars(epoch)))
+    }
+
+    fn append(&self, bytes: &[u8]) -> Result<(), DataError> {
+        let write = || OpenOptions::new().append(true).open(&self.path)?.write_all(bytes);
         write().map_err(|source| DataError::Io { action: "write", path: self.path.clone(), source })
     }
 }
 
+/// Every number of a step as `(tag, value)`.
+fn step_scalars(step: &Step) -> Vec<(String, f64)> {
+    let numbers =
+        [("learning_rate", step.learning_rate), ("loss", step.loss), ("gradient_norm", step.gradient_norm)];
+    let numbers = numbers.into_iter().map(|(name, value)| (format!("step/{name}"), value));
+    let state = step.loss_state.iter().map(|(name, value)| (format!("step/loss_state/{name}"), *value));
+    numbers.chain(state).collect()
+}
+
 /// Every number of an epoch as `(tag, value)`.
-fn scalars(epoch: &Epoch) -> Vec<(String, f64)> {
+fn epoch_scalars(epoch: &Epoch) -> Vec<(String, f64)> {
     let mut scalars = vec![("learning_rate".to_owned(), epoch.learning_rate)];
     let mut loss = |part: &str, record: &LossRecord| {
         scalars.push((format!("{part}/loss"), record.total));
@@ -57,16 +83,16 @@ fn scalars(epoch: &Epoch) -> Vec<(String, f64)> {
             scalars.push((format!("validation/{head}/slice_balanced_accuracy"), *value));
         }
     }
+    scalars.extend(epoch.validation.iter().filter_map(|validation| {
+        Some(("validation/case_macro_auroc".to_owned(), validation.case_macro_auroc?))
+    }));
     scalars.extend(epoch.loss_state.iter().map(|(name, value)| (format!("loss_state/{name}"), *value)));
     scalars
 }
 
-fn epoch_records(epoch: &Epoch) -> Vec<u8> {
-    let wall_time = f64::from(epoch.epoch);
-    let records = scalars(epoch).into_iter();
-    records
-        .flat_map(|(tag, value)| record(&event(wall_time, epoch.step, &Content::Scalar(&tag, value as f32))))
-        .collect()
+fn records(step: u64, scalars: Vec<(String, f64)>) -> Vec<u8> {
+    let scalars = scalars.into_iter();
+    scalars.flat_map(|(tag, value)| record(&event(step, &Content::Scalar(&tag, value as f32)))).collect()
 }
 
 enum Content<'a> {
@@ -76,9 +102,9 @@ enum Content<'a> {
 
 /// One `Event` message of tensorflow/core/util/event.proto: wall_time = 1,
 /// step = 2, file_version = 3, summary = 5; `Summary.Value`: tag = 1, simple_value = 2.
-fn event(wall_time: f64, step: u64, content: &Content<'_>) -> Vec<u8> {
+fn event(step: u64, content: &Content<'_>) -> Vec<u8> {
     let mut message = vec![0x09];
-    message.extend(wall_time.to_le_bytes());
+    message.extend((step as f64).to_le_bytes());
     message.push(0x10);
     message.extend(varint(step));
     match content {
@@ -131,13 +157,13 @@ mod tests {
     use super::*;
     use std::collections::BTreeMap;
 
-    /// Bytes as TensorFlow 2 writes them for `wall_time=1, step=7, tag "a/b", value 0.5`:
+    /// Bytes as TensorFlow 2 writes them for `wall_time=7, step=7, tag "a/b", value 0.5`:
     /// key and type of every field by hand from event.proto and summary.proto.
     #[test]
     fn a_scalar_is_the_protobuf_message() {
-        let mut want = vec![0x09, 0, 0, 0, 0, 0, 0, 0xf0, 0x3f, 0x10, 7];
+        let mut want = vec![0x09, 0, 0, 0, 0, 0, 0, 0x1c, 0x40, 0x10, 7];
         want.extend([0x2a, 12, 0x0a, 10, 0x0a, 3, b'a', b'/', b'b', 0x15, 0, 0, 0, 0x3f]);
-        assert_eq!(event(1.0, 7, &Content::Scalar("a/b", 0.5)), want);
+        assert_eq!(event(7, &Content::Scalar("a/b", 0.5)), want);
     }
 
     /// RFC 3720 B.4: CRC-32C of 32 zero bytes is 0x8a9136aa.
@@ -161,8 +187,24 @@ mod tests {
             validation: None,
             loss_state: BTreeMap::from([("alpha".into(), 0.999)]),
         };
-        let file = EventFile::create(folder.path(), std::slice::from_ref(&epoch)).unwrap();
-        file.append(&Epoch { epoch: 2, ..epoch }).unwrap();
+        let step = |step: u64, epoch: u32| Step {
+            step,
+            epoch,
+            learning_rate: 1e-3,
+            loss: 1.0,
+            gradient_norm: 2.0,
+            loss_state: BTreeMap::from([("alpha".into(), 0.999)]),
+        };
+        let second = Epoch { epoch: 2, step: 600, ..epoch.clone() };
+        let file = EventFile::create(folder.path(), &[], &[]).unwrap();
+        file.append_step(&step(300, 1)).unwrap();
+        file.append_epoch(&epoch).unwrap();
+        file.append_step(&step(600, 2)).unwrap();
+        file.append_epoch(&second).unwrap();
+        let at_once = tempfile::tempdir().unwrap();
+        EventFile::create(at_once.path(), &[step(300, 1), step(600, 2)], &[epoch, second]).unwrap();
+        let [grown, at_once] = [&folder, &at_once].map(|f| std::fs::read(f.path().join(FILE_NAME)).unwrap());
+        assert!(grown == at_once, "a file written anew differs from one that grew");
         let bytes = std::fs::read(folder.path().join(FILE_NAME)).unwrap();
         let (mut rest, mut n_records) = (bytes.as_slice(), 0);
         while !rest.is_empty() {
@@ -173,6 +215,6 @@ mod tests {
             rest = &rest[16 + length..];
             n_records += 1;
         }
-        assert_eq!(n_records, 1 + 2 * 4);
+        assert_eq!(n_records, 1 + 2 * (4 + 4));
     }
 }

@@ -23,9 +23,19 @@ fn trained(folder: &Path) -> RunDir {
     let recipe = toy::write_recipe(folder, "recipe.toml", toy::RECIPE);
     let run = folder.join("run");
     let device = DeviceChoice::Cpu;
-    let job = FitJob { shards, recipe, run: run.clone(), device, resume: false, command: "fit".into() };
+    let job = FitJob {
+        shards,
+        recipe,
+        run: run.clone(),
+        device,
+        threads: None,
+        resume: false,
+        checkpoint_seconds: 60.0,
+        command: "fit".into(),
+    };
     fit(&job, &STAY, &mut |_| ()).unwrap();
-    evaluate(&EvaluateJob { run: run.clone(), shards: None, split: None, device }, &STAY).unwrap();
+    evaluate(&EvaluateJob { run: run.clone(), shards: None, split: None, device, threads: None }, &STAY)
+        .unwrap();
     RunDir::new(run)
 }
 

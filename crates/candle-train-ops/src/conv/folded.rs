@@ -16,6 +16,7 @@ use crate::{
     element::{check_kind, check_shape, with_values},
     error::Checked,
     kernels::lanes,
+    norm,
 };
 #[cfg(target_arch = "x86_64")]
 use crate::{
@@ -72,7 +73,7 @@ struct Folded {
 }
 
 impl FoldedConv2d {
-    /// Folds `(conv(x) - mean) / sqrt(var + 1e-5) * gamma + beta` into one convolution.
+    /// Folds `(conv(x) - mean) / sqrt(var + epsilon) * gamma + beta` into one convolution.
     ///
     /// # Shapes
     /// - `weight_oihw`: `[O, I / groups, KH, KW]`, f32
@@ -103,7 +104,7 @@ impl FoldedConv2d {
         let mut bias = vec![0.0; channels];
         let kernel_len = (weight.len() / channels.max(1)).max(1);
         for (channel, kernel) in weight.chunks_exact_mut(kernel_len).enumerate() {
-            let scale = crate::norm::scale(f64::from(gamma[channel]), f64::from(var[channel]));
+            let scale = norm::scale(f64::from(gamma[channel]), f64::from(var[channel]), stats.epsilon());
             bias[channel] = (f64::from(beta[channel]) - f64::from(mean[channel]) * scale) as f32;
             for value in kernel {
                 *value = (f64::from(*value) * scale) as f32;

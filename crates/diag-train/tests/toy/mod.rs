@@ -47,7 +47,7 @@ pub fn write_shards(folder: &Path, n_train: usize, n_test: usize) -> PathBuf {
             patient_hash: None,
             study_uid_hash: None,
             series_uid_hash: None,
-            manufacturer: None,
+            manufacturer: Some(["Alpha", "Beta"][case / 3 % 2].into()),
             model: None,
             kernel: None,
             slice_thickness_mm: None,

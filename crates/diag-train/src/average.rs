@@ -1,0 +1,45 @@
+//! A running average of the weights (Polyak and Juditsky 1992), exponential.
+
+use std::collections::BTreeMap;
+
+use candle_core::{Result, Tensor};
+use diag_model::Network;
+
+/// The average so far, of weights and running statistics alike.
+pub(crate) struct Average {
+    decay: f64,
+    state: BTreeMap<String, Tensor>,
+}
+
+impl Average {
+    /// Starts at the network's present weights.
+    pub fn new(decay: f64, network: &Network) -> Result<Self> {
+        Ok(Self { decay, state: network.state()? })
+    }
+
+    /// Moves towards the present weights. Early on it forgets faster, so that the
+    /// random start does not linger: the decay is (1 + n) / (10 + n) at most.
+    pub fn update(&mut self, network: &Network, n_steps: u64) -> Result<()> {
+        let n = n_steps as f64;
+        let decay = self.decay.min((1.0 + n) / (10.0 + n));
+        for (name, now) in network.state()? {
+            if let Some(average) = self.state.get_mut(&name) {
+                *average = ((&*average * decay)? + (now * (1.0 - decay))?)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub fn state(&self) -> &BTreeMap<String, Tensor> {
+        &self.state
+    }
+
+    /// Goes on where [`state`](Self::state) was taken.
+    pub fn load_state(&mut self, state: BTreeMap<String, Tensor>) -> Result<()> {
+        if !state.keys().eq(self.state.keys()) {
+            candle_core::bail!("the averaged weights are those of another network");
+        }
+        self.state = state;
+        Ok(())
+    }
+}

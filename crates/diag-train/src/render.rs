@@ -1,0 +1,138 @@
+//! Results as words or JSON, for standard output.
+
+use std::path::Path;
+
+use diag_train::audit::{NoiseAudit, ShortcutAudit};
+use diag_train::evaluate::Metrics;
+use diag_train::explain::Explained;
+use diag_train::find_rate::FoundRate;
+use diag_train::fit::FitSummary;
+use serde::Serialize;
+
+/// Suspect slices that are listed in words.
+const N_SUSPECTS: usize = 20;
+
+/// One JSON document.
+pub fn json(value: &impl Serialize) -> String {
+    serde_json::to_string_pretty(value).unwrap_or_default()
+}
+
+/// How a training ended.
+pub fn fit_words(summary: &FitSummary, run: &Path) -> String {
+    format!(
+        "trained {} epochs in {:.1} s, kept epoch {}: {}",
+        summary.epochs.len(),
+        summary.train_seconds,
+        summary.best_epoch,
+        run.display()
+    )
+}
+
+/// The same as JSON.
+pub fn fit_json(summary: &FitSummary) -> String {
+    serde_json::json!({
+        "epochs": summary.epochs.len(),
+        "best_epoch": summary.best_epoch,
+        "train_seconds": summary.train_seconds,
+    })
+    .to_string()
+}
+
+/// The measures of an evaluation, and what was decided on validation.
+pub fn metrics_table(metrics: &Metrics) -> String {
+    let mut lines = vec![format!(
+        "{:<12}{:<18}{:>6}{:>10}{:>10}{:>10}{:>10}",
+        "split", "unit", "n", "accuracy", "balanced", "macro-F1", "AUROC"
+    )];
+    for (split, of_split) in &metrics.splits {
+        let decision = of_split.decision.as_ref().map(|d| (format!("case, {} *", d.aggregation), &d.case));
+        let cases = of_split.case.iter().map(|(how, measures)| (format!("case, {how}"), measures));
+        let cases = cases.chain(decision);
+        for (unit, measures) in cases.chain([("slice".to_owned(), &of_split.slice)]) {
+            let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.3}"));
+            lines.push(format!(
+                "{split:<12}{unit:<18}{:>6}{:>10}{:>10}{:>10}{:>10}",
+                measures.n,
+                number(measures.accuracy),
+                number(measures.balanced_accuracy),
+                number(measures.macro_f1),
+                number(measures.macro_auroc)
+            ));
+        }
+    }
+    if metrics.splits.values().any(|of_split| of_split.decision.is_some()) {
+        lines.push("* chosen and calibrated on the validation cases, see decision.json".to_owned());
+    }
+    lines.join("\n")
+}
+
+/// The slices whose labels look most wrong.
+pub fn noise_table(audit: &NoiseAudit) -> String {
+    let mut lines =
+        vec![format!("{:<24}{:>6}  {:<22}{:<22}{:>8}", "case", "slice", "given", "suggested", "margin")];
+    for slice in audit.slices.iter().take(N_SUSPECTS) {
+        let known = if slice.known_wrong == Some(true) { "  wrong on purpose" } else { "" };
+        lines.push(format!(
+            "{:<24}{:>6}  {:<22}{:<22}{:>8.3}{known}",
+            slice.case_id, slice.slice_index, slice.given, slice.suggested, slice.margin
+        ));
+    }
+    for (k, precision) in &audit.precision_at {
+        lines.push(format!(
+            "of the first {k}, {:.0} % are wrong on purpose (of all: {:.0} %)",
+            100.0 * precision,
+            100.0 * audit.chance
+        ));
+    }
+    lines.join("\n")
+}
+
+/// Whether the features know an attribute.
+pub fn shortcut_words(audit: &ShortcutAudit) -> String {
+    format!(
+        "a linear probe tells the {} of test cases with balanced accuracy {:.3}; chance {:.3}, \
+         shuffled within classes {:.3}, p = {:.3}",
+        match audit.attribute {
+            diag_train::audit::Attribute::Manufacturer => "manufacturer",
+            diag_train::audit::Attribute::Kernel => "kernel",
+        },
+        audit.balanced_accuracy,
+        audit.chance,
+        audit.shuffled,
+        audit.p_value
+    )
+}
+
+/// The search for a learning rate.
+pub fn rate_table(found: &FoundRate) -> String {
+    let mut lines = vec![format!("{:>14}{:>12}{:>12}", "rate", "loss", "smoothed")];
+    let line = |s: &diag_train::find_rate::RateStep| {
+        format!("{:>14.3e}{:>12.4}{:>12.4}", s.learning_rate, s.loss, s.smoothed)
+    };
+    lines.extend(found.steps.iter().map(line));
+    lines.push(format!("suggested learning_rate = {:.1e}", found.suggested));
+    lines.join("\n")
+}
+
+/// What an explanation wrote.
+pub fn explained_words(explained: &Explained, run: &Path) -> String {
+    format!(
+        "wrote {} maps of {} slices in {} cases ({} slices held against a known lesion): {}",
+        explained.n_maps,
+        explained.n_slices,
+        explained.n_cases,
+        explained.n_with_lesion,
+        run.join("heatmaps.parquet").display()
+    )
+}
+
+/// The same as JSON.
+pub fn explained_json(explained: &Explained) -> String {
+    serde_json::json!({
+        "maps": explained.n_maps,
+        "slices": explained.n_slices,
+        "cases": explained.n_cases,
+        "slices_with_lesion": explained.n_with_lesion,
+    })
+    .to_string()
+}

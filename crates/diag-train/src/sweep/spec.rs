@@ -1,0 +1,234 @@
+//! The file of a sweep, and the runs that it asks for.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use diag_data::files;
+use serde::{Deserialize, Serialize};
+use toml::Table;
+
+use crate::TrainError;
+use crate::recipe::{Initialisation, TrainSpec, one_line};
+
+/// A grid of runs as its file says it. Paths are seen from the file's folder.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SweepSpec {
+    /// Recipe that every run starts from.
+    pub recipe: PathBuf,
+    /// Folder of shards.
+    pub shards: PathBuf,
+    /// Runs at a time; absent: one. Each gets an equal part of the cores.
+    #[serde(default)]
+    pub processes: Option<usize>,
+    /// Seeds; absent: the recipe's.
+    #[serde(default)]
+    pub seeds: Vec<u64>,
+    /// Parts of a cross-validation, all of which are run; absent: none.
+    #[serde(default)]
+    pub folds: Option<usize>,
+    /// Ratios of the classes' training cases; absent: the recipe's.
+    #[serde(default)]
+    pub class_ratios: Vec<Vec<u32>>,
+    /// Shares of wrong training labels; absent: the recipe's.
+    #[serde(default)]
+    pub label_noise: Vec<f64>,
+    /// Changes of the recipe that are compared; absent: the recipe as it is.
+    #[serde(default)]
+    pub variants: Vec<Variant>,
+    /// The variant that the others are compared with; absent: the first.
+    #[serde(default)]
+    pub reference: Option<String>,
+    /// What the summary compares.
+    #[serde(default)]
+    pub summary: SummarySpec,
+}
+
+/// A named change of the recipe.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Variant {
+    /// Letters, digits, `-`, `_` and `.`.
+    pub name: String,
+    /// Keys of a recipe. A table is merged with the recipe's key by key, but for
+    /// `loss`, which replaces it.
+    #[serde(default)]
+    pub set: Table,
+}
+
+/// What the summary compares.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SummarySpec {
+    /// Part of the data.
+    pub split: String,
+    /// `case` or `slice`.
+    pub unit: String,
+    /// `mean`, `top_k_mean` or `decision`; for slices without meaning.
+    pub aggregation: String,
+    /// Names of measures, as in `metrics.json`.
+    pub measures: Vec<String>,
+}
+
+impl Default for SummarySpec {
+    fn default() -> Self {
+        let text = str::to_owned;
+        Self {
+            split: text("test"),
+            unit: text("case"),
+            aggregation: text("mean"),
+            measures: ["macro_f1", "balanced_accuracy", "macro_auroc"].map(text).to_vec(),
+        }
+    }
+}
+
+/// One run of a sweep.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Cell {
+    /// Name of its folder.
+    pub name: String,
+    pub variant: String,
+    pub recipe: TrainSpec,
+}
+
+impl SweepSpec {
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// When it cannot be read, has an unknown or missing key, or two variants of one name.
+    pub fn read(path: &Path) -> Result<Self, TrainError> {
+        let bad = |reason: String| TrainError::Recipe { file: path.into(), reason };
+        let text = String::from_utf8(files::read(path)?).map_err(|err| bad(err.to_string()))?;
+        let mut spec: Self = toml::from_str(&text).map_err(|err| bad(one_line(&err, &text)))?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        spec.recipe = folder.join(&spec.recipe);
+        spec.shards = folder.join(&spec.shards);
+        if spec.variants.is_empty() {
+            spec.variants.push(Variant { name: "recipe".to_owned(), set: Table::new() });
+        }
+        let mut names: Vec<&str> = spec.variants.iter().map(|variant| variant.name.as_str()).collect();
+        names.sort_unstable();
+        if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(bad(format!("two variants are named `{}`", pair[0])));
+        }
+        let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if let Some(name) = names.iter().find(|name| name.is_empty() || !name.chars().all(fits)) {
+            return Err(bad(format!(
+                "variant name `{name}` has other characters than letters, digits and -_."
+            )));
+        }
+        if let Some(reference) = &spec.reference
+            && !names.contains(&reference.as_str())
+        {
+            return Err(bad(format!("reference `{reference}` is no variant")));
+        }
+        if spec.processes == Some(0) || spec.folds.is_some_and(|folds| folds < 2) {
+            return Err(bad("processes must be at least 1, folds at least 2".to_owned()));
+        }
+        Ok(spec)
+    }
+
+    /// Number of runs, after every recipe was checked.
+    ///
+    /// # Errors
+    /// A base recipe that cannot be read, a variant that makes no valid recipe.
+    pub fn n_runs(&self) -> Result<usize, TrainError> {
+        Ok(self.cells()?.len())
+    }
+
+    /// Name of the variant that the others are compared with.
+    pub(super) fn reference(&self) -> &str {
+        let first = self.variants.first().map_or("", |variant| variant.name.as_str());
+        self.reference.as_deref().unwrap_or(first)
+    }
+
+    /// Every run, checked, in a fixed order.
+    pub(super) fn cells(&self) -> Result<Vec<Cell>, TrainError> {
+        let bad = |reason: String| TrainError::Recipe { file: self.recipe.clone(), reason };
+        let text = String::from_utf8(files::read(&self.recipe)?).map_err(|err| bad(err.to_string()))?;
+        let base: Table = toml::from_str(&text).map_err(|err| bad(one_line(&err, &text)))?;
+        let folder = self.recipe.parent().unwrap_or(Path::new(""));
+        let mut cells = BTreeMap::new();
+        let mut order = Vec::new();
+        for variant in &self.variants {
+            let mut table = base.clone();
+            merge(&mut table, &variant.set);
+            let recipe: TrainSpec = table.try_into().map_err(|err| {
+                bad(format!("variant `{}`: {}", variant.name, err.message().replace('\n', " ")))
+            })?;
+            for recipe in self.settings(&recipe) {
+                let mut recipe = recipe;
+                if let Initialisation::File(file) = &mut recipe.init {
+                    *file = std::path::absolute(folder.join(&*file)).unwrap_or_else(|_| folder.join(&*file));
+                }
+                recipe.check()?;
+                let name = cell_name(&variant.name, &recipe);
+                order.push(name.clone());
+                cells.insert(name.clone(), Cell { name, variant: variant.name.clone(), recipe });
+            }
+        }
+        order.dedup();
+        Ok(order.iter().filter_map(|name| cells.remove(name)).collect())
+    }
+
+    /// A recipe under every setting of the grid.
+    fn settings(&self, recipe: &TrainSpec) -> Vec<TrainSpec> {
+        let ratios: Vec<Option<Vec<u32>>> = match self.class_ratios.as_slice() {
+            [] => vec![recipe.data.class_ratio.clone()],
+            ratios => ratios.iter().cloned().map(Some).collect(),
+        };
+        let noises =
+            if self.label_noise.is_empty() { &[recipe.data.label_noise] } else { &*self.label_noise };
+        let folds: Vec<_> = match self.folds {
+            None => vec![recipe.fold],
+            Some(of) => (0..of).map(|index| Some(crate::FoldSpec { index, of })).collect(),
+        };
+        let seeds = if self.seeds.is_empty() { &[recipe.seed] } else { &*self.seeds };
+        let mut settings = Vec::new();
+        for ratio in &ratios {
+            for &noise in noises {
+                for &fold in &folds {
+                    for &seed in seeds {
+                        let mut recipe = recipe.clone();
+                        recipe.data.class_ratio.clone_from(ratio);
+                        recipe.data.label_noise = noise;
+                        (recipe.fold, recipe.seed) = (fold, seed);
+                        settings.push(recipe);
+                    }
+                }
+            }
+        }
+        settings
+    }
+}
+
+/// `VARIANT_ratio-1-5-1_noise-0.2_fold-0_seed-1`, without what does not apply.
+fn cell_name(variant: &str, recipe: &TrainSpec) -> String {
+    let mut name = variant.to_owned();
+    if let Some(ratio) = &recipe.data.class_ratio {
+        name += &format!("_ratio-{}", join(ratio, "-"));
+    }
+    if recipe.data.label_noise > 0.0 {
+        name += &format!("_noise-{}", recipe.data.label_noise);
+    }
+    if let Some(fold) = recipe.fold {
+        name += &format!("_fold-{}", fold.index);
+    }
+    name + &format!("_seed-{}", recipe.seed)
+}
+
+/// Numbers with something between them.
+pub(super) fn join(numbers: &[u32], between: &str) -> String {
+    numbers.iter().map(u32::to_string).collect::<Vec<_>>().join(between)
+}
+
+fn merge(base: &mut Table, changes: &Table) {
+    for (key, value) in changes {
+        match (base.get_mut(key), value) {
+            (Some(toml::Value::Table(old)), toml::Value::Table(new)) if key != "loss" => merge(old, new),
+            _ => {
+                base.insert(key.clone(), value.clone());
+            }
+        }
+    }
+}

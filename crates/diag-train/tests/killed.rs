@@ -1,0 +1,161 @@
+//! The whole program: killed at random steps it ends with the weights of an
+//! undisturbed run; a sweep goes on where it was stopped.
+
+#![expect(clippy::unwrap_used, reason = "a failed test may panic")]
+
+mod toy;
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// How often the run is killed; the environment asks for more.
+const KILLS: &str = "COVID19_DIAG_KILLS";
+
+fn program() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_diag-train"))
+}
+
+fn fit(folder: &Path, run: &str) -> Command {
+    let mut command = program();
+    command.args(["fit", "--resume", "--checkpoint-seconds", "0.2", "--shards"]).arg(folder.join("shards"));
+    command.arg("--recipe").arg(folder.join("recipe.toml")).arg("--out").arg(folder.join(run));
+    command
+}
+
+fn read(folder: &Path, run: &str, file: &str) -> Vec<u8> {
+    std::fs::read(folder.join(run).join(file)).unwrap()
+}
+
+#[test]
+fn a_run_killed_at_random_steps_ends_with_the_same_weights() {
+    let n_kills: u64 = std::env::var(KILLS).map_or(3, |text| text.parse().unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    toy::write_shards(folder, 6, 1);
+    // 10 steps an epoch, more than enough of them for every kill.
+    let n_epochs = 4 + 2 * n_kills;
+    let recipe = format!("ema_decay = 0.99\nsampling = \"case-balanced\"\ndropout = 0.1\n{}", toy::RECIPE)
+        .replace("batch_size = 12", "batch_size = 6")
+        .replace("epochs = 4", &format!("epochs = {n_epochs}"));
+    toy::write_recipe(folder, "recipe.toml", &recipe);
+    assert!(fit(folder, "whole").output().unwrap().status.success());
+    let mut rng = ChaCha8Rng::seed_from_u64(n_kills);
+    for _ in 0..n_kills {
+        let mut command = fit(folder, "killed");
+        let mut child = command
+            .env("RUST_LOG", "diag_train=debug")
+            .stderr(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut steps_left = rng.random_range(1..20);
+        for line in BufReader::new(child.stderr.take().unwrap()).lines() {
+            steps_left -= i32::from(line.unwrap().contains("gradient_norm"));
+            if steps_left == 0 {
+                break;
+            }
+        }
+        assert_eq!(steps_left, 0, "the run ended before it could be killed");
+        // SIGKILL: no handler runs.
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    assert!(fit(folder, "killed").output().unwrap().status.success());
+    for file in ["model.safetensors", "epochs.jsonl", "steps.jsonl", "events.out.tfevents.1.diag-train"] {
+        assert!(
+            read(folder, "whole", file) == read(folder, "killed", file),
+            "{file} differs after {n_kills} kills"
+        );
+    }
+}
+
+const SWEEP: &str = r#"
+recipe = "recipe.toml"
+shards = "shards"
+processes = 2
+seeds = [1, 2]
+class_ratios = [[1, 1, 1], [1, 2, 1]]
+label_noise = [0.0, 0.2]
+
+[[variants]]
+name = "ce"
+set = { loss = { name = "cross-entropy" } }
+
+[[variants]]
+name = "focal"
+set = { loss = { name = "focal", gamma = 1.5 }, optimiser = { learning_rate = 0.002 } }
+"#;
+
+fn sweep(folder: &Path, file: &str, out: &str) -> Output {
+    program().arg("sweep").arg(folder.join(file)).arg("--out").arg(folder.join(out)).output().unwrap()
+}
+
+#[test]
+fn a_sweep_makes_one_table_and_goes_on_where_it_was_stopped() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    toy::write_shards(folder, 6, 2);
+    toy::write_recipe(folder, "recipe.toml", &toy::RECIPE.replace("epochs = 4", "epochs = 1"));
+    toy::write_recipe(folder, "sweep.toml", SWEEP);
+    let first = sweep(folder, "sweep.toml", "out");
+    assert!(first.status.success(), "{}", String::from_utf8_lossy(&first.stderr));
+    let summary: serde_json::Value = serde_json::from_slice(&read(folder, "out", "summary.json")).unwrap();
+    assert_eq!(summary["n_runs"], 16);
+    // 2 ratios, 2 shares of noise, 3 measures; 2 variants, one of them the reference.
+    assert_eq!(summary["settings"].as_array().unwrap().len(), 24);
+    assert_eq!(summary["comparisons"].as_array().unwrap().len(), 12);
+    for compared in summary["comparisons"].as_array().unwrap() {
+        assert_eq!((&compared["variant"], &compared["reference"]), (&"focal".into(), &"ce".into()));
+        assert_eq!(compared["difference"]["n"], 2);
+    }
+    let table = read(folder, "out", "results.parquet");
+    // Two runs are undone: one as if it had never begun, one as if it had stopped before its evaluation.
+    std::fs::remove_dir_all(folder.join("out/runs/ce_ratio-1-1-1_seed-1")).unwrap();
+    std::fs::remove_file(folder.join("out/runs/focal_ratio-1-2-1_noise-0.2_seed-2/metrics.json")).unwrap();
+    let second = sweep(folder, "sweep.toml", "out");
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert_eq!(said.matches(": done before").count(), 14, "{said}");
+    assert!(table == read(folder, "out", "results.parquet"), "the table changed");
+    assert_eq!(first.stdout, second.stdout);
+}
+
+#[test]
+fn a_sweep_that_is_wrong_is_refused_and_a_failed_run_is_set_aside() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    toy::write_shards(folder, 3, 1);
+    toy::write_recipe(folder, "recipe.toml", &toy::RECIPE.replace("epochs = 4", "epochs = 1"));
+    for (wrong, want) in [
+        (SWEEP.replace("processes = 2", "process = 2"), "process"),
+        (SWEEP.replace("\"focal\"\nset", "\"ce\"\nset"), "two variants"),
+        (SWEEP.replace("gamma = 1.5", "gama = 1.5"), "gama"),
+        (SWEEP.replace("gamma = 1.5", "gamma = -1.0"), "gamma"),
+        (format!("reference = \"none\"\n{SWEEP}"), "reference"),
+    ] {
+        toy::write_recipe(folder, "wrong.toml", &wrong);
+        let output = sweep(folder, "wrong.toml", "wrong");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(want) && said.contains("fix:"), "{said}");
+    }
+    // A ratio that the cases cannot have fails when it runs, and only there.
+    let failing =
+        SWEEP.replace("class_ratios = [[1, 1, 1], [1, 2, 1]]\nlabel_noise = [0.0, 0.2]", "").replace(
+            "learning_rate = 0.002 }",
+            "learning_rate = 0.002 }, data = { class_ratio = [1, 1, 1], n_cases = 90 }",
+        );
+    toy::write_recipe(folder, "failing.toml", &failing);
+    let output = sweep(folder, "failing.toml", "failing");
+    assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
+    let summary: serde_json::Value =
+        serde_json::from_slice(&read(folder, "failing", "summary.json")).unwrap();
+    assert_eq!(
+        summary["failed"],
+        serde_json::json!(["focal_ratio-1-1-1_seed-1", "focal_ratio-1-1-1_seed-2"])
+    );
+    assert_eq!(summary["n_runs"], 2);
+}
