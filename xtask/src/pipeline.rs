@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, anyhow};
 
-use crate::stage::{Input, Ledger, Stage};
+use crate::stage::{Expected, Input, Ledger, Stage};
 use crate::{Failure, process, workspace_root};
 
 /// Seed of the synthetic cohort and of the split.
@@ -96,6 +96,7 @@ fn phantom(bin: &Path, cohort: &str, dicom: &Path) -> Stage {
         inputs: own_cohort.into_iter().collect(),
         outputs: vec![dicom.into()],
         proof: dicom.join("truth.json"),
+        expected: None,
     }
 }
 
@@ -123,6 +124,13 @@ fn ingest(bin: &Path, args: &Args, dicom: &Path, labels: &Path, shards: &Path) -
         inputs: vec![Input::Folder(dicom.into()), Input::File(labels.into())],
         outputs: vec![shards.into()],
         proof: shards.join("SHA256SUMS"),
+        // Phantoms are drawn from one anatomy and look alike without being copies;
+        // in a hospital's data the same finding is a reason to stop.
+        expected: args.dicom.is_none().then(|| Expected {
+            quarantine: shards.join("quarantine.jsonl"),
+            reason: "near-duplicates",
+            why: "phantoms of one anatomy look alike; no two are of one patient",
+        }),
     }
 }
 
@@ -136,6 +144,7 @@ fn train(bin: &Path, args: &Args, shards: &Path, recipe: &Path, run: &Path) -> S
         inputs: vec![Input::File(shards.join("SHA256SUMS")), Input::File(recipe.into())],
         outputs: vec![run.into()],
         proof: run.join("model.safetensors"),
+        expected: None,
     }
 }
 
@@ -148,6 +157,7 @@ fn evaluate(bin: &Path, shards: &Path, run: &Path) -> Stage {
         inputs: vec![Input::File(shards.join("SHA256SUMS")), Input::File(run.join("model.safetensors"))],
         outputs: vec![run.join("predictions.parquet"), run.join("metrics.json")],
         proof: run.join("metrics.json"),
+        expected: None,
     }
 }
 
@@ -170,6 +180,7 @@ fn explain(bin: &Path, shards: &Path, run: &Path, truth: Option<&Path>) -> Stage
         inputs,
         outputs: vec![run.join("heatmaps.parquet"), run.join("explanations.json")],
         proof: run.join("explanations.json"),
+        expected: None,
     }
 }
 
@@ -189,6 +200,7 @@ fn report(bin: &Path, shards: &Path, run: &Path) -> Stage {
         ],
         outputs: vec![run.join("report.html")],
         proof: run.join("report.html"),
+        expected: None,
     }
 }
 

@@ -26,6 +26,29 @@ pub struct Stage {
     pub outputs: Vec<PathBuf>,
     /// The output that is written last; the stage is not done without it.
     pub proof: PathBuf,
+    /// What it may set aside without a word at the end.
+    pub expected: Option<Expected>,
+}
+
+/// Entries of a quarantine that say nothing against the result.
+pub struct Expected {
+    /// The quarantine.
+    pub quarantine: PathBuf,
+    /// The reason that all its entries must have.
+    pub reason: &'static str,
+    /// Why that is no fault, for the screen.
+    pub why: &'static str,
+}
+
+impl Expected {
+    fn explains_all(&self) -> bool {
+        let Ok(text) = std::fs::read_to_string(&self.quarantine) else { return false };
+        let has_reason = |line: &str| {
+            let entry = serde_json::from_str::<serde_json::Value>(line);
+            entry.is_ok_and(|entry| entry["reason"] == self.reason)
+        };
+        text.lines().all(has_reason)
+    }
 }
 
 /// Something that a stage reads.
@@ -79,12 +102,18 @@ impl Ledger {
         let started = Instant::now();
         // What a stage answers is progress here: standard output is for the report's path.
         let status = process::run(stage.command.stdout(std::io::stderr()))?;
-        let set_aside = status.code() == Some(SET_ASIDE);
+        let mut set_aside = status.code() == Some(SET_ASIDE);
         if !(status.success() || set_aside) || !stage.proof.exists() {
             let error = anyhow!("stage {} failed ({status})", stage.name);
             return Err(Failure::new(error, "see its message above; finished stages are kept"));
         }
         eprintln!("{:>9}  done in {:.1} s", stage.name, started.elapsed().as_secs_f64());
+        if let Some(expected) =
+            stage.expected.as_ref().filter(|expected| set_aside && expected.explains_all())
+        {
+            eprintln!("{:>9}  {}", stage.name, expected.why);
+            set_aside = false;
+        }
         self.stages.insert(stage.name.into(), Entry { inputs_sha256: hash, set_aside });
         self.save(path).map_err(|err| Failure::new(err, "check that the output folder can be written"))
     }
@@ -151,6 +180,7 @@ mod tests {
             inputs: vec![Input::File(root.join("input"))],
             outputs: vec![output.clone()],
             proof: output,
+            expected: None,
         }
     }
 
@@ -181,6 +211,18 @@ mod tests {
         let path = root.path().join("pipeline.json");
         assert!(Ledger::load(&path).run(&path, &mut stage(root.path())).is_err());
         assert_eq!(fs::read_to_string(root.path().join("output")).unwrap(), "precious");
+    }
+
+    #[test]
+    fn only_what_is_expected_may_be_set_aside() {
+        let root = tempfile::tempdir().unwrap();
+        let quarantine = root.path().join("quarantine.jsonl");
+        let expected = Expected { quarantine: quarantine.clone(), reason: "near-duplicates", why: "" };
+        assert!(!expected.explains_all(), "no quarantine explains nothing");
+        fs::write(&quarantine, "{\"reason\":\"near-duplicates\"}\n").unwrap();
+        assert!(expected.explains_all());
+        fs::write(&quarantine, "{\"reason\":\"near-duplicates\"}\n{\"reason\":\"truncated\"}\n").unwrap();
+        assert!(!expected.explains_all());
     }
 
     #[test]
