@@ -38,7 +38,7 @@ json.dump(
         "croissant": sorted(records),
         "hugging_face": sorted(hugging_face),
         "splits": {name: len(part) for name, part in loaded.items()},
-        "label_names": getattr(next(iter(loaded.values())).features["label"], "names", None),
+        "label_names": next(iter(loaded.values())).features["label"].names,
     },
     sys.stdout,
 )

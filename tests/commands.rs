@@ -152,7 +152,7 @@ fn an_unknown_key_of_a_cohort_is_named_with_its_line() {
     let out = folder.path().join("dicom");
     let refused =
         output(program("ct-phantom").arg("--cohort").arg(&cohort).args(["--seed", "1", "--out"]).arg(&out));
-    check_refused(&refused, 2, "line 8: unknown field `siemans`");
+    check_refused(&refused, 2, "line 9: unknown field `siemans`");
     assert!(!out.exists());
 }
 

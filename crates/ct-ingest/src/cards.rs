@@ -39,7 +39,9 @@ fn readme(manifest: &Manifest, synthetic: bool) -> String {
     for split in splits(manifest) {
         text.push_str(&format!("  - split: {split}\n    path: data/{split}-*.parquet\n"));
     }
-    text.push_str(&dataset_info(manifest));
+    // JSON is YAML.
+    let features = diag_data::shard::card_features(&manifest.spec);
+    text.push_str(&format!("dataset_info:\n  config_name: default\n  features: {features}\n"));
     text.push_str("---\n\n# ");
     text.push_str(title(synthetic));
     text.push_str(&format!("\n\n{}\n\n", description(manifest, synthetic)));
@@ -57,17 +59,6 @@ fn readme(manifest: &Manifest, synthetic: bool) -> String {
          `SHA256SUMS` covers every file. Made by {}.\n",
         manifest.tool
     ));
-    text
-}
-
-/// Rows of each split, so that `datasets` shows a size before it reads a file.
-fn dataset_info(manifest: &Manifest) -> String {
-    let mut text = String::from("dataset_info:\n  config_name: default\n  splits:\n");
-    for split in splits(manifest) {
-        let files = manifest.files.iter().filter(|file| file.split == split);
-        let n_rows: u64 = files.map(|file| file.n_rows).sum();
-        text.push_str(&format!("  - name: {split}\n    num_examples: {n_rows}\n"));
-    }
     text
 }
 

@@ -1,6 +1,6 @@
 //! What cohort files may say, and what follows from them without rendering.
 
-use ct_phantom::{CohortSpec, Label, PhantomError, Split};
+use ct_phantom::{CohortSpec, Label, Split};
 
 const VALID: &str = r#"
 name = "tiny"

@@ -218,6 +218,12 @@ impl ShardSet {
     }
 }
 
+/// The columns of slice files as the `features` list of a Hugging Face card
+/// (`dataset_info`): JSON, which is YAML too.
+pub fn card_features(spec: &ShardSpec) -> serde_json::Value {
+    columns::card_features(spec)
+}
+
 fn write_parquet(path: &Path, batch: &RecordBatch, properties: WriterProperties) -> Result<(), DataError> {
     let parquet = |source| DataError::Parquet { path: path.into(), source };
     let file = File::create(path).map_err(DataError::io("create", path))?;

@@ -153,7 +153,7 @@ fn footer(job: &Job) -> Vec<KeyValue> {
         KeyValue::new("covid19-diag.config".into(), config),
     ];
     if spec.layout == Layout::Hf {
-        footer.push(KeyValue::new("huggingface".into(), columns::huggingface_features(spec)));
+        footer.push(KeyValue::new(columns::HUGGING_FACE.into(), columns::image_feature()));
     }
     footer
 }

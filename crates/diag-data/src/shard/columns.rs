@@ -45,7 +45,7 @@ pub(super) fn slice_schema(spec: &ShardSpec) -> Schema {
         Layout::Raw => {
             field("pixels", DataType::FixedSizeBinary(spec.pixels_len() as i32), false, &image_about)
         }
-        Layout::Hf => field("image", DataType::Struct(png_fields()), false, &image_about),
+        Layout::Hf => field("image", DataType::Struct(png_fields()), true, &image_about),
     });
     if spec.with_hu {
         let about =
@@ -81,7 +81,11 @@ pub(super) fn slice_schema(spec: &ShardSpec) -> Schema {
         field("series_uid_hash", DataType::Utf8, true, &[]),
         field("warnings", DataType::List(list_item()), false, &[]),
     ]);
-    Schema::new(fields)
+    let schema = Schema::new(fields);
+    match spec.layout {
+        Layout::Raw => schema,
+        Layout::Hf => schema.with_metadata([(HUGGING_FACE.to_string(), image_feature())]),
+    }
 }
 
 /// Columns of slices. `rows` are of the sizes that `spec` states.
@@ -281,13 +285,39 @@ pub(super) fn cases_of(
         .collect()
 }
 
-/// The footer value by which Hugging Face `datasets` knows the feature types.
-pub(super) fn huggingface_features(spec: &ShardSpec) -> String {
-    let features = serde_json::json!({"info": {"features": {
-        "image": {"_type": "Image"},
-        "label": {"_type": "ClassLabel", "names": spec.labels.names()},
-    }}});
-    features.to_string()
+/// The key under which Hugging Face `datasets` looks for feature types, in the
+/// footer as in the Arrow schema, which hides the footer from it.
+pub(super) const HUGGING_FACE: &str = "huggingface";
+
+/// The value of [`HUGGING_FACE`]: the image column is to be decoded.
+pub(super) fn image_feature() -> String {
+    serde_json::json!({"info": {"features": {"image": {"_type": "Image"}}}}).to_string()
+}
+
+/// The columns as the `features` of a Hugging Face card: names and types, the image
+/// decoded and the label with its class names.
+pub(super) fn card_features(spec: &ShardSpec) -> serde_json::Value {
+    let class_names = || -> serde_json::Map<String, serde_json::Value> {
+        let names = spec.labels.names().iter().enumerate();
+        names.map(|(i, name)| (i.to_string(), name.as_str().into())).collect()
+    };
+    let feature = |field: &Arc<Field>| {
+        let name = field.name();
+        match (name.as_str(), field.data_type()) {
+            ("label", _) => {
+                serde_json::json!({"name": name, "dtype": {"class_label": {"names": class_names()}}})
+            }
+            (_, DataType::List(_)) => serde_json::json!({"name": name, "list": "string"}),
+            (_, DataType::Struct(_)) => serde_json::json!({"name": name, "dtype": "image"}),
+            (_, DataType::FixedSizeBinary(n)) => {
+                serde_json::json!({"name": name, "dtype": format!("fixed_size_binary[{n}]")})
+            }
+            (_, DataType::Utf8) => serde_json::json!({"name": name, "dtype": "string"}),
+            (_, DataType::Boolean) => serde_json::json!({"name": name, "dtype": "bool"}),
+            (_, number) => serde_json::json!({"name": name, "dtype": number.to_string().to_lowercase()}),
+        }
+    };
+    slice_schema(spec).fields().iter().map(feature).collect()
 }
 
 fn field(name: &str, data_type: DataType, nullable: bool, about: &[(&str, &str)]) -> Field {
@@ -296,10 +326,8 @@ fn field(name: &str, data_type: DataType, nullable: bool, about: &[(&str, &str)]
 }
 
 fn png_fields() -> Fields {
-    Fields::from(vec![
-        Field::new("bytes", DataType::Binary, false),
-        Field::new("path", DataType::Utf8, false),
-    ])
+    // Nullable, or `datasets` does not take the column for images.
+    Fields::from(vec![Field::new("bytes", DataType::Binary, true), Field::new("path", DataType::Utf8, true)])
 }
 
 fn list_item() -> Arc<Field> {
