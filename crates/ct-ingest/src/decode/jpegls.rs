@@ -14,7 +14,7 @@ use crate::fault::Fault;
 pub fn decode(stream: &[u8], rows: usize, cols: usize) -> Result<Vec<u16>, Fault> {
     let scan = Scan::read(stream)?;
     let mut coder = Coder::new(&scan);
-    let mut bits = Bits::new(&stream[scan.data..]);
+    let mut bits = Bits::new(scan.data);
     // Lines carry one sample before and one after themselves (A.2.1).
     let mut previous = vec![0i32; cols + 2];
     let mut current = vec![0i32; cols + 2];
@@ -35,17 +35,17 @@ fn wrong(why: &str) -> Fault {
 }
 
 /// Parameters of the one scan.
-struct Scan {
+struct Scan<'a> {
     max_value: i32,
     near: i32,
     thresholds: [i32; 3],
     reset: i32,
-    /// First byte of the coded data.
-    data: usize,
+    /// The coded data.
+    data: &'a [u8],
 }
 
-impl Scan {
-    fn read(stream: &[u8]) -> Result<Self, Fault> {
+impl<'a> Scan<'a> {
+    fn read(stream: &'a [u8]) -> Result<Self, Fault> {
         let short = || wrong("ends in its header");
         let byte = |at: usize| stream.get(at).copied().map(i32::from).ok_or_else(short);
         let word = |at: usize| Ok::<i32, Fault>(byte(at)? << 8 | byte(at + 1)?);
@@ -78,7 +78,9 @@ impl Scan {
                     }
                     let near = byte(at + 6)?;
                     let max_value = max_value.ok_or_else(|| wrong("has no frame header"))?;
-                    return Self::checked(max_value, near, preset, at + 1 + length as usize);
+                    // The length is the stream's word, not a fact.
+                    let data = stream.get(at + 1 + length as usize..).ok_or_else(short)?;
+                    return Self::checked(max_value, near, preset, data);
                 }
                 _ => {}
             }
@@ -86,7 +88,7 @@ impl Scan {
         }
     }
 
-    fn checked(max_value: i32, near: i32, preset: Option<[i32; 5]>, data: usize) -> Result<Self, Fault> {
+    fn checked(max_value: i32, near: i32, preset: Option<[i32; 5]>, data: &'a [u8]) -> Result<Self, Fault> {
         let of_preset = |i: usize| preset.map(|preset| preset[i]).filter(|value| *value != 0);
         let max_value = of_preset(0).unwrap_or(max_value);
         if near > 255.min(max_value / 2) {
@@ -154,7 +156,7 @@ struct Coder {
 }
 
 impl Coder {
-    fn new(scan: &Scan) -> Self {
+    fn new(scan: &Scan<'_>) -> Self {
         let bits_for = |values: i32| i32::BITS - (values - 1).leading_zeros();
         let step = 2 * scan.near + 1;
         let range = (scan.max_value + 2 * scan.near) / step + 1;
