@@ -31,6 +31,9 @@ pub(crate) const TILE_LEN: usize = 16 * DEPTH;
 /// Rows of a target written together.
 pub(crate) const ROWS: usize = 32;
 
+/// Pixels or channels whose sums of two blocks stay in registers.
+const DOT_ROWS: usize = 8;
+
 /// What multiplies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Engine {
@@ -195,7 +198,8 @@ impl Correlate<'_> {
                 (Engine::Tiles, false, _) => self.tiles::<true, false>(source, weight, sums),
                 (Engine::Tiles, true, 2) => self.tiles::<false, true>(source, weight, sums),
                 (Engine::Tiles, true, _) => self.tiles::<false, false>(source, weight, sums),
-                (Engine::Dots, ..) => self.dots(source, weight, sums),
+                (Engine::Dots, _, 2) => self.dots::<2>(source, weight, sums),
+                (Engine::Dots, ..) => self.dots::<1>(source, weight, sums),
             }
         }
     }
@@ -247,30 +251,34 @@ impl Correlate<'_> {
         }
     }
 
+    /// `N` target blocks at once: each pixel that is spread serves all of them.
     #[target_feature(enable = "avx512f,avx512bf16")]
-    unsafe fn dots(&self, source: *const u16, weight: *const u16, sums: &mut Sums) {
-        const GROUP: usize = 8;
+    unsafe fn dots<const N: usize>(&self, source: *const u16, weight: *const u16, sums: &mut Sums) {
         // SAFETY: every address is one that `run` bounded.
         unsafe {
-            for target in 0..self.n_targets {
-                for first in (0..self.n_pixels).step_by(GROUP) {
-                    let mut totals = [_mm512_setzero_ps(); GROUP];
-                    for block in 0..self.n_blocks {
-                        for tap in self.taps {
-                            let a = source.add(block * self.source_block + tap.source + first * DEPTH);
-                            let b = weight
-                                .add(target * self.weight_target + block * self.weight_block + tap.weight);
-                            for pair in 0..16 {
-                                let weights = load_pairs(b.add(pair * DEPTH));
-                                for pixel in 0..GROUP {
-                                    let values = splat_pair(a.add(pixel * DEPTH + 2 * pair));
-                                    totals[pixel] = _mm512_dpbf16_ps(totals[pixel], values, weights);
+            for first in (0..self.n_pixels).step_by(DOT_ROWS) {
+                let mut totals = [[_mm512_setzero_ps(); N]; DOT_ROWS];
+                for block in 0..self.n_blocks {
+                    for tap in self.taps {
+                        let a = source.add(block * self.source_block + tap.source + first * DEPTH);
+                        let b = weight.add(block * self.weight_block + tap.weight);
+                        for pair in 0..16 {
+                            let weights: [_; N] = std::array::from_fn(|target| {
+                                load_pairs(b.add(target * self.weight_target + pair * DEPTH))
+                            });
+                            for pixel in 0..DOT_ROWS {
+                                let values = splat_pair(a.add(pixel * DEPTH + 2 * pair));
+                                for target in 0..N {
+                                    totals[pixel][target] =
+                                        _mm512_dpbf16_ps(totals[pixel][target], values, weights[target]);
                                 }
                             }
                         }
                     }
-                    for pixel in 0..GROUP {
-                        _mm512_storeu_ps(sums[target][first + pixel].as_mut_ptr(), totals[pixel]);
+                }
+                for pixel in 0..DOT_ROWS {
+                    for target in 0..N {
+                        _mm512_storeu_ps(sums[target][first + pixel].as_mut_ptr(), totals[pixel][target]);
                     }
                 }
             }
@@ -318,7 +326,8 @@ impl Outer {
                 (Engine::Tiles, 2, _) => self.tiles::<true, false>(input, gradient, sums),
                 (Engine::Tiles, _, 2) => self.tiles::<false, true>(input, gradient, sums),
                 (Engine::Tiles, ..) => self.tiles::<false, false>(input, gradient, sums),
-                (Engine::Dots, ..) => self.dots(input, gradient, sums),
+                (Engine::Dots, _, 2) => self.dots::<2>(input, gradient, sums),
+                (Engine::Dots, ..) => self.dots::<1>(input, gradient, sums),
             }
         }
     }
@@ -375,28 +384,39 @@ impl Outer {
         }
     }
 
+    /// `N` gradient blocks at once: each input that is spread serves all of them.
     #[target_feature(enable = "avx512f,avx512bf16")]
-    unsafe fn dots(&self, input: *const u16, gradient: *const u16, sums: *mut f32) {
+    unsafe fn dots<const N: usize>(&self, input: *const u16, gradient: *const u16, sums: *mut f32) {
         // SAFETY: every address is one that `run` bounded.
         unsafe {
-            for input_block in 0..self.n_inputs {
-                for gradient_block in 0..self.n_gradients {
-                    let sums = sums.add((input_block * self.n_gradients + gradient_block) * SUMS_LEN);
-                    let mut totals = [_mm512_setzero_ps(); BLOCK];
-                    for channel in 0..BLOCK {
-                        totals[channel] = _mm512_loadu_ps(sums.add(channel * BLOCK));
+            for first in (0..self.n_inputs * BLOCK).step_by(DOT_ROWS) {
+                let sums = sums.add(first / BLOCK * N * SUMS_LEN + first % BLOCK * BLOCK);
+                let input = input.add(first * self.input_row);
+                let mut totals = [[_mm512_setzero_ps(); N]; DOT_ROWS];
+                for channel in 0..DOT_ROWS {
+                    for block in 0..N {
+                        totals[channel][block] =
+                            _mm512_loadu_ps(sums.add(block * SUMS_LEN + channel * BLOCK));
                     }
-                    let input = input.add(input_block * BLOCK * self.input_row);
-                    let gradient = gradient.add(gradient_block * self.gradient_block);
-                    for pair in 0..self.n_steps * DEPTH / 2 {
-                        let gradients = load_pairs(gradient.add(pair * DEPTH));
-                        for channel in 0..BLOCK {
-                            let values = splat_pair(input.add(channel * self.input_row + 2 * pair));
-                            totals[channel] = _mm512_dpbf16_ps(totals[channel], values, gradients);
+                }
+                for pair in 0..self.n_steps * DEPTH / 2 {
+                    let gradients: [_; N] = std::array::from_fn(|block| {
+                        load_pairs(gradient.add(block * self.gradient_block + pair * DEPTH))
+                    });
+                    for channel in 0..DOT_ROWS {
+                        let values = splat_pair(input.add(channel * self.input_row + 2 * pair));
+                        for block in 0..N {
+                            totals[channel][block] =
+                                _mm512_dpbf16_ps(totals[channel][block], values, gradients[block]);
                         }
                     }
-                    for channel in 0..BLOCK {
-                        _mm512_storeu_ps(sums.add(channel * BLOCK), totals[channel]);
+                }
+                for channel in 0..DOT_ROWS {
+                    for block in 0..N {
+                        _mm512_storeu_ps(
+                            sums.add(block * SUMS_LEN + channel * BLOCK),
+                            totals[channel][block],
+                        );
                     }
                 }
             }
