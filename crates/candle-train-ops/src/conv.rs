@@ -34,6 +34,7 @@ use crate::{
     buffer::Buffer,
     element::{Element, check_kind, with_values},
     error::Checked,
+    together,
     window::Window,
 };
 
@@ -217,7 +218,9 @@ impl<T: Element> CustomOp2 for Conv2d<T> {
         let gradient = self.output.take(OP)?;
         let weight_gradient = if weight_oihw.track_op() {
             let values = general::weight_gradient(&self.input.values, &gradient, geometry);
-            Some(Tensor::from_vec(values, weight_oihw.shape(), &Device::Cpu)?)
+            let values = Tensor::from_vec(values, weight_oihw.shape(), &Device::Cpu)?;
+            together::report(weight_oihw, &values)?;
+            Some(values)
         } else {
             None
         };

@@ -6,7 +6,7 @@ use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Shape, T
 use rayon::prelude::*;
 
 use crate::{
-    Activation, OpError,
+    Activation, BatchSum, OpError,
     activation::{BLOCK, Dims, Feature, GradientSlot, Kept, Repr, token_gradient, token_storage},
     buffer::Buffer,
     element::{Element, check_kind, check_shape, with_values},
@@ -32,6 +32,8 @@ struct Moments {
     var: Vec<f32>,
     /// Added to every variance before its square root.
     epsilon: f64,
+    /// Joins the statistics of a batch whose parts lie in several processes.
+    sum: Option<BatchSum>,
 }
 
 impl RunningStats {
@@ -43,13 +45,20 @@ impl RunningStats {
     /// As [`new`](Self::new); normalisation with these statistics adds `epsilon`
     /// to the variance and not 1e-5. TensorFlow's networks use 1e-3.
     pub fn with_epsilon(channels: usize, epsilon: f64) -> Self {
-        let moments = Moments { mean: vec![0.0; channels], var: vec![1.0; channels], epsilon };
+        let moments = Moments { mean: vec![0.0; channels], var: vec![1.0; channels], epsilon, sum: None };
         Self(Arc::new(Mutex::new(moments)))
     }
 
     /// What is added to the variance.
     pub(crate) fn epsilon(&self) -> f64 {
         self.lock().epsilon
+    }
+
+    /// From now on every training pass takes mean and variance over the batches of
+    /// all processes that `sum` joins, forwards and backwards; each process must hold
+    /// the same running statistics.
+    pub fn join(&self, sum: BatchSum) {
+        self.lock().sum = Some(sum);
     }
 
     /// Mean per channel.
@@ -80,7 +89,7 @@ impl RunningStats {
                 .into());
             }
         }
-        *moments = Moments { mean, var, epsilon: moments.epsilon };
+        (moments.mean, moments.var) = (mean, var);
         Ok(())
     }
 
@@ -122,8 +131,8 @@ pub(crate) fn scale(gamma: f64, var: f64, epsilon: f64) -> f64 {
 ///
 /// In training mode mean and (biased) variance are those of the batch over N, H
 /// and W, and the running statistics move by a tenth towards them, the variance
-/// unbiased, as PyTorch's `BatchNorm2d`. Otherwise the running statistics are
-/// used and left alone.
+/// unbiased, as PyTorch's `BatchNorm2d`; after [`RunningStats::join`] the batch is
+/// that of all processes. Otherwise the running statistics are used and left alone.
 ///
 /// # Shapes
 /// - `x`, `residual`, result: `[N, C, H, W]`
@@ -183,13 +192,6 @@ fn feature<T: Element>(
         }
         .into());
     }
-    if train && dims.count() == dims.c {
-        return Err(OpError::Setting {
-            op: OP,
-            reason: "training needs more than one value per channel".to_owned(),
-        }
-        .into());
-    }
     let residual = match residual {
         Some(residual) if residual.dims != dims => {
             return Err(OpError::Shape {
@@ -204,9 +206,18 @@ fn feature<T: Element>(
         None => None,
     };
     let layout = Channels { dims, block: x.order.block() };
+    let sum = if train { stats.lock().sum.clone() } else { None };
+    let mut count = (dims.count() / dims.c) as f64;
     let statistics = if train {
-        let statistics = layout.batch_statistics(&x.values, stats.epsilon());
-        stats.update(&statistics, dims.count() / dims.c);
+        let mut statistics = layout.batch_statistics(&x.values, stats.epsilon());
+        if let Some(sum) = &sum {
+            count = statistics.join(count, &stats.mean(), sum)?;
+        }
+        if count <= 1.0 {
+            let reason = "training needs more than one value per channel".to_owned();
+            return Err(OpError::Setting { op: OP, reason }.into());
+        }
+        stats.update(&statistics, count);
         statistics
     } else {
         Statistics::from_running(stats)
@@ -227,6 +238,8 @@ fn feature<T: Element>(
                 layout,
                 train,
                 statistics,
+                count,
+                sum,
                 input: x.clone_without_token(),
                 residual: residual.as_ref().map(|residual| Arc::clone(&residual.gradient)),
                 clamped: (act != Act::Identity).then(|| (Arc::clone(y), act.bounds())),
@@ -255,14 +268,34 @@ impl Statistics {
         }
     }
 
+    /// Turns the statistics of a part of `count` values per channel into those of the
+    /// whole; returns its count. `centre` is any mean that all processes agree on: sums
+    /// of squares around it lose no digits that matter.
+    fn join(&mut self, count: f64, centre: &[f32], sum: &BatchSum) -> Result<f64> {
+        let mut sums = vec![count];
+        for ((mean, var), centre) in self.mean.iter().zip(&self.var).zip(centre) {
+            let apart = mean - f64::from(*centre);
+            sums.extend([count * apart, count * (var + apart * apart)]);
+        }
+        sum.add_up(&mut sums)?;
+        let (count, sums) = (sums[0], &sums[1..]);
+        let moments = self.mean.iter_mut().zip(&mut self.var);
+        for (((mean, var), centre), sums) in moments.zip(centre).zip(sums.chunks_exact(2)) {
+            let apart = sums[0] / count;
+            *mean = f64::from(*centre) + apart;
+            *var = (sums[1] / count - apart * apart).max(0.0);
+        }
+        Ok(count)
+    }
+
     fn inverse_deviation(&self, channel: usize) -> f64 {
         1.0 / (self.var[channel] + self.epsilon).sqrt()
     }
 }
 
 impl RunningStats {
-    fn update(&self, batch: &Statistics, values_per_channel: usize) {
-        let unbias = values_per_channel as f64 / (values_per_channel - 1) as f64;
+    fn update(&self, batch: &Statistics, values_per_channel: f64) {
+        let unbias = values_per_channel / (values_per_channel - 1.0);
         let mut moments = self.lock();
         let blend = |old: f32, new: f64| ((1.0 - MOMENTUM) * f64::from(old) + MOMENTUM * new) as f32;
         for (running, mean) in moments.mean.iter_mut().zip(&batch.mean) {
@@ -359,6 +392,10 @@ struct BatchNorm<T: Element> {
     layout: Channels,
     train: bool,
     statistics: Statistics,
+    /// Values per channel behind the statistics.
+    count: f64,
+    /// Present where they lie in several processes.
+    sum: Option<BatchSum>,
     input: Kept<T>,
     residual: Option<Arc<GradientSlot<T>>>,
     /// The result and its bounds where it has some: the gradient passes inside them.
@@ -386,6 +423,16 @@ impl<T: Element> BatchNorm<T> {
         sums
     }
 
+    /// The sums over all processes, from those of this one.
+    fn whole(&self, sums: Vec<(f64, f64)>) -> Result<Vec<(f64, f64)>> {
+        let Some(sum) = &self.sum else {
+            return Ok(sums);
+        };
+        let mut flat: Vec<f64> = sums.iter().flat_map(|&(dy, dy_times_x)| [dy, dy_times_x]).collect();
+        sum.add_up(&mut flat)?;
+        Ok(flat.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())
+    }
+
     /// Turns the gradient of the normalised values into that of `x`.
     fn input_gradient(
         &self,
@@ -395,7 +442,7 @@ impl<T: Element> BatchNorm<T> {
         sums: &[(f64, f64)],
     ) -> (Buffer<T>, Option<Buffer<T>>) {
         let layout = self.layout;
-        let count = (layout.dims.count() / layout.dims.c) as f64;
+        let count = self.count;
         let inverse = |c: usize| self.statistics.inverse_deviation(c);
         let scale = |c: usize| gamma[c].to_f64() * inverse(c);
         let train = f64::from(u8::from(self.train));
@@ -482,6 +529,7 @@ impl<T: Element> CustomOp3 for BatchNorm<T> {
         let (mut input_gradient, mut residual_gradient) = (None, None);
         let mut residual_values = None;
         if input_token.track_op() {
+            let sums = self.whole(sums)?;
             let (dx, dy) = with_values::<T, _>(OP, affine, |affine| {
                 Ok(self.input_gradient(dy, residual.is_some(), &affine[..channels], &sums))
             })?;

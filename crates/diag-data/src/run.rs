@@ -238,6 +238,10 @@ pub struct Step {
     pub gradient_norm: f64,
     /// As [`Epoch::loss_state`], after the step.
     pub loss_state: BTreeMap<String, f64>,
+    /// Share of the step's wall time that rank 0 waited for other ranks; absent where
+    /// one process trains.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub communication_share: Option<f64>,
 }
 
 /// One line of `epochs.jsonl`.

@@ -173,7 +173,7 @@ impl SideHead {
 /// Sets features to 0 with the given chance and scales the others up, in training
 /// alone; which ones follows from the pass's seed and the head's name.
 fn dropped(pooled_nc: Tensor, chance: f64, pass: Pass, head: &str) -> Result<Tensor> {
-    let Pass::Train { noise_seed, .. } = pass else {
+    let Pass::Train { noise_seed, first_row, .. } = pass else {
         return Ok(pooled_nc);
     };
     if chance == 0.0 {
@@ -182,8 +182,9 @@ fn dropped(pooled_nc: Tensor, chance: f64, pass: Pass, head: &str) -> Result<Ten
     let mut rng = ChaCha8Rng::seed_from_u64(noise_seed);
     rng.set_stream(name_hash(head));
     let keep = 1.0 / (1.0 - chance);
-    let mask: Vec<f64> =
-        (0..pooled_nc.elem_count()).map(|_| if rng.random::<f64>() < chance { 0.0 } else { keep }).collect();
+    let (before, own) = (first_row * pooled_nc.dim(1)?, pooled_nc.elem_count());
+    let drawn = (0..before + own).map(|_| if rng.random::<f64>() < chance { 0.0 } else { keep });
+    let mask: Vec<f64> = drawn.skip(before).collect();
     let mask = Tensor::from_vec(mask, pooled_nc.shape(), &Device::Cpu)?;
     let mask = if pooled_nc.dtype() == DType::F64 { mask } else { mask.to_dtype(DType::F32)? };
     pooled_nc * mask

@@ -15,6 +15,7 @@ use crate::{
         lanes::{self, Bounds},
         pooling::Planes,
     },
+    together,
 };
 
 /// Whether every channel has a window of its own.
@@ -197,7 +198,9 @@ impl<T: Element> CustomOp2 for DepthwiseConv2d<T> {
         let mut gradients = (None, None);
         if weight_oihw.track_op() {
             let dw = self.plan.weight_gradient(&self.input.values, &dy);
-            gradients.1 = Some(Tensor::from_vec(dw, weight_oihw.shape(), &Device::Cpu)?);
+            let dw = Tensor::from_vec(dw, weight_oihw.shape(), &Device::Cpu)?;
+            together::report(weight_oihw, &dw)?;
+            gradients.1 = Some(dw);
         }
         if input_token.track_op() {
             let sum = self.input.gradient.take_sum();

@@ -19,6 +19,7 @@ use crate::{
     buffer::Buffer,
     element::with_values,
     kernels::bf16::{self, Engine},
+    together,
 };
 
 /// The engine, if a convolution is to be done this way: asked for, one group, whole
@@ -105,7 +106,9 @@ impl CustomOp2 for MixedConv2d {
         let mut gradients = (None, None);
         if weight_oihw.track_op() {
             let dw = weight_gradient(self.engine, &self.input.values, &dy, &self.geometry);
-            gradients.1 = Some(Tensor::from_vec(dw, weight_oihw.shape(), &Device::Cpu)?);
+            let dw = Tensor::from_vec(dw, weight_oihw.shape(), &Device::Cpu)?;
+            together::report(weight_oihw, &dw)?;
+            gradients.1 = Some(dw);
         }
         if input_token.track_op() {
             let dx = with_values(OP, weight_oihw, |weight| Ok(self.input_gradient(weight, &dy)))?;
