@@ -38,7 +38,7 @@ pub use linear::linear;
 pub use norm::{Act, RunningStats, batch_norm};
 pub use pool::{avg_pool2d, max_pool2d};
 pub use relu::relu;
-pub use together::{BatchSum, observe_weight_gradients};
+pub use together::{BatchSum, batch_parts, observe_weight_gradients, scale_jointly, set_batch_parts};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

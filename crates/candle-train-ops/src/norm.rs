@@ -1,5 +1,6 @@
 //! Batch normalisation fused with a residual addition and an activation function.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Shape, Tensor};
@@ -11,6 +12,7 @@ use crate::{
     buffer::Buffer,
     element::{Element, check_kind, check_shape, with_values},
     kernels::lanes::{self, Bounds, Lanes},
+    together,
 };
 
 const OP: &str = "batch_norm";
@@ -55,8 +57,9 @@ impl RunningStats {
     }
 
     /// From now on every training pass takes mean and variance over the batches of
-    /// all processes that `sum` joins, forwards and backwards; each process must hold
-    /// the same running statistics.
+    /// all processes that `sum` joins, forwards and backwards; the gradients of scale and
+    /// shift then arrive whole in every one of them. Each process must hold the same
+    /// running statistics.
     pub fn join(&self, sum: BatchSum) {
         self.lock().sum = Some(sum);
     }
@@ -209,10 +212,8 @@ fn feature<T: Element>(
     let sum = if train { stats.lock().sum.clone() } else { None };
     let mut count = (dims.count() / dims.c) as f64;
     let statistics = if train {
-        let mut statistics = layout.batch_statistics(&x.values, stats.epsilon());
-        if let Some(sum) = &sum {
-            count = statistics.join(count, &stats.mean(), sum)?;
-        }
+        let statistics;
+        (statistics, count) = layout.joint_statistics(&x.values, stats, sum.as_ref())?;
         if count <= 1.0 {
             let reason = "training needs more than one value per channel".to_owned();
             return Err(OpError::Setting { op: OP, reason }.into());
@@ -266,26 +267,6 @@ impl Statistics {
             var: moments.var.iter().map(|var| f64::from(*var)).collect(),
             epsilon: moments.epsilon,
         }
-    }
-
-    /// Turns the statistics of a part of `count` values per channel into those of the
-    /// whole; returns its count. `centre` is any mean that all processes agree on: sums
-    /// of squares around it lose no digits that matter.
-    fn join(&mut self, count: f64, centre: &[f32], sum: &BatchSum) -> Result<f64> {
-        let mut sums = vec![count];
-        for ((mean, var), centre) in self.mean.iter().zip(&self.var).zip(centre) {
-            let apart = mean - f64::from(*centre);
-            sums.extend([count * apart, count * (var + apart * apart)]);
-        }
-        sum.add_up(&mut sums)?;
-        let (count, sums) = (sums[0], &sums[1..]);
-        let moments = self.mean.iter_mut().zip(&mut self.var);
-        for (((mean, var), centre), sums) in moments.zip(centre).zip(sums.chunks_exact(2)) {
-            let apart = sums[0] / count;
-            *mean = f64::from(*centre) + apart;
-            *var = (sums[1] / count - apart * apart).max(0.0);
-        }
-        Ok(count)
     }
 
     fn inverse_deviation(&self, channel: usize) -> f64 {
@@ -365,6 +346,47 @@ impl Channels {
         Statistics { mean, var, epsilon }
     }
 
+    /// The statistics of the whole batch and its number of values per channel, where it
+    /// lies in several parts or processes.
+    fn joint_statistics<T: Element>(
+        self,
+        x: &[T],
+        stats: &RunningStats,
+        sum: Option<&BatchSum>,
+    ) -> Result<(Statistics, f64)> {
+        let n = self.dims.n;
+        if sum.is_none() && together::batch_parts() == 1 {
+            let count = (self.dims.count() / self.dims.c) as f64;
+            return Ok((self.batch_statistics(x, stats.epsilon()), count));
+        }
+        // Sums of squares around a mean that all parts agree on: the running one is near
+        // enough that they lose no digits that matter.
+        let centre = stats.mean();
+        let mut sums = vec![0.0; 1 + 2 * self.dims.c];
+        for images in together::parts_of(n) {
+            let part = Self { dims: Dims { n: images.len(), ..self.dims }, ..self };
+            let statistics = part.batch_statistics(&x[together::of_images(x, n, &images)], stats.epsilon());
+            let count = (part.dims.count() / part.dims.c) as f64;
+            sums[0] += count;
+            let moments = statistics.mean.iter().zip(&statistics.var).zip(&centre);
+            for (sums, ((mean, var), centre)) in sums[1..].chunks_exact_mut(2).zip(moments) {
+                let apart = mean - f64::from(*centre);
+                sums[0] += count * apart;
+                sums[1] += count * (var + apart * apart);
+            }
+        }
+        if let Some(sum) = sum {
+            sum.add_up(&mut sums)?;
+        }
+        let count = sums[0];
+        let moments = sums[1..].chunks_exact(2).zip(&centre).map(|(sums, centre)| {
+            let apart = sums[0] / count;
+            (f64::from(*centre) + apart, (sums[1] / count - apart * apart).max(0.0))
+        });
+        let (mean, var) = moments.unzip();
+        Ok((Statistics { mean, var, epsilon: stats.epsilon() }, count))
+    }
+
     fn normalise<T: Element>(
         self,
         x: &[T],
@@ -404,14 +426,30 @@ struct BatchNorm<T: Element> {
 }
 
 impl<T: Element> BatchNorm<T> {
-    /// Per channel `sum(dy)` (the gradient of beta) and `sum(dy * (x - mean))`.
-    fn sums(&self, dy: &[T]) -> Vec<(f64, f64)> {
-        let layout = self.layout;
+    /// Per channel `sum(dy)` (the gradient of beta) and `sum(dy * (x - mean))`, over all
+    /// parts and processes.
+    fn sums(&self, dy: &[T]) -> Result<Vec<(f64, f64)>> {
+        let Dims { n, c, .. } = self.layout.dims;
+        let mut sums = vec![(0.0, 0.0); c];
+        for images in together::parts_of(n) {
+            let of_part = self.sums_of_part(dy, &images);
+            for (sum, of_part) in sums.iter_mut().zip(of_part) {
+                *sum = (sum.0 + of_part.0, sum.1 + of_part.1);
+            }
+        }
+        self.whole(sums)
+    }
+
+    fn sums_of_part(&self, dy: &[T], images: &Range<usize>) -> Vec<(f64, f64)> {
+        let n = self.layout.dims.n;
+        let layout = Channels { dims: Dims { n: images.len(), ..self.layout.dims }, ..self.layout };
+        let dy = &dy[together::of_images(dy, n, images)];
+        let x = &self.input.values[together::of_images(&self.input.values, n, images)];
         let mut sums = vec![(0.0, 0.0); layout.dims.c];
         sums.par_chunks_mut(layout.block).enumerate().for_each(|(group, sums)| {
             let mean = layout.lanes(group, |c| self.statistics.mean[c]);
             let (mut sum, mut sum_times_x) = ([0.0; BLOCK], [0.0; BLOCK]);
-            let x_planes = layout.planes(&self.input.values, group);
+            let x_planes = layout.planes(x, group);
             for (dy, x) in layout.planes(dy, group).zip(x_planes) {
                 lanes::normalise_sums(dy, x, &mean, &mut sum, &mut sum_times_x);
             }
@@ -511,7 +549,7 @@ impl<T: Element> CustomOp3 for BatchNorm<T> {
                 .zip(y.par_chunks(plane_len))
                 .for_each(|(dy, y)| lanes::clamp_backward(dy, y, *bounds));
         }
-        let sums = self.sums(&dy);
+        let sums = self.sums(&dy)?;
         let affine_gradient = affine
             .track_op()
             .then(|| {
@@ -529,7 +567,6 @@ impl<T: Element> CustomOp3 for BatchNorm<T> {
         let (mut input_gradient, mut residual_gradient) = (None, None);
         let mut residual_values = None;
         if input_token.track_op() {
-            let sums = self.whole(sums)?;
             let (dx, dy) = with_values::<T, _>(OP, affine, |affine| {
                 Ok(self.input_gradient(dy, residual.is_some(), &affine[..channels], &sums))
             })?;

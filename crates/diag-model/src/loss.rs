@@ -135,7 +135,7 @@ impl Loss {
 
     /// As [`terms`](Self::terms) for a part of a batch whose other parts lie in the
     /// processes that `sum` joins: means are over the part, but weights that follow from
-    /// the batch are those of the whole.
+    /// the batch are those of the whole, and so are gradients of what the loss learns.
     ///
     /// # Errors
     /// As [`terms`](Self::terms), and those of `sum`.
@@ -156,7 +156,7 @@ impl Loss {
         }
         match &self.kind {
             Kind::Fixed(fixed) => fixed.terms(&heads, sum),
-            Kind::Saal(saal) => saal.terms(&heads),
+            Kind::Saal(saal) => saal.terms(&heads, sum),
         }
     }
 
@@ -204,7 +204,7 @@ impl Loss {
     pub fn state(&self) -> candle_core::Result<BTreeMap<String, f64>> {
         let (mut state, weight_k) = match &self.kind {
             Kind::Fixed(fixed) => (BTreeMap::new(), fixed.weights().cloned()),
-            Kind::Saal(saal) => (saal.state()?, Some(saal.class_weights()?)),
+            Kind::Saal(saal) => (saal.state()?, Some(saal.class_weights(None)?)),
         };
         if let Some(weight_k) = weight_k {
             for (name, weight) in self.class_names.iter().zip(weight_k.to_vec1::<f64>()?) {

@@ -7,7 +7,7 @@ use candle_train_ops::{Activation, BatchSum};
 use serde::{Deserialize, Serialize};
 
 use crate::backbone::{Backbone, Extractor, Features};
-use crate::heads::{Fusion, HEADS_PART, HeadLogits, Heads};
+use crate::heads::{FUSION_WEIGHT, Fusion, HEADS_PART, HeadLogits, Heads};
 use crate::parameters::{Builder, Parameters};
 
 /// What to build.
@@ -226,11 +226,21 @@ impl Network {
     }
 
     /// From now on every training pass normalises with the statistics of the batches of
-    /// all processes that `sum` joins.
-    pub fn join(&self, sum: &BatchSum) {
+    /// all processes that `sum` joins, each of which holds the same network.
+    pub fn join(&mut self, sum: &BatchSum) {
         for (_, stats) in &self.parameters.stats {
             stats.join(sum.clone());
         }
+        self.heads.sum = Some(sum.clone());
+    }
+
+    /// Whether the gradient of a variable is that of the whole batch in every process
+    /// after [`join`](Self::join); of any other each process has a part.
+    pub fn arrives_whole(&self, name: &str) -> bool {
+        let of_norm = name
+            .rsplit_once('.')
+            .is_some_and(|(layer, _)| self.parameters.stats.iter().any(|(norm, _)| norm == layer));
+        of_norm || name == FUSION_WEIGHT
     }
 
     /// A copy for inference: every batch normalisation folded into its convolution at the

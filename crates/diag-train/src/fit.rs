@@ -170,6 +170,8 @@ impl Prepared {
             plan.write(&run.plan())?;
         }
         plan.recipe.set_arithmetic();
+        // Each rank holds so many parts of a batch already.
+        candle_train_ops::set_batch_parts((plan.recipe.batch_parts / ranks.n_ranks()).max(1));
         // The operations run on the pool that they are called in. Progress and the
         // signal flag stay outside: they are only borrowed.
         let pool = thread_pool(*n_threads)?;
@@ -304,6 +306,8 @@ impl Fitting<'_> {
         let last_batch = n_batches(order.len(), recipe.batch_size);
         let mut pending: Option<Pending> = None;
         let (mut saved, mut step_started) = (Instant::now(), Instant::now());
+        // What came before belongs to no step.
+        self.ranks.take_waited();
         for_each_batch(self.dataset, &order, &loading, epoch, position.n_batches, |batch| {
             let n_slices = batch.n_slices;
             let at = Place { epoch, step: position.step + 1 };

@@ -26,14 +26,17 @@ pub(crate) struct Joint {
     sum: BatchSum,
     /// Whether this rank's batch stands in for none: then nothing of it counts.
     stands_in: Arc<AtomicBool>,
-    /// Where each variable stands among those that are learned.
+    /// The variables of whose gradients each rank has a part.
+    vars: Vec<Var>,
+    /// Where each of them stands.
     places: Arc<HashMap<TensorId, usize>>,
     adder: Adder,
 }
 
 impl Joint {
-    /// `learned`: every variable that has a gradient, in an order that all ranks share.
-    pub fn new<'a>(ranks: &Arc<Ranks>, learned: impl Iterator<Item = &'a (String, Var)>) -> Self {
+    /// `in_parts`: every variable of whose gradient each rank has a part, in an order that
+    /// all ranks share.
+    pub fn new<'a>(ranks: &Arc<Ranks>, in_parts: impl Iterator<Item = &'a (String, Var)>) -> Self {
         let stands_in = Arc::new(AtomicBool::new(false));
         let (of_sum, counts_nothing) = (Arc::clone(ranks), Arc::clone(&stands_in));
         let sum = BatchSum::new(move |numbers| {
@@ -42,12 +45,14 @@ impl Joint {
             }
             of_sum.add_up(numbers)
         });
-        let places = learned.enumerate().map(|(place, (_, var))| (var.id(), place)).collect();
+        let vars: Vec<Var> = in_parts.map(|(_, var)| var.clone()).collect();
+        let places = vars.iter().enumerate().map(|(place, var)| (var.id(), place)).collect();
         Self {
             ranks: Arc::clone(ranks),
             sum,
             stands_in,
             places: Arc::new(places),
+            vars,
             adder: Adder::start(Arc::clone(ranks)),
         }
     }
@@ -76,15 +81,10 @@ impl Joint {
 
     /// The gradients of the whole batch's loss. Those of convolutions are added up over
     /// the ranks in buckets while the pass still runs, the few others behind it.
-    pub fn backward<'a>(
-        &self,
-        total: &Tensor,
-        share: f64,
-        learned: impl Iterator<Item = &'a (String, Var)>,
-    ) -> Result<GradStore> {
+    pub fn backward(&self, total: &Tensor, share: f64) -> Result<GradStore> {
         let filling = Rc::new(RefCell::new(Filling {
             places: Arc::clone(&self.places),
-            given: vec![false; self.places.len()],
+            given: vec![false; self.vars.len()],
             counts_nothing: self.stands_in.load(Ordering::Relaxed),
             bucket: Bucket::default(),
             buckets: self.adder.buckets()?.clone(),
@@ -98,8 +98,7 @@ impl Joint {
         };
         let mut gradients = observe_weight_gradients(observer, || (total * share)?.backward())?;
         let mut filling = filling.borrow_mut();
-        let learned: Vec<&Var> = learned.map(|(_, var)| var).collect();
-        for (place, var) in learned.iter().enumerate() {
+        for (place, var) in self.vars.iter().enumerate() {
             if let Some(gradient) = gradients.get(var)
                 && !filling.given[place]
             {
@@ -112,7 +111,7 @@ impl Joint {
             let bucket = self.adder.next_sum()?;
             let mut rest = &bucket.numbers[..];
             for place in bucket.places {
-                let var = learned[place];
+                let var = &self.vars[place];
                 let (own, behind) = rest.split_at(var.elem_count());
                 gradients.insert(var, Tensor::from_slice(own, var.shape(), var.device())?);
                 rest = behind;
@@ -126,7 +125,7 @@ impl Joint {
 /// Gradients on their way to be added up.
 #[derive(Default)]
 struct Bucket {
-    /// Whose gradients, by place among the learned variables.
+    /// Whose gradients, by place.
     places: Vec<usize>,
     /// Their numbers, one variable after the other.
     numbers: Vec<f32>,

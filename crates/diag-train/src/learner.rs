@@ -75,7 +75,8 @@ impl Learner {
 
     /// From now on every batch is shared with the other ranks, which must hold equal learners.
     pub fn join(&mut self, ranks: &Arc<Ranks>) {
-        let joint = Joint::new(ranks, self.learned());
+        let in_parts = self.network.named_vars().iter();
+        let joint = Joint::new(ranks, in_parts.filter(|(name, _)| !self.network.arrives_whole(name)));
         self.network.join(joint.sum());
         self.joint = Some(joint);
     }
@@ -105,7 +106,7 @@ impl Learner {
             None => Ok((record, terms.total.backward()?)),
             Some(joint) => {
                 let record = joint.record(record, batch.share)?;
-                Ok((record, joint.backward(&terms.total, batch.share, self.learned())?))
+                Ok((record, joint.backward(&terms.total, batch.share)?))
             }
         }
     }

@@ -168,13 +168,24 @@ impl Ranks {
         numbers.resize(part * self.n_ranks, 0.0);
         let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
         let dealt = self.deal(Channel::Gradients, &bytes)?;
-        let mut sums = vec![0f64; part];
-        for of_rank in dealt.chunks_exact(4 * part.max(1)) {
-            for (sum, bytes) in sums.iter_mut().zip(of_rank.as_chunks().0) {
-                *sum += f64::from(f32::from_le_bytes(*bytes));
+        let numbers_of = |bytes: &[u8]| -> Vec<f32> {
+            bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+        };
+        // As pairs, then pairs of pairs: one process that takes its batch in as many parts
+        // adds them up in the same way.
+        let mut sums: Vec<Vec<f32>> = dealt.chunks_exact(4 * part.max(1)).map(numbers_of).collect();
+        while sums.len() > 1 {
+            let mut left = sums.into_iter();
+            let mut pairs = Vec::new();
+            while let Some(mut sum) = left.next() {
+                for (sum, other) in sum.iter_mut().zip(left.next().unwrap_or_default()) {
+                    *sum += other;
+                }
+                pairs.push(sum);
             }
+            sums = pairs;
         }
-        let own: Vec<u8> = sums.iter().flat_map(|&sum| (sum as f32).to_le_bytes()).collect();
+        let own: Vec<u8> = sums.into_iter().flatten().flat_map(f32::to_le_bytes).collect();
         let all = self.gather(Channel::Gradients, &own)?;
         for (number, bytes) in numbers.iter_mut().zip(all.as_chunks().0) {
             *number = f32::from_le_bytes(*bytes);

@@ -13,6 +13,7 @@ use crate::{
         correlation::Correlation,
         general, packing,
         weight_gradient::weight_gradient,
+        weight_gradient_by_parts,
         winograd::{self, Winograd},
         write::Write,
     },
@@ -144,7 +145,9 @@ impl CustomOp2 for DirectConv2d {
         let dy = self.output.take(OP)?;
         let mut gradients = (None, None);
         if weight_oihw.track_op() {
-            let dw = weight_gradient(self.width, &self.input.values, &dy, &self.geometry);
+            let dw = weight_gradient_by_parts(&self.input.values, &dy, &self.geometry, |x, dy, part| {
+                weight_gradient(self.width, x, dy, part)
+            });
             let dw = Tensor::from_vec(dw, weight_oihw.shape(), &Device::Cpu)?;
             together::report(weight_oihw, &dw)?;
             gradients.1 = Some(dw);

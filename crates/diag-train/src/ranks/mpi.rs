@@ -1,8 +1,11 @@
 //! Ranks linked by MPI.
 
+use std::time::{Duration, Instant};
+
 use ::mpi::Threading;
 use ::mpi::environment::{Universe, initialize_with_threading};
-use ::mpi::point_to_point::send_receive_into_with_tags;
+use ::mpi::point_to_point::{Destination, Source};
+use ::mpi::request::{Request, Scope, scope};
 use ::mpi::topology::{Communicator, SimpleCommunicator};
 
 use super::Channel;
@@ -47,11 +50,31 @@ impl World {
     pub fn swap(&self, peer: usize, channel: Channel, sent: &[u8], received: &mut [u8]) {
         let world = SimpleCommunicator::world();
         let (peer, tag) = (world.process_at_rank(peer as i32), channel as i32);
-        send_receive_into_with_tags(sent, &peer, tag, received, &peer, tag);
+        scope(|messages| {
+            let received = peer.immediate_receive_into_with_tag(messages, received, tag);
+            let sent = peer.immediate_send_with_tag(messages, sent, tag);
+            finish(received);
+            finish(sent);
+        });
     }
 
     /// Ends all processes of the job; the launcher names this rank.
     pub fn abort(&self) {
         SimpleCommunicator::world().abort(1);
+    }
+}
+
+/// How long a wait keeps the core busy, as an answer is likely to come at once.
+const BUSY: Duration = Duration::from_micros(50);
+
+/// Waits for a message. MPI's own wait never gives the core away, which the other thread
+/// of this rank, or another rank, may need.
+fn finish<'a, D: ?Sized, S: Scope<'a>>(mut message: Request<'a, D, S>) {
+    let started = Instant::now();
+    while let Err(waiting) = message.test() {
+        message = waiting;
+        if started.elapsed() > BUSY {
+            std::thread::sleep(BUSY);
+        }
     }
 }
