@@ -5,7 +5,7 @@
 //! | `plan.toml` | what was run, resolved |
 //! | `run.json` | [`RunInfo`]: versions, device, seeds, hashes |
 //! | `epochs.jsonl` | one [`Epoch`] a line; no times, so equal runs have equal files |
-//! | `steps.jsonl` | one [`Step`] a line, likewise |
+//! | `steps.jsonl` | one [`Step`] a line, likewise but for `communication_share` |
 //! | `events.out.tfevents.*` | the same for TensorBoard |
 //! | `model.safetensors`, `model.json` | the best weights and their architecture |
 //! | `checkpoint/` | what a resume needs |
