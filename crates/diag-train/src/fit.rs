@@ -367,8 +367,10 @@ impl Fitting<'_> {
         if interrupted {
             return Err(stopped());
         }
-        // Equal sums on unequal processors would drift apart unseen.
-        self.ranks.agree("weights", &learner.checksum()?.to_le_bytes())?;
+        if self.ranks.n_ranks() > 1 {
+            // Equal sums on unequal processors would drift apart unseen.
+            self.ranks.agree("weights", &learner.checksum()?.to_le_bytes())?;
+        }
         let has_validation = self.dataset.items.iter().any(|item| item.split == Split::Validation);
         let validation = if has_validation {
             let measured = learner.with_kept_weights(|learner| {

@@ -16,7 +16,7 @@ use crate::average::Average;
 use crate::joint::Joint;
 use crate::loader::Batch;
 use crate::optimiser::Optimiser;
-use crate::ranks::Ranks;
+use crate::ranks::{Ranks, bytes_of};
 use crate::recipe::{Initialisation, OptimiserSpec, TrainSpec};
 
 /// Network, loss, their optimisers, and the average of the weights.
@@ -185,8 +185,7 @@ impl Learner {
         let loss = self.loss.named_vars().iter().map(|(_, var)| var.as_tensor().clone());
         for tensor in self.network.state()?.into_values().chain(loss) {
             let numbers = tensor.flatten_all()?.to_vec1::<f32>()?;
-            let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
-            checksum = crc32c::crc32c_append(checksum, &bytes);
+            checksum = crc32c::crc32c_append(checksum, &bytes_of(&numbers, f32::to_le_bytes));
         }
         Ok(checksum)
     }

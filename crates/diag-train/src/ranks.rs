@@ -147,7 +147,7 @@ impl Ranks {
             return Ok(());
         }
         let started = Instant::now();
-        let own: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+        let own = bytes_of(numbers, f64::to_le_bytes);
         let all = self.gather(Channel::Network, &own)?;
         numbers.fill(0.0);
         for part in all.chunks_exact(own.len().max(1)) {
@@ -166,7 +166,7 @@ impl Ranks {
         let n = numbers.len();
         let part = n.div_ceil(self.n_ranks);
         numbers.resize(part * self.n_ranks, 0.0);
-        let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+        let bytes = bytes_of(numbers, f32::to_le_bytes);
         let dealt = self.deal(Channel::Gradients, &bytes)?;
         let numbers_of = |bytes: &[u8]| -> Vec<f32> {
             bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
@@ -185,7 +185,7 @@ impl Ranks {
             }
             sums = pairs;
         }
-        let own: Vec<u8> = sums.into_iter().flatten().flat_map(f32::to_le_bytes).collect();
+        let own = bytes_of(&sums.pop().unwrap_or_default(), f32::to_le_bytes);
         let all = self.gather(Channel::Gradients, &own)?;
         for (number, bytes) in numbers.iter_mut().zip(all.as_chunks().0) {
             *number = f32::from_le_bytes(*bytes);
@@ -286,6 +286,15 @@ impl Ranks {
             candle_core::Error::msg(text)
         })
     }
+}
+
+/// Numbers as bytes: one pass that the compiler turns into a copy.
+pub(crate) fn bytes_of<T: Copy, const N: usize>(numbers: &[T], to_bytes: impl Fn(T) -> [u8; N]) -> Vec<u8> {
+    let mut bytes = vec![0; N * numbers.len()];
+    for (bytes, number) in bytes.as_chunks_mut().0.iter_mut().zip(numbers) {
+        *bytes = to_bytes(*number);
+    }
+    bytes
 }
 
 #[cfg(test)]
