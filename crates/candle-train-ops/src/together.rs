@@ -35,7 +35,9 @@ pub fn batch_parts() -> usize {
 /// Every process must make the same calls in the same order, and must get the same
 /// bits back.
 #[derive(Clone)]
-pub struct BatchSum(Arc<dyn Fn(&mut [f64]) -> Result<()> + Send + Sync>);
+pub struct BatchSum(Arc<AddUp>);
+
+type AddUp = dyn Fn(&mut [f64]) -> Result<()> + Send + Sync;
 
 impl BatchSum {
     /// `add_up` replaces every number by its sum over the processes.

@@ -305,11 +305,11 @@ mod tests {
     /// Runs `work` on so many ranks, linked by TCP within this process.
     fn on_ranks<T: Send + 'static>(n_ranks: usize, work: fn(&Ranks) -> T) -> Vec<T> {
         let meshes = tcp::mesh_within_process(n_ranks);
-        let ranks: Vec<_> = meshes.into_iter().enumerate().map(|(rank, mesh)| {
+        let start = |(rank, mesh)| {
             let ranks = Ranks::new(rank, n_ranks, Link::Tcp(mesh));
             std::thread::spawn(move || work(&ranks))
-        });
-        let ranks = ranks.collect::<Vec<_>>();
+        };
+        let ranks: Vec<_> = meshes.into_iter().enumerate().map(start).collect();
         ranks.into_iter().map(|thread| thread.join().unwrap()).collect()
     }
 

@@ -211,7 +211,7 @@ pub(super) fn mesh_within_process(n_ranks: usize) -> Vec<Mesh> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     drop(listener);
-    let place = |rank| Place { rank, n_ranks, host: "127.0.0.1".to_owned(), port };
+    let place = move |rank| Place { rank, n_ranks, host: "127.0.0.1".to_owned(), port };
     let ranks: Vec<_> =
         (0..n_ranks).map(|rank| std::thread::spawn(move || Mesh::connect(&place(rank)).unwrap())).collect();
     ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
