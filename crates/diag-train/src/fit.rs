@@ -29,7 +29,7 @@ use crate::progress::Progress;
 use crate::random::{Domain, stream};
 use crate::ranks::Ranks;
 use crate::recipe::{Selection, TrainSpec};
-use crate::run_info;
+use crate::run_info::{self, Beginning};
 use crate::sampling::order;
 use crate::schedule;
 use crate::trail::Trail;
@@ -233,9 +233,7 @@ impl Fitting<'_> {
             self.shards,
             self.dataset,
             &learner,
-            initialisation,
-            self.ranks,
-            &self.job.command,
+            Beginning { initialisation, ranks: self.ranks, command: &self.job.command },
         )?;
         let mut position = Position::default();
         if let Some(saved) = checkpoint::load(self.run, &mut learner)? {

@@ -12,6 +12,13 @@ use crate::learner::Learner;
 use crate::plan::TrainPlan;
 use crate::ranks::Ranks;
 
+/// How a run began.
+pub(crate) struct Beginning<'a> {
+    pub initialisation: String,
+    pub ranks: &'a Ranks,
+    pub command: &'a str,
+}
+
 /// Fills in what is known before the first step.
 pub(crate) fn describe(
     run: &RunDir,
@@ -19,10 +26,9 @@ pub(crate) fn describe(
     shards: &ShardSet,
     dataset: &Dataset,
     learner: &Learner,
-    initialisation: String,
-    ranks: &Ranks,
-    command: &str,
+    beginning: Beginning<'_>,
 ) -> Result<RunInfo, TrainError> {
+    let Beginning { initialisation, ranks, command } = beginning;
     let manifest = shards.manifest();
     let mut cases = dataset.cases();
     for row in &manifest.table {

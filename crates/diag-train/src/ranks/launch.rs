@@ -59,7 +59,8 @@ impl Launch {
             let (Some(host), Some(port)) = (variable("MASTER_ADDR"), variable("MASTER_PORT")) else {
                 return Err(TrainError::Launch {
                     problem: format!("{rank_name} and {size_name} are set, but not where the ranks meet"),
-                    remedy: "set MASTER_ADDR to the host of rank 0 and MASTER_PORT to a free port there",
+                    remedy: "set MASTER_ADDR to the host of rank 0 and MASTER_PORT to a free port there, or \
+                             unset the rank to train in one process",
                 });
             };
             let port: u16 = port.parse().map_err(|_| TrainError::Launch {
