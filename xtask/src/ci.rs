@@ -1,6 +1,6 @@
 //! `cargo xtask ci`: everything that continuous integration checks.
 
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use crate::{Failure, process};
@@ -48,6 +48,25 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     } else {
         steps.push(("tests", vec!["test", "--release", "--locked", "--workspace", "--no-fail-fast"]));
     }
+    if !args.quick && mpi_is_here()? {
+        steps.push((
+            "training under mpirun",
+            vec![
+                "test",
+                "--release",
+                "--locked",
+                "--workspace",
+                "--features",
+                "diag-train/mpi",
+                "--test",
+                "ranks",
+                "--",
+                "mpi::",
+            ],
+        ));
+        // The step before left programs behind that need an MPI library.
+        steps.push(("programs again", vec!["build", "--release", "--locked", "--workspace", "--bins"]));
+    }
     let mut summary = Vec::new();
     for (name, arguments) in steps {
         eprintln!("== {name}: cargo {}", arguments.join(" "));
@@ -57,4 +76,22 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     }
     println!("all checks passed: {}", summary.join(", "));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether the feature `mpi` can be built and run: Open MPI with its headers. Without, a
+/// loud word; a failure where nothing may be missing.
+fn mpi_is_here() -> Result<bool, Failure> {
+    let works = |program: &str| {
+        let output = Command::new(program).arg("--version").output();
+        output.is_ok_and(|output| output.status.success())
+    };
+    let here = works("mpirun") && works("mpicc");
+    if !here && std::env::var_os("COVID19_DIAG_REQUIRE_TOOLS").is_some() {
+        let err = anyhow::anyhow!("mpirun and mpicc are required here and missing");
+        return Err(Failure::new(err, "apt-get install libopenmpi-dev openmpi-bin libclang-dev"));
+    }
+    if !here {
+        eprintln!("SKIPPED: training under mpirun needs mpirun and mpicc");
+    }
+    Ok(here)
 }

@@ -34,6 +34,7 @@ use crate::{
     buffer::Buffer,
     element::{Element, check_kind, with_values},
     error::Checked,
+    together,
     window::Window,
 };
 
@@ -178,6 +179,25 @@ impl Geometry {
     }
 }
 
+/// The gradient of the weight, by the parts of the batch.
+fn weight_gradient_by_parts<T: Element>(
+    x: &[T],
+    dy: &[T],
+    geometry: &Geometry,
+    weight_gradient: impl Fn(&[T], &[T], &Geometry) -> Vec<T>,
+) -> Vec<T> {
+    let n = geometry.input.n;
+    together::sum_of_parts(n, |images| {
+        let part = Geometry {
+            input: Dims { n: images.len(), ..geometry.input },
+            output: Dims { n: images.len(), ..geometry.output },
+            ..*geometry
+        };
+        let x = &x[together::of_images(x, n, &images)];
+        weight_gradient(x, &dy[together::of_images(dy, n, &images)], &part)
+    })
+}
+
 fn conv2d_general<T: Element>(
     x: &Feature<T>,
     weight_oihw: &Tensor,
@@ -216,8 +236,12 @@ impl<T: Element> CustomOp2 for Conv2d<T> {
         let geometry = &self.geometry;
         let gradient = self.output.take(OP)?;
         let weight_gradient = if weight_oihw.track_op() {
-            let values = general::weight_gradient(&self.input.values, &gradient, geometry);
-            Some(Tensor::from_vec(values, weight_oihw.shape(), &Device::Cpu)?)
+            let values = weight_gradient_by_parts(&self.input.values, &gradient, geometry, |x, dy, part| {
+                general::weight_gradient(x, dy, part)
+            });
+            let values = Tensor::from_vec(values, weight_oihw.shape(), &Device::Cpu)?;
+            together::report(weight_oihw, &values)?;
+            Some(values)
         } else {
             None
         };

@@ -6,7 +6,8 @@
 //! candle tensors; between [`Activation::from_nchw`] and [`Activation::to_nchw`] or
 //! [`Activation::global_avg_pool`] the numbers lie as the kernels like them. The
 //! results are the same bit for bit on any number of threads of the rayon pool they
-//! run in. Bad arguments are errors ([`OpError`]), never panics.
+//! run in. Processes that each hold a part of a batch get the statistics of the whole
+//! through a [`BatchSum`]. Bad arguments are errors ([`OpError`]), never panics.
 //!
 //! The crate refuses to know what a network is: no layers, no initialisation, no
 //! losses, no files.
@@ -24,6 +25,7 @@ mod norm;
 pub mod optim;
 mod pool;
 mod relu;
+mod together;
 mod window;
 
 pub use activation::Activation;
@@ -36,6 +38,7 @@ pub use linear::linear;
 pub use norm::{Act, RunningStats, batch_norm};
 pub use pool::{avg_pool2d, max_pool2d};
 pub use relu::relu;
+pub use together::{BatchSum, batch_parts, observe_weight_gradients, scale_jointly, set_batch_parts};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -6,6 +6,7 @@ use crate::{
     OpError,
     element::{Element, check_kind, check_shape, storage_slice, with_values},
     kernels::gemm::{Extents, Matrix, multiply},
+    together,
 };
 
 const OP: &str = "linear";
@@ -95,22 +96,28 @@ impl Linear {
                 gradients[0] = Some(Tensor::from_vec(dx, (n, c), &Device::Cpu)?);
             }
             if weight_oc.track_op() {
-                let mut dw = vec![T::zero(); o * c];
-                let extents = Extents { rows: o, cols: c, depth: n };
-                with_values::<T, _>(OP, x_nc, |x| {
-                    let (dy, x) = (Matrix::transposed(dy, o), Matrix::rows(x, c));
-                    multiply(&mut dw, c, dy, x, extents, false);
-                    Ok(())
+                let dw = with_values::<T, _>(OP, x_nc, |x| {
+                    Ok(together::sum_of_parts(n, |rows| {
+                        let mut dw = vec![T::zero(); o * c];
+                        let extents = Extents { rows: o, cols: c, depth: rows.len() };
+                        let dy = Matrix::transposed(&dy[together::of_images(dy, n, &rows)], o);
+                        let x = Matrix::rows(&x[together::of_images(x, n, &rows)], c);
+                        multiply(&mut dw, c, dy, x, extents, false);
+                        dw
+                    }))
                 })?;
                 gradients[1] = Some(Tensor::from_vec(dw, (o, c), &Device::Cpu)?);
             }
             if bias_o.track_op() {
-                let mut db = vec![T::zero(); o];
-                for dy in dy.chunks_exact(o) {
-                    for (db, dy) in db.iter_mut().zip(dy) {
-                        *db += *dy;
+                let db = together::sum_of_parts(n, |rows| {
+                    let mut db = vec![T::zero(); o];
+                    for dy in dy[together::of_images(dy, n, &rows)].chunks_exact(o) {
+                        for (db, dy) in db.iter_mut().zip(dy) {
+                            *db += *dy;
+                        }
                     }
-                }
+                    db
+                });
                 gradients[2] = Some(Tensor::from_vec(db, o, &Device::Cpu)?);
             }
             Ok(gradients)

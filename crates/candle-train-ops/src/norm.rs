@@ -1,16 +1,18 @@
 //! Batch normalisation fused with a residual addition and an activation function.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use crate::{
-    Activation, OpError,
+    Activation, BatchSum, OpError,
     activation::{BLOCK, Dims, Feature, GradientSlot, Kept, Repr, token_gradient, token_storage},
     buffer::Buffer,
     element::{Element, check_kind, check_shape, with_values},
     kernels::lanes::{self, Bounds, Lanes},
+    together,
 };
 
 const OP: &str = "batch_norm";
@@ -32,6 +34,8 @@ struct Moments {
     var: Vec<f32>,
     /// Added to every variance before its square root.
     epsilon: f64,
+    /// Joins the statistics of a batch whose parts lie in several processes.
+    sum: Option<BatchSum>,
 }
 
 impl RunningStats {
@@ -43,13 +47,21 @@ impl RunningStats {
     /// As [`new`](Self::new); normalisation with these statistics adds `epsilon`
     /// to the variance and not 1e-5. TensorFlow's networks use 1e-3.
     pub fn with_epsilon(channels: usize, epsilon: f64) -> Self {
-        let moments = Moments { mean: vec![0.0; channels], var: vec![1.0; channels], epsilon };
+        let moments = Moments { mean: vec![0.0; channels], var: vec![1.0; channels], epsilon, sum: None };
         Self(Arc::new(Mutex::new(moments)))
     }
 
     /// What is added to the variance.
     pub(crate) fn epsilon(&self) -> f64 {
         self.lock().epsilon
+    }
+
+    /// From now on every training pass takes mean and variance over the batches of
+    /// all processes that `sum` joins, forwards and backwards; the gradients of scale and
+    /// shift then arrive whole in every one of them. Each process must hold the same
+    /// running statistics.
+    pub fn join(&self, sum: BatchSum) {
+        self.lock().sum = Some(sum);
     }
 
     /// Mean per channel.
@@ -80,7 +92,7 @@ impl RunningStats {
                 .into());
             }
         }
-        *moments = Moments { mean, var, epsilon: moments.epsilon };
+        (moments.mean, moments.var) = (mean, var);
         Ok(())
     }
 
@@ -122,8 +134,8 @@ pub(crate) fn scale(gamma: f64, var: f64, epsilon: f64) -> f64 {
 ///
 /// In training mode mean and (biased) variance are those of the batch over N, H
 /// and W, and the running statistics move by a tenth towards them, the variance
-/// unbiased, as PyTorch's `BatchNorm2d`. Otherwise the running statistics are
-/// used and left alone.
+/// unbiased, as PyTorch's `BatchNorm2d`; after [`RunningStats::join`] the batch is
+/// that of all processes. Otherwise the running statistics are used and left alone.
 ///
 /// # Shapes
 /// - `x`, `residual`, result: `[N, C, H, W]`
@@ -183,13 +195,6 @@ fn feature<T: Element>(
         }
         .into());
     }
-    if train && dims.count() == dims.c {
-        return Err(OpError::Setting {
-            op: OP,
-            reason: "training needs more than one value per channel".to_owned(),
-        }
-        .into());
-    }
     let residual = match residual {
         Some(residual) if residual.dims != dims => {
             return Err(OpError::Shape {
@@ -204,9 +209,16 @@ fn feature<T: Element>(
         None => None,
     };
     let layout = Channels { dims, block: x.order.block() };
+    let sum = if train { stats.lock().sum.clone() } else { None };
+    let mut count = (dims.count() / dims.c) as f64;
     let statistics = if train {
-        let statistics = layout.batch_statistics(&x.values, stats.epsilon());
-        stats.update(&statistics, dims.count() / dims.c);
+        let statistics;
+        (statistics, count) = layout.joint_statistics(&x.values, stats, sum.as_ref())?;
+        if count <= 1.0 {
+            let reason = "training needs more than one value per channel".to_owned();
+            return Err(OpError::Setting { op: OP, reason }.into());
+        }
+        stats.update(&statistics, count);
         statistics
     } else {
         Statistics::from_running(stats)
@@ -227,6 +239,8 @@ fn feature<T: Element>(
                 layout,
                 train,
                 statistics,
+                count,
+                sum,
                 input: x.clone_without_token(),
                 residual: residual.as_ref().map(|residual| Arc::clone(&residual.gradient)),
                 clamped: (act != Act::Identity).then(|| (Arc::clone(y), act.bounds())),
@@ -261,8 +275,8 @@ impl Statistics {
 }
 
 impl RunningStats {
-    fn update(&self, batch: &Statistics, values_per_channel: usize) {
-        let unbias = values_per_channel as f64 / (values_per_channel - 1) as f64;
+    fn update(&self, batch: &Statistics, values_per_channel: f64) {
+        let unbias = values_per_channel / (values_per_channel - 1.0);
         let mut moments = self.lock();
         let blend = |old: f32, new: f64| ((1.0 - MOMENTUM) * f64::from(old) + MOMENTUM * new) as f32;
         for (running, mean) in moments.mean.iter_mut().zip(&batch.mean) {
@@ -332,6 +346,47 @@ impl Channels {
         Statistics { mean, var, epsilon }
     }
 
+    /// The statistics of the whole batch and its number of values per channel, where it
+    /// lies in several parts or processes.
+    fn joint_statistics<T: Element>(
+        self,
+        x: &[T],
+        stats: &RunningStats,
+        sum: Option<&BatchSum>,
+    ) -> Result<(Statistics, f64)> {
+        let n = self.dims.n;
+        if sum.is_none() && together::batch_parts() == 1 {
+            let count = (self.dims.count() / self.dims.c) as f64;
+            return Ok((self.batch_statistics(x, stats.epsilon()), count));
+        }
+        // Sums of squares around a mean that all parts agree on: the running one is near
+        // enough that they lose no digits that matter.
+        let centre = stats.mean();
+        let mut sums = vec![0.0; 1 + 2 * self.dims.c];
+        for images in together::parts_of(n) {
+            let part = Self { dims: Dims { n: images.len(), ..self.dims }, ..self };
+            let statistics = part.batch_statistics(&x[together::of_images(x, n, &images)], stats.epsilon());
+            let count = (part.dims.count() / part.dims.c) as f64;
+            sums[0] += count;
+            let moments = statistics.mean.iter().zip(&statistics.var).zip(&centre);
+            for (sums, ((mean, var), centre)) in sums[1..].chunks_exact_mut(2).zip(moments) {
+                let apart = mean - f64::from(*centre);
+                sums[0] += count * apart;
+                sums[1] += count * (var + apart * apart);
+            }
+        }
+        if let Some(sum) = sum {
+            sum.add_up(&mut sums)?;
+        }
+        let count = sums[0];
+        let moments = sums[1..].chunks_exact(2).zip(&centre).map(|(sums, centre)| {
+            let apart = sums[0] / count;
+            (f64::from(*centre) + apart, (sums[1] / count - apart * apart).max(0.0))
+        });
+        let (mean, var) = moments.unzip();
+        Ok((Statistics { mean, var, epsilon: stats.epsilon() }, count))
+    }
+
     fn normalise<T: Element>(
         self,
         x: &[T],
@@ -359,6 +414,10 @@ struct BatchNorm<T: Element> {
     layout: Channels,
     train: bool,
     statistics: Statistics,
+    /// Values per channel behind the statistics.
+    count: f64,
+    /// Present where they lie in several processes.
+    sum: Option<BatchSum>,
     input: Kept<T>,
     residual: Option<Arc<GradientSlot<T>>>,
     /// The result and its bounds where it has some: the gradient passes inside them.
@@ -367,14 +426,30 @@ struct BatchNorm<T: Element> {
 }
 
 impl<T: Element> BatchNorm<T> {
-    /// Per channel `sum(dy)` (the gradient of beta) and `sum(dy * (x - mean))`.
-    fn sums(&self, dy: &[T]) -> Vec<(f64, f64)> {
-        let layout = self.layout;
+    /// Per channel `sum(dy)` (the gradient of beta) and `sum(dy * (x - mean))`, over all
+    /// parts and processes.
+    fn sums(&self, dy: &[T]) -> Result<Vec<(f64, f64)>> {
+        let Dims { n, c, .. } = self.layout.dims;
+        let mut sums = vec![(0.0, 0.0); c];
+        for images in together::parts_of(n) {
+            let of_part = self.sums_of_part(dy, &images);
+            for (sum, of_part) in sums.iter_mut().zip(of_part) {
+                *sum = (sum.0 + of_part.0, sum.1 + of_part.1);
+            }
+        }
+        self.whole(sums)
+    }
+
+    fn sums_of_part(&self, dy: &[T], images: &Range<usize>) -> Vec<(f64, f64)> {
+        let n = self.layout.dims.n;
+        let layout = Channels { dims: Dims { n: images.len(), ..self.layout.dims }, ..self.layout };
+        let dy = &dy[together::of_images(dy, n, images)];
+        let x = &self.input.values[together::of_images(&self.input.values, n, images)];
         let mut sums = vec![(0.0, 0.0); layout.dims.c];
         sums.par_chunks_mut(layout.block).enumerate().for_each(|(group, sums)| {
             let mean = layout.lanes(group, |c| self.statistics.mean[c]);
             let (mut sum, mut sum_times_x) = ([0.0; BLOCK], [0.0; BLOCK]);
-            let x_planes = layout.planes(&self.input.values, group);
+            let x_planes = layout.planes(x, group);
             for (dy, x) in layout.planes(dy, group).zip(x_planes) {
                 lanes::normalise_sums(dy, x, &mean, &mut sum, &mut sum_times_x);
             }
@@ -386,6 +461,16 @@ impl<T: Element> BatchNorm<T> {
         sums
     }
 
+    /// The sums over all processes, from those of this one.
+    fn whole(&self, sums: Vec<(f64, f64)>) -> Result<Vec<(f64, f64)>> {
+        let Some(sum) = &self.sum else {
+            return Ok(sums);
+        };
+        let mut flat: Vec<f64> = sums.iter().flat_map(|&(dy, dy_times_x)| [dy, dy_times_x]).collect();
+        sum.add_up(&mut flat)?;
+        Ok(flat.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())
+    }
+
     /// Turns the gradient of the normalised values into that of `x`.
     fn input_gradient(
         &self,
@@ -395,7 +480,7 @@ impl<T: Element> BatchNorm<T> {
         sums: &[(f64, f64)],
     ) -> (Buffer<T>, Option<Buffer<T>>) {
         let layout = self.layout;
-        let count = (layout.dims.count() / layout.dims.c) as f64;
+        let count = self.count;
         let inverse = |c: usize| self.statistics.inverse_deviation(c);
         let scale = |c: usize| gamma[c].to_f64() * inverse(c);
         let train = f64::from(u8::from(self.train));
@@ -464,7 +549,7 @@ impl<T: Element> CustomOp3 for BatchNorm<T> {
                 .zip(y.par_chunks(plane_len))
                 .for_each(|(dy, y)| lanes::clamp_backward(dy, y, *bounds));
         }
-        let sums = self.sums(&dy);
+        let sums = self.sums(&dy)?;
         let affine_gradient = affine
             .track_op()
             .then(|| {

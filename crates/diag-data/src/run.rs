@@ -5,7 +5,7 @@
 //! | `plan.toml` | what was run, resolved |
 //! | `run.json` | [`RunInfo`]: versions, device, seeds, hashes |
 //! | `epochs.jsonl` | one [`Epoch`] a line; no times, so equal runs have equal files |
-//! | `steps.jsonl` | one [`Step`] a line, likewise |
+//! | `steps.jsonl` | one [`Step`] a line, likewise but for `communication_share` |
 //! | `events.out.tfevents.*` | the same for TensorBoard |
 //! | `model.safetensors`, `model.json` | the best weights and their architecture |
 //! | `checkpoint/` | what a resume needs |
@@ -238,6 +238,10 @@ pub struct Step {
     pub gradient_norm: f64,
     /// As [`Epoch::loss_state`], after the step.
     pub loss_state: BTreeMap<String, f64>,
+    /// Share of the step's wall time that rank 0 waited for other ranks; absent where
+    /// one process trains.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub communication_share: Option<f64>,
 }
 
 /// One line of `epochs.jsonl`.

@@ -6,7 +6,7 @@
 //! [`Fusion`] says. Gradients flow through the fusion into the side heads.
 
 use candle_core::{DType, Device, Result, Tensor};
-use candle_train_ops::{Act, Activation};
+use candle_train_ops::{Act, Activation, BatchSum, batch_parts, scale_jointly};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
@@ -17,6 +17,9 @@ use crate::parameters::{Builder, ConvNorm, Linear, name_hash};
 
 /// Name of the head whose probabilities are the network's answer.
 pub const FINAL_HEAD: &str = "final";
+
+/// Name of the weights that fuse the side heads.
+pub(crate) const FUSION_WEIGHT: &str = "fusion.weight";
 
 /// The part number of the heads: behind the stem and the four stages.
 pub(crate) const HEADS_PART: usize = 5;
@@ -76,6 +79,8 @@ pub(crate) struct Heads {
     /// One weight a side head, where the fusion is learned.
     fusion_weight: Option<Tensor>,
     dropout: f64,
+    /// Joins the processes that hold the parts of a batch.
+    pub sum: Option<BatchSum>,
 }
 
 impl Heads {
@@ -90,11 +95,12 @@ impl Heads {
         }
         let fusion_weight = match (spec.fusion, sides.len()) {
             (Fusion::Learned, 1..) => {
-                Some(builder.constant("fusion.weight", &[sides.len()], 1.0 / sides.len() as f64)?)
+                Some(builder.constant(FUSION_WEIGHT, &[sides.len()], 1.0 / sides.len() as f64)?)
             }
             _ => None,
         };
-        Ok(Self { sides, final_linear, fusion: spec.fusion, fusion_weight, dropout: spec.dropout })
+        let (fusion, dropout) = (spec.fusion, spec.dropout);
+        Ok(Self { sides, final_linear, fusion, fusion_weight, dropout, sum: None })
     }
 
     /// A copy for inference, without a graph.
@@ -105,6 +111,7 @@ impl Heads {
             fusion: self.fusion,
             fusion_weight: self.fusion_weight.as_ref().map(Tensor::detach),
             dropout: self.dropout,
+            sum: None,
         })
     }
 
@@ -127,7 +134,13 @@ impl Heads {
         for (s, (_, side)) in heads.iter().enumerate() {
             logits = match (self.fusion, &self.fusion_weight) {
                 (Fusion::Learned, Some(weight)) => {
-                    (logits + side.broadcast_mul(&weight.narrow(0, s, 1)?)?)?
+                    let weight = weight.narrow(0, s, 1)?;
+                    let apart = self.sum.is_some() || batch_parts() > 1;
+                    let weighted = match pass {
+                        Pass::Train { .. } if apart => scale_jointly(side, &weight, self.sum.as_ref())?,
+                        _ => side.broadcast_mul(&weight)?,
+                    };
+                    (logits + weighted)?
                 }
                 (Fusion::Averaged, _) => (logits + side)?,
                 _ => logits,
@@ -173,7 +186,7 @@ impl SideHead {
 /// Sets features to 0 with the given chance and scales the others up, in training
 /// alone; which ones follows from the pass's seed and the head's name.
 fn dropped(pooled_nc: Tensor, chance: f64, pass: Pass, head: &str) -> Result<Tensor> {
-    let Pass::Train { noise_seed, .. } = pass else {
+    let Pass::Train { noise_seed, first_row, .. } = pass else {
         return Ok(pooled_nc);
     };
     if chance == 0.0 {
@@ -182,8 +195,9 @@ fn dropped(pooled_nc: Tensor, chance: f64, pass: Pass, head: &str) -> Result<Ten
     let mut rng = ChaCha8Rng::seed_from_u64(noise_seed);
     rng.set_stream(name_hash(head));
     let keep = 1.0 / (1.0 - chance);
-    let mask: Vec<f64> =
-        (0..pooled_nc.elem_count()).map(|_| if rng.random::<f64>() < chance { 0.0 } else { keep }).collect();
+    let (before, own) = (first_row * pooled_nc.dim(1)?, pooled_nc.elem_count());
+    let drawn = (0..before + own).map(|_| if rng.random::<f64>() < chance { 0.0 } else { keep });
+    let mask: Vec<f64> = drawn.skip(before).collect();
     let mask = Tensor::from_vec(mask, pooled_nc.shape(), &Device::Cpu)?;
     let mask = if pooled_nc.dtype() == DType::F64 { mask } else { mask.to_dtype(DType::F32)? };
     pooled_nc * mask

@@ -13,6 +13,7 @@ mod spec;
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Tensor, Var};
+use candle_train_ops::BatchSum;
 use diag_data::case::LabelSet;
 use diag_data::run::LossRecord;
 
@@ -129,6 +130,21 @@ impl Loss {
     /// # Errors
     /// A head that the loss was not made for, a label out of range, another shape.
     pub fn terms(&self, logits: &HeadLogits, label_n: &[usize]) -> Result<LossTerms, ModelError> {
+        self.terms_of_part(logits, label_n, None)
+    }
+
+    /// As [`terms`](Self::terms) for a part of a batch whose other parts lie in the
+    /// processes that `sum` joins: means are over the part, but weights that follow from
+    /// the batch are those of the whole, and so are gradients of what the loss learns.
+    ///
+    /// # Errors
+    /// As [`terms`](Self::terms), and those of `sum`.
+    pub fn terms_of_part(
+        &self,
+        logits: &HeadLogits,
+        label_n: &[usize],
+        sum: Option<&BatchSum>,
+    ) -> Result<LossTerms, ModelError> {
         let mut heads = Vec::with_capacity(self.heads.len());
         for head in &self.heads {
             let Some(logits_nk) = logits.get(head) else {
@@ -139,13 +155,14 @@ impl Loss {
             heads.push((head.as_str(), Parts::new(&logits_nk, &one_hot(label_n, &logits_nk)?)?));
         }
         match &self.kind {
-            Kind::Fixed(fixed) => fixed.terms(&heads),
-            Kind::Saal(saal) => saal.terms(&heads),
+            Kind::Fixed(fixed) => fixed.terms(&heads, sum),
+            Kind::Saal(saal) => saal.terms(&heads, sum),
         }
     }
 
     /// The loss of a batch of mixed images: `share` of it against `label_n`, the
     /// rest against `partner_n` (mixup, Zhang et al. 2018; CutMix, Yun et al. 2019).
+    /// `sum` as for [`terms_of_part`](Self::terms_of_part).
     ///
     /// # Shapes
     /// As [`terms`](Self::terms); `share` in [0, 1].
@@ -158,8 +175,10 @@ impl Loss {
         label_n: &[usize],
         partner_n: &[usize],
         share: f64,
+        sum: Option<&BatchSum>,
     ) -> Result<LossTerms, ModelError> {
-        Ok(self.terms(logits, label_n)?.blend(&self.terms(logits, partner_n)?, share)?)
+        let own = self.terms_of_part(logits, label_n, sum)?;
+        Ok(own.blend(&self.terms_of_part(logits, partner_n, sum)?, share)?)
     }
 
     /// Says how much of the run lies behind, in [0, 1]: some weights set in late.
@@ -185,7 +204,7 @@ impl Loss {
     pub fn state(&self) -> candle_core::Result<BTreeMap<String, f64>> {
         let (mut state, weight_k) = match &self.kind {
             Kind::Fixed(fixed) => (BTreeMap::new(), fixed.weights().cloned()),
-            Kind::Saal(saal) => (saal.state()?, Some(saal.class_weights()?)),
+            Kind::Saal(saal) => (saal.state()?, Some(saal.class_weights(None)?)),
         };
         if let Some(weight_k) = weight_k {
             for (name, weight) in self.class_names.iter().zip(weight_k.to_vec1::<f64>()?) {

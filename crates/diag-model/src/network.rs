@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
-use candle_train_ops::Activation;
+use candle_train_ops::{Activation, BatchSum};
 use serde::{Deserialize, Serialize};
 
 use crate::backbone::{Backbone, Extractor, Features};
-use crate::heads::{Fusion, HEADS_PART, HeadLogits, Heads};
+use crate::heads::{FUSION_WEIGHT, Fusion, HEADS_PART, HeadLogits, Heads};
 use crate::parameters::{Builder, Parameters};
 
 /// What to build.
@@ -91,6 +91,9 @@ pub enum Pass {
     Train {
         /// Decides which features dropout leaves out.
         noise_seed: u64,
+        /// Place of the first image in its batch: not 0 where other processes hold the
+        /// images before it.
+        first_row: usize,
         /// Parts that do not learn, from the stem on (see [`Network::part_names`]):
         /// they keep their statistics, and no gradient reaches them.
         n_frozen: usize,
@@ -217,8 +220,27 @@ impl Network {
     /// # Errors
     /// Another shape or dtype.
     pub fn forward_t(&self, image_nchw: &Tensor, train: bool) -> Result<HeadLogits> {
-        let pass = if train { Pass::Train { noise_seed: 0, n_frozen: 0 } } else { Pass::Evaluate };
+        let pass =
+            if train { Pass::Train { noise_seed: 0, first_row: 0, n_frozen: 0 } } else { Pass::Evaluate };
         self.forward(image_nchw, pass)
+    }
+
+    /// From now on every training pass normalises with the statistics of the batches of
+    /// all processes that `sum` joins, each of which holds the same network.
+    pub fn join(&mut self, sum: &BatchSum) {
+        for (_, stats) in &self.parameters.stats {
+            stats.join(sum.clone());
+        }
+        self.heads.sum = Some(sum.clone());
+    }
+
+    /// Whether the gradient of a variable is that of the whole batch in every process
+    /// after [`join`](Self::join); of any other each process has a part.
+    pub fn arrives_whole(&self, name: &str) -> bool {
+        let of_norm = name
+            .rsplit_once('.')
+            .is_some_and(|(layer, _)| self.parameters.stats.iter().any(|(norm, _)| norm == layer));
+        of_norm || name == FUSION_WEIGHT
     }
 
     /// A copy for inference: every batch normalisation folded into its convolution at the

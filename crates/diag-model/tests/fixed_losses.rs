@@ -137,7 +137,7 @@ fn mixed_labels_cost_the_mixture() {
         let (logits, _) = logits(&case.logits, DType::F64);
         let partner: Vec<usize> = case.labels.iter().map(|label| 2 - label).collect();
         let total = |terms: diag_model::LossTerms| terms.total.to_scalar::<f64>().unwrap();
-        let mixed = total(loss.mixed_terms(&logits, &case.labels, &partner, 0.3).unwrap());
+        let mixed = total(loss.mixed_terms(&logits, &case.labels, &partner, 0.3, None).unwrap());
         let own = total(loss.terms(&logits, &case.labels).unwrap());
         let other = total(loss.terms(&logits, &partner).unwrap());
         near(mixed, 0.3 * own + 0.7 * other, 1e-12, case.spec.name());

@@ -189,7 +189,7 @@ fn frozen_parts_neither_learn_nor_move_their_statistics() {
         for n_frozen in [1, 3, 5] {
             let network = Network::new(&spec(backbone, true), 4).unwrap();
             let before = network.state().unwrap();
-            let pass = Pass::Train { noise_seed: 0, n_frozen };
+            let pass = Pass::Train { noise_seed: 0, first_row: 0, n_frozen };
             let logits = network.forward(&images(2, 32, DType::F32), pass).unwrap();
             let mut total = Tensor::zeros((), DType::F32, &Device::Cpu).unwrap();
             for (_, logits) in logits.iter() {
@@ -223,7 +223,7 @@ fn dropout_follows_from_its_seed_and_spares_inference() {
     let answer = |pass: Pass| {
         network.forward(&image_nchw, pass).unwrap().get("final").unwrap().to_vec2::<f32>().unwrap()
     };
-    let train = |noise_seed: u64| answer(Pass::Train { noise_seed, n_frozen: 0 });
+    let train = |noise_seed: u64| answer(Pass::Train { noise_seed, first_row: 0, n_frozen: 0 });
     assert_eq!(train(1), train(1));
     assert_ne!(train(1), train(2));
     assert_eq!(answer(Pass::Evaluate), answer(Pass::Evaluate));

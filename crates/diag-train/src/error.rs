@@ -104,6 +104,54 @@ pub enum TrainError {
         /// What is wrong.
         problem: String,
     },
+    /// The variables of a launcher cannot be followed.
+    #[error("{problem}")]
+    Launch {
+        /// What is wrong.
+        problem: String,
+        /// What to do about it.
+        remedy: &'static str,
+    },
+    /// Not all ranks met.
+    #[error("rank {rank} could not meet the others at {place}")]
+    Meeting {
+        /// Host and port of rank 0.
+        place: String,
+        /// This rank.
+        rank: usize,
+        /// What happened.
+        source: std::io::Error,
+    },
+    /// Another rank is not there any more.
+    #[error("lost rank {rank}, which died or cannot be reached")]
+    LostRank {
+        /// The rank that is gone.
+        rank: usize,
+        /// How this was noticed.
+        source: std::io::Error,
+    },
+    /// Another rank failed and said so.
+    #[error("stopped because rank {rank} could not go on")]
+    OtherRank {
+        /// The rank that failed.
+        rank: usize,
+    },
+    /// Ranks that should be equal are not.
+    #[error("rank {rank} has another {what} than rank 0")]
+    RanksDiffer {
+        /// The first rank that differs.
+        rank: usize,
+        /// What differs.
+        what: &'static str,
+    },
+    /// More ranks than a batch can be divided among.
+    #[error("a batch of {batch_size} slices cannot be divided among {n_ranks} ranks")]
+    TooManyRanks {
+        /// Of the recipe, or all training slices where there are fewer.
+        batch_size: usize,
+        /// How many were started.
+        n_ranks: usize,
+    },
     /// The thread pool could not be made.
     #[error("cannot start {n_threads} threads: {reason}")]
     Threads {
@@ -115,6 +163,19 @@ pub enum TrainError {
 }
 
 impl TrainError {
+    /// Whether all ranks of a run meet this error at the same point, so that each can end
+    /// in peace; after any other, the rank that meets it must stop the rest.
+    pub fn is_common(&self) -> bool {
+        matches!(
+            self,
+            Self::Diverged { .. }
+                | Self::Interrupted { .. }
+                | Self::OtherRank { .. }
+                | Self::RanksDiffer { .. }
+                | Self::TooManyRanks { .. }
+        )
+    }
+
     /// What the user can do about it.
     pub fn remedy(&self) -> String {
         match self {
@@ -137,6 +198,18 @@ impl TrainError {
             Self::Truth { .. } => "pass truth.json of the phantoms behind the shards, made with \
                                    --crop none and --keep-case-ids, or leave --truth out"
                 .into(),
+            Self::Launch { remedy, .. } => (*remedy).into(),
+            Self::Meeting { .. } => "start every rank, with the same MASTER_ADDR and MASTER_PORT; the port \
+                                     must be free on the host of rank 0 and open to the others"
+                .into(),
+            Self::LostRank { rank, .. } => {
+                format!("see what rank {rank} said last, then run the same command with --resume")
+            }
+            Self::OtherRank { rank } => format!("see the error of rank {rank}"),
+            Self::RanksDiffer { .. } => "give every rank the same build, recipe, shards and run folder, on \
+                                         a file system that all of them see, and the same kind of processor"
+                .into(),
+            Self::TooManyRanks { .. } => "start fewer ranks, or raise `batch_size` in the recipe".into(),
             Self::Threads { .. } => "set a smaller `threads` in the recipe".into(),
         }
     }

@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::TrainError;
 use crate::fit::{available_threads, thread_pool};
 use crate::learner::Learner;
-use crate::loader::{Loading, for_each_batch};
+use crate::loader::{Loading, Part, for_each_batch};
 use crate::plan::TrainPlan;
 use crate::recipe::TrainSpec;
 use crate::sampling::order;
@@ -78,6 +78,7 @@ pub fn find_rate(job: &FindRateJob, stop: &AtomicBool) -> Result<FoundRate, Trai
             batch_size: recipe.batch_size,
             augmentation: recipe.augmentation.clone(),
             mixing: recipe.mixing.clone(),
+            part: Part::WHOLE,
         };
         let items = dataset.of_split(Split::Train);
         let (mut steps, mut epoch, mut ended): (Vec<RateStep>, u32, bool) = (Vec::new(), 0, false);
@@ -87,7 +88,8 @@ pub fn find_rate(job: &FindRateJob, stop: &AtomicBool) -> Result<FoundRate, Trai
             for_each_batch(&dataset, &order, &loading, epoch, 0, |batch| {
                 let progress = steps.len() as f64 / f64::from(job.n_steps - 1);
                 let learning_rate = RATES.0 * (RATES.1 / RATES.0).powf(progress);
-                let pass = Pass::Train { noise_seed: steps.len() as u64, n_frozen: recipe.n_frozen(1) };
+                let noise_seed = steps.len() as u64;
+                let pass = Pass::Train { noise_seed, first_row: 0, n_frozen: recipe.n_frozen(1) };
                 let (record, gradients) = learner.gradients(batch, (dataset.height, dataset.width), pass)?;
                 let loss = record.total;
                 let smoothed = match steps.last() {

@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -26,8 +27,9 @@ use crate::message::{Message, Sender};
 use crate::plan::TrainPlan;
 use crate::progress::Progress;
 use crate::random::{Domain, stream};
+use crate::ranks::Ranks;
 use crate::recipe::{Selection, TrainSpec};
-use crate::run_info;
+use crate::run_info::{self, Beginning};
 use crate::sampling::order;
 use crate::schedule;
 use crate::trail::Trail;
@@ -59,7 +61,7 @@ pub struct FitJob {
 pub struct FitSummary {
     /// Epoch whose weights were kept, from 1.
     pub best_epoch: u32,
-    /// All epochs of the run.
+    /// All epochs of the run; on another rank than the first, those of this start.
     pub epochs: Vec<Epoch>,
     /// Wall time in seconds, over all resumes.
     pub train_seconds: f64,
@@ -73,11 +75,64 @@ pub struct FitSummary {
 /// that is not a finite number, a stop by request. The run folder then holds the
 /// last checkpoint.
 pub fn fit(job: &FitJob, stop: &AtomicBool, progress: &mut Progress<'_>) -> Result<FitSummary, TrainError> {
+    fit_on(&Arc::new(Ranks::alone()), job, stop, progress)
+}
+
+/// As [`fit`], on every rank at the same time. The batches are those of one process, each
+/// rank works on its part of them, and rank 0 alone writes the run folder and reports
+/// progress. `stop` on any rank ends all.
+///
+/// # Errors
+/// As [`fit`]; a rank that is lost, or that differs from the others. Where the error is not
+/// [common](TrainError::is_common), the caller ends the other ranks ([`Ranks::abort`]).
+pub fn fit_on(
+    ranks: &Arc<Ranks>,
+    job: &FitJob,
+    stop: &AtomicBool,
+    progress: &mut Progress<'_>,
+) -> Result<FitSummary, TrainError> {
+    let fitted = prepare(ranks, job)
+        .and_then(|prepared| prepared.fit(ranks, job, stop, progress))
+        // An error that came through candle is text; this is the one behind it.
+        .map_err(|err| ranks.take_failure().unwrap_or(err));
+    if fitted.as_ref().err().is_none_or(TrainError::is_common) {
+        // A launcher may end all ranks when one leaves: rank 0 has to finish writing first.
+        let _ = ranks.any(false);
+    }
+    fitted
+}
+
+/// What is read before the first step.
+struct Prepared {
+    run: RunDir,
+    plan: TrainPlan,
+    shards: ShardSet,
+    dataset: Dataset,
+    n_threads: usize,
+}
+
+fn prepare(ranks: &Ranks, job: &FitJob) -> Result<Prepared, TrainError> {
+    let prepared = ranks.all_succeed(read(ranks, job))?;
+    if ranks.n_ranks() > 1 {
+        let plan = toml::to_string(&prepared.plan)
+            .map_err(|err| TrainError::Recipe { file: job.recipe.clone(), reason: err.to_string() })?;
+        ranks.agree("recipe or other shards", plan.as_bytes())?;
+    }
+    let batch_size = prepared.plan.recipe.batch_size;
+    if batch_size < ranks.n_ranks() {
+        return Err(TrainError::TooManyRanks { batch_size, n_ranks: ranks.n_ranks() });
+    }
+    Ok(prepared)
+}
+
+fn read(ranks: &Ranks, job: &FitJob) -> Result<Prepared, TrainError> {
     job.device.check()?;
     let recipe = TrainSpec::read(&job.recipe)?;
     let shards = ShardSet::open(&job.shards)?;
     let run = RunDir::new(&job.run);
-    let occupied = run.info().exists() || run.plan().exists() || run.checkpoint().exists();
+    // The other ranks go by what the first one finds: it may be writing already.
+    let occupied =
+        ranks.is_first() && (run.info().exists() || run.plan().exists() || run.checkpoint().exists());
     if occupied && !job.resume {
         return Err(TrainError::RunExists { run: job.run.clone() });
     }
@@ -94,29 +149,46 @@ pub fn fit(job: &FitJob, stop: &AtomicBool, progress: &mut Progress<'_>) -> Resu
         }
     }
     let n_threads = job.threads.or(recipe.threads).unwrap_or_else(available_threads);
-    std::fs::create_dir_all(run.root()).map_err(|source| DataError::Io {
-        action: "create",
-        path: job.run.clone(),
-        source,
-    })?;
-    recipe.set_arithmetic();
-    plan.write(&run.plan())?;
-    // The operations run on the pool that they are called in. Progress and the
-    // signal flag stay outside: they are only borrowed.
-    let pool = thread_pool(n_threads)?;
-    let (sender, receiver) = std::sync::mpsc::channel();
-    std::thread::scope(|scope| {
-        let fitting = scope.spawn(|| {
-            let sender = sender;
-            pool.install(|| {
-                Fitting { job, run: &run, plan: &plan, shards: &shards, dataset: &dataset, stop }.run(&sender)
-            })
-        });
-        for message in receiver {
-            message.deliver(progress);
+    Ok(Prepared { run, plan, shards, dataset, n_threads })
+}
+
+impl Prepared {
+    fn fit(
+        &self,
+        ranks: &Arc<Ranks>,
+        job: &FitJob,
+        stop: &AtomicBool,
+        progress: &mut Progress<'_>,
+    ) -> Result<FitSummary, TrainError> {
+        let Self { run, plan, shards, dataset, n_threads } = self;
+        if ranks.is_first() {
+            std::fs::create_dir_all(run.root()).map_err(|source| DataError::Io {
+                action: "create",
+                path: job.run.clone(),
+                source,
+            })?;
+            plan.write(&run.plan())?;
         }
-        fitting.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
+        plan.recipe.set_arithmetic();
+        // Each rank holds so many parts of a batch already.
+        candle_train_ops::set_batch_parts((plan.recipe.batch_parts / ranks.n_ranks()).max(1));
+        // The operations run on the pool that they are called in. Progress and the
+        // signal flag stay outside: they are only borrowed.
+        let pool = thread_pool(*n_threads)?;
+        let (sender, receiver) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            let fitting = scope.spawn(|| {
+                let sender = sender;
+                pool.install(|| Fitting { ranks, job, run, plan, shards, dataset, stop }.run(&sender))
+            });
+            for message in receiver {
+                if ranks.is_first() {
+                    message.deliver(progress);
+                }
+            }
+            fitting.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
 }
 
 /// A pool with its own number of threads.
@@ -134,6 +206,7 @@ pub(crate) fn available_threads() -> usize {
 
 /// Everything that stays the same during a run.
 struct Fitting<'a> {
+    ranks: &'a Arc<Ranks>,
     job: &'a FitJob,
     run: &'a RunDir,
     plan: &'a TrainPlan,
@@ -150,6 +223,9 @@ impl Fitting<'_> {
         for note in start.notes {
             let _ = out.send(Message::Note(note));
         }
+        if self.ranks.n_ranks() > 1 {
+            learner.join(self.ranks);
+        }
         let initialisation = start.initialisation;
         let mut info = run_info::describe(
             self.run,
@@ -157,8 +233,7 @@ impl Fitting<'_> {
             self.shards,
             self.dataset,
             &learner,
-            initialisation,
-            &self.job.command,
+            Beginning { initialisation, ranks: self.ranks, command: &self.job.command },
         )?;
         let mut position = Position::default();
         if let Some(saved) = checkpoint::load(self.run, &mut learner)? {
@@ -167,28 +242,39 @@ impl Fitting<'_> {
             let _ = out.send(Message::Note(text));
         }
         let clock = clock.after(position.train_seconds);
-        let mut trail = Trail::open(self.run, &position)?;
-        self.run.write_info(&info)?;
-        SavedModel::write_card(&self.run.model(), &self.card(&learner.network))?;
+        // Before rank 0 writes anything: all must have read the same checkpoint.
+        self.ranks.agree("checkpoint", &position.step.to_le_bytes())?;
+        let mut trail = self.ranks.is_first().then(|| Trail::open(self.run, &position)).transpose()?;
+        let mut epochs = Vec::new();
+        if self.ranks.is_first() {
+            self.run.write_info(&info)?;
+            SavedModel::write_card(&self.run.model(), &self.card(&learner.network))?;
+        }
         while position.epoch < recipe.epochs && !self.out_of_patience(&position) {
             let epoch_started = Instant::now();
-            let epoch = self.epoch(&mut learner, &mut position, &mut trail, &clock, out)?;
+            let epoch = self.epoch(&mut learner, &mut position, trail.as_mut(), &clock, out)?;
             let best = self.is_best(&epoch, &mut position);
-            if best {
-                tensors::write(&self.run.weights(), &learner.kept_state()?, "")?;
-            }
-            trail.add_epoch(&epoch)?;
             position.train_seconds = clock.seconds();
-            checkpoint::save(self.run, &learner, &position)?;
+            if let Some(trail) = &mut trail {
+                if best {
+                    tensors::write(&self.run.weights(), &learner.kept_state()?, "")?;
+                }
+                trail.add_epoch(&epoch)?;
+                checkpoint::save(self.run, &learner, &position)?;
+            }
+            epochs.push(epoch.clone());
             let seconds = epoch_started.elapsed().as_secs_f64();
             let _ = out.send(Message::EpochEnds { epoch, best, seconds });
         }
         let best_epoch = position.best.map_or(position.epoch, |best| best.epoch);
-        info.best_epoch = Some(best_epoch);
-        info.model_sha256 = Some(files::sha256_file(&self.run.weights())?);
-        info.train_seconds = position.train_seconds;
-        self.run.write_info(&info)?;
-        Ok(FitSummary { best_epoch, epochs: trail.epochs, train_seconds: position.train_seconds })
+        if let Some(trail) = trail {
+            info.best_epoch = Some(best_epoch);
+            info.model_sha256 = Some(files::sha256_file(&self.run.weights())?);
+            info.train_seconds = position.train_seconds;
+            self.run.write_info(&info)?;
+            epochs = trail.epochs;
+        }
+        Ok(FitSummary { best_epoch, epochs, train_seconds: position.train_seconds })
     }
 
     /// One pass over the training slices and one over the validation slices.
@@ -196,7 +282,7 @@ impl Fitting<'_> {
         &self,
         learner: &mut Learner,
         position: &mut Position,
-        trail: &mut Trail<'_>,
+        mut trail: Option<&mut Trail<'_>>,
         clock: &Clock,
         out: &Sender,
     ) -> Result<Epoch, TrainError> {
@@ -212,14 +298,18 @@ impl Fitting<'_> {
             batch_size: recipe.batch_size,
             augmentation: recipe.augmentation.clone(),
             mixing: recipe.mixing.clone(),
+            part: self.ranks.part(),
         };
+        let mut interrupted = false;
         let last_batch = n_batches(order.len(), recipe.batch_size);
         let mut pending: Option<Pending> = None;
-        let mut saved = Instant::now();
+        let (mut saved, mut step_started) = (Instant::now(), Instant::now());
+        // What came before belongs to no step.
+        self.ranks.take_waited();
         for_each_batch(self.dataset, &order, &loading, epoch, position.n_batches, |batch| {
-            let n_slices = batch.label_n.len();
+            let n_slices = batch.n_slices;
             let at = Place { epoch, step: position.step + 1 };
-            let pass = self.pass(epoch, position.n_batches);
+            let pass = self.pass(epoch, position.n_batches, batch.first_row);
             let (record, gradients) = self.gradients(learner, batch, pass, at)?;
             let _ = out.send(Message::Step { n_slices: n_slices as u64, loss: record.total });
             position.mean.add(&record, n_slices);
@@ -248,33 +338,43 @@ impl Fitting<'_> {
                 return Err(at.diverged("all", "gradient norm"));
             }
             tracing::debug!(step = position.step, loss, gradient_norm, "step");
-            trail.add_step(&Step {
-                step: position.step,
-                epoch,
-                learning_rate: position.learning_rate,
-                loss: loss / n_pending as f64,
-                gradient_norm,
-                loss_state: learner.loss.state()?,
-            })?;
-            let interrupted = self.stop.load(Ordering::Relaxed);
-            if interrupted || saved.elapsed().as_secs_f64() >= self.job.checkpoint_seconds {
-                position.train_seconds = clock.seconds();
-                checkpoint::save(self.run, learner, position)?;
-                saved = Instant::now();
+            // Together: a rank that stopped on its own would leave the others waiting.
+            interrupted = self.ranks.any(self.stop.load(Ordering::Relaxed))?;
+            let step_seconds = std::mem::replace(&mut step_started, Instant::now()).elapsed().as_secs_f64();
+            let waited = self.ranks.take_waited().as_secs_f64();
+            if let Some(trail) = &mut trail {
+                trail.add_step(&Step {
+                    step: position.step,
+                    epoch,
+                    learning_rate: position.learning_rate,
+                    loss: loss / n_pending as f64,
+                    gradient_norm,
+                    loss_state: learner.loss.state()?,
+                    communication_share: (self.ranks.n_ranks() > 1).then(|| waited / step_seconds),
+                })?;
+                if interrupted || saved.elapsed().as_secs_f64() >= self.job.checkpoint_seconds {
+                    position.train_seconds = clock.seconds();
+                    checkpoint::save(self.run, learner, position)?;
+                    saved = Instant::now();
+                }
             }
             Ok(if interrupted { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
-        let interrupted =
+        let stopped =
             || TrainError::Interrupted { place: format!("in epoch {epoch}, after step {}", position.step) };
-        if self.stop.load(Ordering::Relaxed) {
-            return Err(interrupted());
+        if interrupted {
+            return Err(stopped());
+        }
+        if self.ranks.n_ranks() > 1 {
+            // Equal sums on unequal processors would drift apart unseen.
+            self.ranks.agree("weights", &learner.checksum()?.to_le_bytes())?;
         }
         let has_validation = self.dataset.items.iter().any(|item| item.split == Split::Validation);
         let validation = if has_validation {
             let measured = learner.with_kept_weights(|learner| {
-                validate(&learner.network, &learner.loss, self.dataset, self.stop)
+                validate(&learner.network, &learner.loss, self.dataset, self.ranks, self.stop)
             })?;
-            Some(measured.ok_or_else(interrupted)?)
+            Some(measured.ok_or_else(stopped)?)
         } else {
             None
         };
@@ -291,10 +391,10 @@ impl Fitting<'_> {
     }
 
     /// How the network runs on a batch of an epoch, counted from 0.
-    fn pass(&self, epoch: u32, batch: usize) -> Pass {
+    fn pass(&self, epoch: u32, batch: usize, first_row: usize) -> Pass {
         let recipe = &self.plan.recipe;
         let noise_seed = stream(recipe.seed, Domain::Dropout, epoch, batch as u32).random();
-        Pass::Train { noise_seed, n_frozen: recipe.n_frozen(epoch) }
+        Pass::Train { noise_seed, first_row, n_frozen: recipe.n_frozen(epoch) }
     }
 
     fn gradients(

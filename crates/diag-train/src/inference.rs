@@ -11,7 +11,8 @@ use diag_model::{HeadLogits, Loss, Network, input};
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
-use crate::dataset::Dataset;
+use crate::dataset::{Dataset, Item};
+use crate::ranks::Ranks;
 
 /// Slices of one pass; large enough to keep two threads busy.
 const BATCH_SIZE: usize = 16;
@@ -22,7 +23,7 @@ pub(crate) struct Inference {
     /// Means over the image of what the final head reads, in the order of the predictions.
     pub features: Vec<Vec<f32>>,
     /// Mean loss; absent when no loss was given.
-    pub loss: Option<LossRecord>,
+    pub loss: Option<MeanLoss>,
 }
 
 /// Runs the network over slices; `None` when asked to stop.
@@ -51,17 +52,11 @@ pub(crate) fn infer(
         }
         let probabilities = probabilities(&logits)?;
         for (row, &item) in batch.iter().enumerate() {
-            let item = &dataset.items[item];
-            predictions.push(Prediction {
-                case_id: item.case_id.clone(),
-                slice_index: item.slice_index,
-                split: item.split,
-                label: item.label,
-                head_probabilities: probabilities.iter().map(|head| head[row].clone()).collect(),
-            });
+            let heads = probabilities.iter().map(|head| head[row].clone()).collect();
+            predictions.push(prediction(&dataset.items[item], heads));
         }
     }
-    Ok(Some(Inference { predictions, features, loss: loss.map(|_| mean.record()) }))
+    Ok(Some(Inference { predictions, features, loss: loss.map(|_| mean) }))
 }
 
 /// Softmax of every head, `[heads][N][K]`.
@@ -74,19 +69,24 @@ fn probabilities(logits: &HeadLogits) -> Result<Vec<Vec<Vec<f32>>>, TrainError> 
     Ok(heads)
 }
 
-/// Measures the validation slices, `items` of the dataset.
+/// Measures the validation slices; every rank takes a part of them, and all learn the whole.
 pub(crate) fn validate(
     network: &Network,
     loss: &Loss,
     dataset: &Dataset,
+    ranks: &Ranks,
     stop: &AtomicBool,
 ) -> Result<Option<Validation>, TrainError> {
     let items = dataset.of_split(Split::Validation);
-    let Some(Inference { predictions, loss: Some(loss), .. }) =
-        infer(network, Some(loss), dataset, &items, stop)?
-    else {
+    // Whole batches: a slice is then measured among the same others on any number of ranks.
+    let batches = ranks.part().rows(items.len().div_ceil(BATCH_SIZE));
+    let own = (batches.start * BATCH_SIZE).min(items.len())..(batches.end * BATCH_SIZE).min(items.len());
+    let inference = infer(network, Some(loss), dataset, &items[own], stop)?;
+    let whole = if ranks.n_ranks() == 1 { inference } else { joined(inference, dataset, &items, ranks)? };
+    let Some(Inference { predictions, loss: Some(loss), .. }) = whole else {
         return Ok(None);
     };
+    let loss = loss.record();
     let heads = network.head_names();
     let mut slice_balanced_accuracy = BTreeMap::new();
     for (h, head) in heads.iter().enumerate() {
@@ -104,6 +104,50 @@ pub(crate) fn validate(
         slice_macro_f1: of_slices.macro_f1.unwrap_or_default(),
         slice_balanced_accuracy,
     }))
+}
+
+/// What all ranks found, in the order of `items`, without the features; `None` where one
+/// was asked to stop.
+fn joined(
+    own: Option<Inference>,
+    dataset: &Dataset,
+    items: &[usize],
+    ranks: &Ranks,
+) -> Result<Option<Inference>, TrainError> {
+    let stopped = ranks.any(own.is_none())?;
+    let Some(own) = own.filter(|_| !stopped) else {
+        return Ok(None);
+    };
+    let unreadable = |err: serde_json::Error| {
+        TrainError::Tensor(candle_core::Error::msg(format!("the validation loss of a rank: {err}")))
+    };
+    let loss = serde_json::to_vec(&own.loss.unwrap_or_default()).map_err(unreadable)?;
+    let mut mean = MeanLoss::default();
+    for of_rank in ranks.collect(&loss)? {
+        mean.join(serde_json::from_slice(&of_rank).map_err(unreadable)?);
+    }
+    let heads = own.predictions.iter().flat_map(|row| &row.head_probabilities);
+    let own: Vec<u8> = heads.flatten().flat_map(|p| p.to_le_bytes()).collect();
+    let all = ranks.collect(&own)?.concat();
+    let probabilities: Vec<f32> = all.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+    let n_classes = dataset.labels.len();
+    let of_slice = probabilities.len() / items.len().max(1);
+    let rows = items.iter().zip(probabilities.chunks_exact(of_slice.max(1)));
+    let predictions = rows.map(|(&item, probabilities)| {
+        let heads = probabilities.chunks_exact(n_classes).map(<[f32]>::to_vec).collect();
+        prediction(&dataset.items[item], heads)
+    });
+    Ok(Some(Inference { predictions: predictions.collect(), features: Vec::new(), loss: Some(mean) }))
+}
+
+fn prediction(item: &Item, head_probabilities: Vec<Vec<f32>>) -> Prediction {
+    Prediction {
+        case_id: item.case_id.clone(),
+        slice_index: item.slice_index,
+        split: item.split,
+        label: item.label,
+        head_probabilities,
+    }
 }
 
 /// Probabilities of one head with the labels.
@@ -140,6 +184,18 @@ impl MeanLoss {
             let sums = self.heads.entry(head.clone()).or_default();
             for (part, value) in parts {
                 *sums.entry(part.clone()).or_default() += value * n_slices as f64;
+            }
+        }
+    }
+
+    /// Takes in the slices of another mean.
+    fn join(&mut self, other: Self) {
+        self.n_slices += other.n_slices;
+        self.total += other.total;
+        for (head, parts) in other.heads {
+            let sums = self.heads.entry(head).or_default();
+            for (part, value) in parts {
+                *sums.entry(part).or_default() += value;
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Everything that training changes, and one step of it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
@@ -12,8 +13,10 @@ use diag_model::{Loss, Network, Pass, input, tensors};
 
 use crate::TrainError;
 use crate::average::Average;
+use crate::joint::Joint;
 use crate::loader::Batch;
 use crate::optimiser::Optimiser;
+use crate::ranks::{Ranks, bytes_of};
 use crate::recipe::{Initialisation, OptimiserSpec, TrainSpec};
 
 /// Network, loss, their optimisers, and the average of the weights.
@@ -24,6 +27,8 @@ pub(crate) struct Learner {
     loss_optimiser: Optimiser,
     average: Option<Average>,
     spec: OptimiserSpec,
+    /// Present where several ranks share every batch.
+    joint: Option<Joint>,
 }
 
 /// The optimiser of variables with one learning rate.
@@ -65,25 +70,45 @@ impl Learner {
         let loss_optimiser = Optimiser::new(&recipe.optimiser, loss.named_vars())?;
         let average = recipe.ema_decay.map(|decay| Average::new(decay, &network)).transpose()?;
         let spec = recipe.optimiser.clone();
-        Ok((Self { network, loss, optimisers, loss_optimiser, average, spec }, start))
+        Ok((Self { network, loss, optimisers, loss_optimiser, average, spec, joint: None }, start))
     }
 
-    /// The loss of a batch and the gradients of everything that learns.
+    /// From now on every batch is shared with the other ranks, which must hold equal learners.
+    pub fn join(&mut self, ranks: &Arc<Ranks>) {
+        let in_parts = self.network.named_vars().iter();
+        let joint = Joint::new(ranks, in_parts.filter(|(name, _)| !self.network.arrives_whole(name)));
+        self.network.join(joint.sum());
+        self.joint = Some(joint);
+    }
+
+    /// The loss of a batch and the gradients of everything that learns: those of the
+    /// whole batch, where this is a rank's part of it.
     pub fn gradients(
         &self,
         batch: Batch,
         (height, width): (usize, usize),
         pass: Pass,
     ) -> Result<(LossRecord, GradStore), TrainError> {
+        if let Some(joint) = &self.joint {
+            joint.begin(batch.share);
+        }
+        let sum = self.joint.as_ref().map(Joint::sum);
         let image_nchw = input::from_scaled(batch.values, height, width)?;
         let logits = self.network.forward(&image_nchw, pass)?;
         let terms = match &batch.partner {
-            None => self.loss.terms(&logits, &batch.label_n)?,
+            None => self.loss.terms_of_part(&logits, &batch.label_n, sum)?,
             Some(partner) => {
-                self.loss.mixed_terms(&logits, &batch.label_n, &partner.label_n, partner.share)?
+                self.loss.mixed_terms(&logits, &batch.label_n, &partner.label_n, partner.share, sum)?
             }
         };
-        Ok((terms.record()?, terms.total.backward()?))
+        let record = terms.record()?;
+        match &self.joint {
+            None => Ok((record, terms.total.backward()?)),
+            Some(joint) => {
+                let record = joint.record(record, batch.share)?;
+                Ok((record, joint.backward(&terms.total, batch.share)?))
+            }
+        }
     }
 
     /// Takes a step along gradients that were added up over `n_batches`; returns
@@ -152,6 +177,17 @@ impl Learner {
         let measured = measure(self);
         self.network.load_state(&own)?;
         measured
+    }
+
+    /// A checksum of the network and what the loss learned: equal learners have equal ones.
+    pub fn checksum(&self) -> Result<u32, TrainError> {
+        let mut checksum = 0;
+        let loss = self.loss.named_vars().iter().map(|(_, var)| var.as_tensor().clone());
+        for tensor in self.network.state()?.into_values().chain(loss) {
+            let numbers = tensor.flatten_all()?.to_vec1::<f32>()?;
+            checksum = crc32c::crc32c_append(checksum, &bytes_of(&numbers, f32::to_le_bytes));
+        }
+        Ok(checksum)
     }
 
     /// Every tensor that a resume needs, by group and name.

@@ -7,6 +7,7 @@
 //!
 //! The same seed and shards give the same epochs and weights, byte for byte, on
 //! any number of threads; a run that was stopped goes on as if it had not been.
+//! Several processes ([`Ranks`]) may share the batches of one run.
 //!
 //! This crate refuses to know DICOM, and what the network and the loss are made
 //! of. It never prints: progress goes to a [`Progress`](progress::Progress).
@@ -27,6 +28,7 @@ pub mod explain;
 pub mod find_rate;
 pub mod fit;
 mod inference;
+mod joint;
 mod learner;
 mod loader;
 mod localise;
@@ -37,6 +39,7 @@ mod optimiser;
 mod plan;
 pub mod progress;
 mod random;
+mod ranks;
 mod recipe;
 mod run_info;
 mod sampling;
@@ -48,6 +51,7 @@ mod trail;
 pub use device::DeviceChoice;
 pub use error::TrainError;
 pub use plan::{TrainPlan, ValidationSource};
+pub use ranks::Ranks;
 pub use recipe::{
     AugmentationSpec, DataSpec, DecisionSpec, FoldSpec, Freeze, Initialisation, MixingSpec, NoiseUnit,
     OptimiserName, OptimiserSpec, Sampling, ScheduleSpec, Selection, SplitUnit, TrainSpec,

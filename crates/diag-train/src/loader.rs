@@ -1,6 +1,6 @@
 //! Batches, prepared ahead of the loop on threads of their own.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::mpsc;
 
 use rayon::prelude::*;
@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use crate::TrainError;
 use crate::augment::augment;
 use crate::dataset::Dataset;
-use crate::mixing::mix;
+use crate::mixing::Mixture;
 use crate::random::{Domain, stream};
 use crate::recipe::{AugmentationSpec, MixingSpec};
 
@@ -19,12 +19,31 @@ const BATCHES_AHEAD: usize = 3;
 #[derive(Clone, Debug)]
 pub(crate) struct Loading {
     pub seed: u64,
+    /// Slices of a batch, over all ranks.
     pub batch_size: usize,
     pub augmentation: AugmentationSpec,
     pub mixing: MixingSpec,
+    pub part: Part,
 }
 
-/// Slices of one step.
+/// Which part of every batch this process works on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Part {
+    pub rank: usize,
+    pub n_ranks: usize,
+}
+
+impl Part {
+    /// All of it.
+    pub const WHOLE: Self = Self { rank: 0, n_ranks: 1 };
+
+    /// The rows of a batch of `n`.
+    pub fn rows(self, n: usize) -> Range<usize> {
+        n * self.rank / self.n_ranks..n * (self.rank + 1) / self.n_ranks
+    }
+}
+
+/// Slices of one step: those of this rank.
 #[derive(Clone, Debug)]
 pub(crate) struct Batch {
     /// `N * height * width` values in [-1, 1].
@@ -33,6 +52,12 @@ pub(crate) struct Batch {
     pub label_n: Vec<usize>,
     /// The images that these are mixed with, if they are.
     pub partner: Option<Partner>,
+    /// Slices of the whole batch.
+    pub n_slices: usize,
+    /// Place of the first of these in it.
+    pub first_row: usize,
+    /// Which share of it these are; 0 where one stands in for none.
+    pub share: f64,
 }
 
 /// What the images of a batch are mixed with.
@@ -83,18 +108,60 @@ pub(crate) fn for_each_batch(
     })
 }
 
+/// Batch `b` of an epoch, of which `items` are the slices: the rows that fall to this rank.
 fn assemble(dataset: &Dataset, items: &[usize], loading: &Loading, epoch: u32, b: u32) -> Batch {
     let shape = (dataset.height, dataset.width);
     let size = dataset.height * dataset.width;
-    let mut values = vec![0f32; items.len() * size];
-    values.par_chunks_exact_mut(size).zip(items).enumerate().for_each(|(row, (target, &item))| {
+    let own = loading.part.rows(items.len());
+    // A rank without rows takes part with one that counts nothing.
+    let rows = if own.is_empty() { 0..1 } else { own.clone() };
+    let varied = |row: usize, target: &mut [f32]| {
         // By place in the epoch: balanced sampling shows a slice more than once.
         let place = b as usize * loading.batch_size + row;
         let mut rng = stream(loading.seed, Domain::Augmentation, epoch, place as u32);
-        augment(dataset.pixels(item), shape, &loading.augmentation, &mut rng, target);
-    });
-    let label_n: Vec<usize> = items.iter().map(|&item| dataset.items[item].label.index()).collect();
+        augment(dataset.pixels(items[row]), shape, &loading.augmentation, &mut rng, target);
+    };
+    let mut values = vec![0f32; rows.len() * size];
+    let images = values.par_chunks_exact_mut(size).zip(rows.clone());
+    images.for_each(|(target, row)| varied(row, target));
+    let label = |row: usize| dataset.items[items[row]].label.index();
     let mut rng = stream(loading.seed, Domain::Mixing, epoch, b);
-    let partner = mix(&mut values, &label_n, shape, &loading.mixing, &mut rng);
-    Batch { values, label_n, partner }
+    let partner = Mixture::draw(items.len(), shape, &loading.mixing, &mut rng).map(|mixture| {
+        let whole = values.clone();
+        let images = values.par_chunks_exact_mut(size).zip(rows.clone());
+        images.for_each(|(image, row)| match mixture.partners[row] {
+            partner if rows.contains(&partner) => {
+                mixture.apply(image, &whole[(partner - rows.start) * size..][..size], shape.1);
+            }
+            partner => {
+                let mut other = vec![0f32; size];
+                varied(partner, &mut other);
+                mixture.apply(image, &other, shape.1);
+            }
+        });
+        let label_n = rows.clone().map(|row| label(mixture.partners[row])).collect();
+        Partner { label_n, share: mixture.share }
+    });
+    Batch {
+        values,
+        label_n: rows.clone().map(label).collect(),
+        partner,
+        n_slices: items.len(),
+        first_row: rows.start,
+        share: own.len() as f64 / items.len() as f64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parts_of_a_batch_are_even_and_leave_nothing_out() {
+        for n in 1..10 {
+            let parts: Vec<_> = (0..4).map(|rank| Part { rank, n_ranks: 4 }.rows(n)).collect();
+            assert_eq!(parts.iter().cloned().flatten().collect::<Vec<_>>(), (0..n).collect::<Vec<_>>());
+            assert!(parts.iter().all(|part| part.len() == n / 4 || part.len() == n / 4 + 1));
+        }
+    }
 }

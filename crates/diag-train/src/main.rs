@@ -14,10 +14,10 @@ use diag_train::audit::{self, Attribute, AuditJob};
 use diag_train::evaluate::{EvaluateJob, evaluate};
 use diag_train::explain::{ExplainJob, explain};
 use diag_train::find_rate::{FindRateJob, find_rate};
-use diag_train::fit::{FitJob, fit};
+use diag_train::fit::{FitJob, fit_on};
 use diag_train::progress::Event;
 use diag_train::sweep::{SweepEvent, SweepJob, SweepSpec, sweep, this_program};
-use diag_train::{DeviceChoice, TrainError};
+use diag_train::{DeviceChoice, Ranks, TrainError};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Trains a deeply supervised network on slice shards.
@@ -30,7 +30,8 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Trains a network; leaves a run folder.
+    /// Trains a network; leaves a run folder. Started by mpirun, torchrun or srun, all
+    /// processes train it together.
     Fit {
         /// Folder of shards, made by ct-ingest.
         #[arg(long)]
@@ -192,13 +193,35 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
         .init();
-    match run(args.command) {
+    // Training alone is done by several processes; anything else does not ask who started it.
+    let ranks = match args.command {
+        Command::Fit { .. } => Ranks::join(),
+        _ => Ok(Ranks::alone()),
+    };
+    let ranks = match ranks {
+        Ok(ranks) => Arc::new(ranks),
+        Err(err) => {
+            print_error("", err);
+            return ExitCode::FAILURE;
+        }
+    };
+    match run(args.command, &ranks) {
         Ok(told) => {
-            print_result(&told.result);
+            if ranks.is_first() {
+                print_result(&told.result);
+            }
             if told.whole { ExitCode::SUCCESS } else { ExitCode::from(SET_ASIDE) }
         }
         Err(err) => {
-            print_error(err);
+            let common = err.is_common();
+            if ranks.is_first() || !common {
+                let place =
+                    if ranks.n_ranks() > 1 { format!("rank {}: ", ranks.rank()) } else { String::new() };
+                print_error(&place, err);
+            }
+            if !common {
+                ranks.abort();
+            }
             ExitCode::FAILURE
         }
     }
@@ -210,9 +233,9 @@ fn print_result(text: &str) {
 }
 
 #[expect(clippy::print_stderr, reason = "errors go to standard error")]
-fn print_error(err: TrainError) {
+fn print_error(place: &str, err: TrainError) {
     let remedy = err.remedy();
-    eprintln!("error: {:#}\n  fix: {remedy}", anyhow::Error::new(err));
+    eprintln!("error: {place}{:#}\n  fix: {remedy}", anyhow::Error::new(err));
 }
 
 /// What goes to standard output, and whether everything was done.
@@ -230,7 +253,7 @@ impl Told {
 /// Exit code of a sweep some of whose runs failed.
 const SET_ASIDE: u8 = 3;
 
-fn run(command: Command) -> Result<Told, TrainError> {
+fn run(command: Command, ranks: &Arc<Ranks>) -> Result<Told, TrainError> {
     let stop = stop_on_signal();
     match command {
         Command::Fit { shards, recipe, out, device, resume, checkpoint_seconds, threads, json } => {
@@ -246,7 +269,7 @@ fn run(command: Command) -> Result<Told, TrainError> {
                 threads: threads.map(usize::from),
             };
             let bar = Bar::new();
-            let summary = fit(&job, &stop, &mut |event| bar.show(event))?;
+            let summary = fit_on(ranks, &job, &stop, &mut |event| bar.show(event))?;
             bar.0.finish_and_clear();
             Ok(Told::whole(if json {
                 render::fit_json(&summary)

@@ -1,35 +1,43 @@
 //! Mixup and CutMix: images of a batch mixed in pairs, with their labels.
 
+use std::ops::Range;
+
 use rand::Rng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-use crate::loader::Partner;
 use crate::recipe::MixingSpec;
 
-/// Mixes the images of a batch in place; `None` when mixing is off.
-///
-/// # Shapes
-/// - `values`: `[N, height, width]`
-pub(crate) fn mix(
-    values: &mut [f32],
-    label_n: &[usize],
-    (height, width): (usize, usize),
-    spec: &MixingSpec,
-    rng: &mut ChaCha8Rng,
-) -> Option<Partner> {
-    let cuts = match (spec.mixup > 0.0, spec.cutmix > 0.0) {
-        (false, false) => return None,
-        (true, true) => rng.random::<bool>(),
-        (_, cuts) => cuts,
-    };
-    let mut partners: Vec<usize> = (0..label_n.len()).collect();
-    partners.shuffle(rng);
-    let whole = values.to_vec();
-    let size = height * width;
-    let partner_of = |image: usize| &whole[partners[image] * size..][..size];
-    let mut share = beta(if cuts { spec.cutmix } else { spec.mixup }, rng);
-    if cuts {
+/// How the images of one batch are mixed.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Mixture {
+    /// Whose pixels each image takes in, `[N]`.
+    pub partners: Vec<usize>,
+    /// How much of each image stays its own, in [0, 1].
+    pub share: f64,
+    /// The pixels that are replaced, rows and columns; absent: all are blended.
+    cut: Option<(Range<usize>, Range<usize>)>,
+}
+
+impl Mixture {
+    /// Draws for a batch of `n` images; `None` when mixing is off.
+    pub fn draw(
+        n: usize,
+        (height, width): (usize, usize),
+        spec: &MixingSpec,
+        rng: &mut ChaCha8Rng,
+    ) -> Option<Self> {
+        let cuts = match (spec.mixup > 0.0, spec.cutmix > 0.0) {
+            (false, false) => return None,
+            (true, true) => rng.random::<bool>(),
+            (_, cuts) => cuts,
+        };
+        let mut partners: Vec<usize> = (0..n).collect();
+        partners.shuffle(rng);
+        let share = beta(if cuts { spec.cutmix } else { spec.mixup }, rng);
+        if !cuts {
+            return Some(Self { partners, share, cut: None });
+        }
         // A rectangle of the partner, of the image's proportions and 1 - share of its area.
         let side = (1.0 - share).sqrt();
         let span = |extent: usize, rng: &mut ChaCha8Rng| {
@@ -38,21 +46,26 @@ pub(crate) fn mix(
             clip(middle - half)..clip(middle + half)
         };
         let (rows, cols) = (span(height, rng), span(width, rng));
-        share = 1.0 - (rows.len() * cols.len()) as f64 / size as f64;
-        for (image, target) in values.chunks_exact_mut(size).enumerate() {
-            for row in rows.clone() {
-                let line = row * width + cols.start..row * width + cols.end;
-                target[line.clone()].copy_from_slice(&partner_of(image)[line]);
+        let share = 1.0 - (rows.len() * cols.len()) as f64 / (height * width) as f64;
+        Some(Self { partners, share, cut: Some((rows, cols)) })
+    }
+
+    /// Mixes the pixels of a partner into one image, `width` a row.
+    pub fn apply(&self, image: &mut [f32], partner: &[f32], width: usize) {
+        match &self.cut {
+            Some((rows, cols)) => {
+                for row in rows.clone() {
+                    let line = row * width + cols.start..row * width + cols.end;
+                    image[line.clone()].copy_from_slice(&partner[line]);
+                }
             }
-        }
-    } else {
-        for (image, target) in values.chunks_exact_mut(size).enumerate() {
-            for (value, other) in target.iter_mut().zip(partner_of(image)) {
-                *value = share as f32 * *value + (1.0 - share) as f32 * other;
+            None => {
+                for (value, other) in image.iter_mut().zip(partner) {
+                    *value = self.share as f32 * *value + (1.0 - self.share) as f32 * other;
+                }
             }
         }
     }
-    Some(Partner { label_n: partners.iter().map(|&partner| label_n[partner]).collect(), share })
 }
 
 /// A number of the distribution Beta(a, a), as a quotient of two gamma numbers.
@@ -102,13 +115,18 @@ mod tests {
         let (height, width) = (6, 8);
         for (mixup, cutmix) in [(1.0, 0.0), (0.0, 1.0)] {
             for seed in 0..20 {
-                let mut values: Vec<f32> = (0..3).flat_map(|i| vec![i as f32; height * width]).collect();
+                let whole: Vec<f32> = (0..3).flat_map(|i| vec![i as f32; height * width]).collect();
                 let mut rng = ChaCha8Rng::seed_from_u64(seed);
                 let spec = MixingSpec { mixup, cutmix };
-                let partner = mix(&mut values, &[0, 1, 2], (height, width), &spec, &mut rng).unwrap();
+                let mixture = Mixture::draw(3, (height, width), &spec, &mut rng).unwrap();
+                let mut values = whole.clone();
+                for (image, &partner) in values.chunks_exact_mut(height * width).zip(&mixture.partners) {
+                    mixture.apply(image, &whole[partner * height * width..][..height * width], width);
+                }
                 for (i, image) in values.chunks_exact(height * width).enumerate() {
                     let mean = f64::from(image.iter().sum::<f32>()) / image.len() as f64;
-                    let want = partner.share * i as f64 + (1.0 - partner.share) * partner.label_n[i] as f64;
+                    let share = mixture.share;
+                    let want = share * i as f64 + (1.0 - share) * mixture.partners[i] as f64;
                     assert!((mean - want).abs() < 1e-5, "{spec:?}: {mean}, expected {want}");
                 }
             }

@@ -73,6 +73,10 @@ pub struct TrainSpec {
     /// Batches whose gradients are averaged to one step, at least 1.
     #[serde(default = "default_accumulate")]
     pub accumulate: usize,
+    /// Parts in which every sum over a batch is taken, at least 1: one process then gets
+    /// bit for bit what so many get together.
+    #[serde(default = "default_batch_parts")]
+    pub batch_parts: usize,
     /// Which slices an epoch sees.
     #[serde(default)]
     pub sampling: Sampling,
@@ -109,6 +113,10 @@ pub struct TrainSpec {
 }
 
 fn default_accumulate() -> usize {
+    1
+}
+
+fn default_batch_parts() -> usize {
     1
 }
 
@@ -193,6 +201,7 @@ impl TrainSpec {
     pub(crate) fn set_arithmetic(&self) {
         candle_train_ops::set_winograd(self.winograd);
         candle_train_ops::set_bf16(self.bf16);
+        candle_train_ops::set_batch_parts(self.batch_parts);
     }
 
     /// The network that the recipe asks for.
@@ -223,12 +232,13 @@ impl TrainSpec {
         let share = |value: f64| value > 0.0 && value < 1.0;
         let rate = |value: f64| value > 0.0 && value.is_finite();
         let count = |n: usize| (n as f64, n > 0);
-        let rules: [(&'static str, (f64, bool), &'static str); 30] = [
+        let rules: [(&'static str, (f64, bool), &'static str); 31] = [
             ("epochs", count(self.epochs as usize), "at least 1"),
             ("batch_size", (self.batch_size as f64, self.batch_size > 1), "at least 2"),
             ("threads", count(self.threads.unwrap_or(1)), "at least 1"),
             ("top_k", count(self.top_k), "at least 1"),
             ("accumulate", count(self.accumulate), "at least 1"),
+            ("batch_parts", count(self.batch_parts), "at least 1"),
             ("patience", count(self.patience.unwrap_or(1) as usize), "at least 1"),
             ("freeze_epochs", count(self.freeze_epochs.unwrap_or(1) as usize), "at least 1"),
             ("dropout", (self.dropout, self.dropout == 0.0 || share(self.dropout)), "0 to below 1"),

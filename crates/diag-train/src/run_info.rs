@@ -10,6 +10,14 @@ use crate::TrainError;
 use crate::dataset::Dataset;
 use crate::learner::Learner;
 use crate::plan::TrainPlan;
+use crate::ranks::Ranks;
+
+/// How a run began.
+pub(crate) struct Beginning<'a> {
+    pub initialisation: String,
+    pub ranks: &'a Ranks,
+    pub command: &'a str,
+}
 
 /// Fills in what is known before the first step.
 pub(crate) fn describe(
@@ -18,9 +26,9 @@ pub(crate) fn describe(
     shards: &ShardSet,
     dataset: &Dataset,
     learner: &Learner,
-    initialisation: String,
-    command: &str,
+    beginning: Beginning<'_>,
 ) -> Result<RunInfo, TrainError> {
+    let Beginning { initialisation, ranks, command } = beginning;
     let manifest = shards.manifest();
     let mut cases = dataset.cases();
     for row in &manifest.table {
@@ -31,7 +39,7 @@ pub(crate) fn describe(
     Ok(RunInfo {
         tool: format!("diag-train {}", env!("CARGO_PKG_VERSION")),
         libraries: libraries(),
-        device: format!("cpu, {} threads, {}", rayon::current_num_threads(), instruction_set()),
+        device: device(ranks),
         seed: plan.recipe.seed,
         labels: dataset.labels.clone(),
         heads: learner.network.head_names(),
@@ -55,6 +63,15 @@ pub(crate) fn describe(
         train_seconds: 0.0,
         commands: vec![command.to_owned()],
     })
+}
+
+/// The device in words.
+fn device(ranks: &Ranks) -> String {
+    let (n_threads, instructions) = (rayon::current_num_threads(), instruction_set());
+    match ranks.n_ranks() {
+        1 => format!("cpu, {n_threads} threads, {instructions}"),
+        n => format!("cpu, {n} ranks linked by {} of {n_threads} threads, {instructions}", ranks.describe()),
+    }
 }
 
 /// Versions of the libraries that do the arithmetic, from the lock file of this build.

@@ -194,6 +194,7 @@ mod tests {
             loss: 1.0,
             gradient_norm: 2.0,
             loss_state: BTreeMap::from([("alpha".into(), 0.999)]),
+            communication_share: None,
         };
         let second = Epoch { epoch: 2, step: 600, ..epoch.clone() };
         let file = EventFile::create(folder.path(), &[], &[]).unwrap();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::{Geometry, OP};
+use super::{Geometry, OP, weight_gradient_by_parts};
 use crate::{
     activation::{BLOCK, Feature, GradientSlot, Kept, Order, preferred_order, token_gradient, token_storage},
     buffer::Buffer,
@@ -15,6 +15,7 @@ use crate::{
         lanes::{self, Bounds},
         pooling::Planes,
     },
+    together,
 };
 
 /// Whether every channel has a window of its own.
@@ -196,8 +197,13 @@ impl<T: Element> CustomOp2 for DepthwiseConv2d<T> {
         let dy = self.output.take(OP)?;
         let mut gradients = (None, None);
         if weight_oihw.track_op() {
-            let dw = self.plan.weight_gradient(&self.input.values, &dy);
-            gradients.1 = Some(Tensor::from_vec(dw, weight_oihw.shape(), &Device::Cpu)?);
+            let geometry = &self.plan.geometry;
+            let dw = weight_gradient_by_parts(&self.input.values, &dy, geometry, |x, dy, part| {
+                Depthwise { geometry: *part, ..self.plan }.weight_gradient(x, dy)
+            });
+            let dw = Tensor::from_vec(dw, weight_oihw.shape(), &Device::Cpu)?;
+            together::report(weight_oihw, &dw)?;
+            gradients.1 = Some(dw);
         }
         if input_token.track_op() {
             let sum = self.input.gradient.take_sum();

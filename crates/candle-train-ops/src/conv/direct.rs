@@ -13,11 +13,13 @@ use crate::{
         correlation::Correlation,
         general, packing,
         weight_gradient::weight_gradient,
+        weight_gradient_by_parts,
         winograd::{self, Winograd},
         write::Write,
     },
     element::with_values,
     kernels::VectorWidth,
+    together,
 };
 
 /// Whether the direct kernels take a convolution: outputs of each group in whole
@@ -143,8 +145,12 @@ impl CustomOp2 for DirectConv2d {
         let dy = self.output.take(OP)?;
         let mut gradients = (None, None);
         if weight_oihw.track_op() {
-            let dw = weight_gradient(self.width, &self.input.values, &dy, &self.geometry);
-            gradients.1 = Some(Tensor::from_vec(dw, weight_oihw.shape(), &Device::Cpu)?);
+            let dw = weight_gradient_by_parts(&self.input.values, &dy, &self.geometry, |x, dy, part| {
+                weight_gradient(self.width, x, dy, part)
+            });
+            let dw = Tensor::from_vec(dw, weight_oihw.shape(), &Device::Cpu)?;
+            together::report(weight_oihw, &dw)?;
+            gradients.1 = Some(dw);
         }
         if input_token.track_op() {
             let dx = with_values(OP, weight_oihw, |weight| Ok(self.input_gradient(weight, &dy)))?;

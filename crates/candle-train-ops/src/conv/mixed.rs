@@ -12,13 +12,14 @@ use self::{
     correlation::{Correlation, pack_weight},
     weight_gradient::weight_gradient,
 };
-use super::{Geometry, OP, write::Write};
+use super::{Geometry, OP, weight_gradient_by_parts, write::Write};
 use crate::{
     activation::{BLOCK, Feature, GradientSlot, Kept, Order, token_gradient, token_storage},
     arithmetic,
     buffer::Buffer,
     element::with_values,
     kernels::bf16::{self, Engine},
+    together,
 };
 
 /// The engine, if a convolution is to be done this way: asked for, one group, whole
@@ -104,8 +105,12 @@ impl CustomOp2 for MixedConv2d {
         let dy = self.output.take(OP)?;
         let mut gradients = (None, None);
         if weight_oihw.track_op() {
-            let dw = weight_gradient(self.engine, &self.input.values, &dy, &self.geometry);
-            gradients.1 = Some(Tensor::from_vec(dw, weight_oihw.shape(), &Device::Cpu)?);
+            let dw = weight_gradient_by_parts(&self.input.values, &dy, &self.geometry, |x, dy, part| {
+                weight_gradient(self.engine, x, dy, part)
+            });
+            let dw = Tensor::from_vec(dw, weight_oihw.shape(), &Device::Cpu)?;
+            together::report(weight_oihw, &dw)?;
+            gradients.1 = Some(dw);
         }
         if input_token.track_op() {
             let dx = with_values(OP, weight_oihw, |weight| Ok(self.input_gradient(weight, &dy)))?;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::{D, Device, Result, Tensor};
+use candle_train_ops::BatchSum;
 
 use super::parts::Parts;
 use super::spec::{
@@ -116,13 +117,18 @@ impl Fixed {
         self.share_done = share;
     }
 
-    pub fn terms(&self, heads: &[Head<'_>]) -> std::result::Result<LossTerms, ModelError> {
+    /// `sum` joins the processes that hold the other parts of the batch.
+    pub fn terms(
+        &self,
+        heads: &[Head<'_>],
+        sum: Option<&BatchSum>,
+    ) -> std::result::Result<LossTerms, ModelError> {
         let mut record = BTreeMap::new();
         let mut total: Option<Tensor> = None;
         for (head, parts) in heads {
             let mut values =
                 BTreeMap::from([("cross_entropy".to_owned(), number(&parts.cross_entropy_n.mean_all()?)?)]);
-            let mut loss_n = self.rule.per_slice(parts)?;
+            let mut loss_n = self.rule.per_slice(parts, sum)?;
             if let Some(part) = self.part {
                 values.insert(part.to_owned(), number(&loss_n.mean_all()?)?);
             }
@@ -149,7 +155,7 @@ impl Fixed {
 
 impl Rule {
     /// `[N]`.
-    fn per_slice(&self, parts: &Parts) -> Result<Tensor> {
+    fn per_slice(&self, parts: &Parts, sum: Option<&BatchSum>) -> Result<Tensor> {
         match self {
             Self::CrossEntropy => Ok(parts.cross_entropy_n.clone()),
             Self::Smoothed { smoothing } => {
@@ -164,7 +170,7 @@ impl Rule {
             Self::Offset { offset_k } => {
                 Ok(parts.with_logits(&parts.logits_nk.broadcast_add(offset_k)?)?.cross_entropy_n)
             }
-            Self::Harmonised { n_bins } => &parts.cross_entropy_n * harmony(&parts.doubt_n, *n_bins)?,
+            Self::Harmonised { n_bins } => &parts.cross_entropy_n * harmony(&parts.doubt_n, *n_bins, sum)?,
             Self::Symmetric { cross_entropy, reverse } => {
                 (&parts.cross_entropy_n * *cross_entropy)? + (&parts.doubt_n * *reverse)?
             }
@@ -200,14 +206,18 @@ fn normalised(weights: impl Iterator<Item = f64>, slices_per_class: &[u64]) -> R
 /// Weight of each slice: N over the population of its bin and the number of bins
 /// in use. Without the running average over batches that Li et al. offer, so that
 /// a batch's loss depends on nothing but the batch.
-fn harmony(doubt_n: &Tensor, n_bins: usize) -> Result<Tensor> {
+fn harmony(doubt_n: &Tensor, n_bins: usize, sum: Option<&BatchSum>) -> Result<Tensor> {
     let doubts = doubt_n.to_vec1::<f64>()?;
     let bin = |doubt: f64| ((doubt * n_bins as f64) as usize).min(n_bins - 1);
-    let mut population = vec![0usize; n_bins];
+    let mut population = vec![0f64; n_bins];
     for &doubt in &doubts {
-        population[bin(doubt)] += 1;
+        population[bin(doubt)] += 1.0;
     }
-    let n_used = population.iter().filter(|&&n| n > 0).count();
-    let weights = doubts.iter().map(|&doubt| doubts.len() as f64 / (population[bin(doubt)] * n_used) as f64);
+    if let Some(sum) = sum {
+        sum.add_up(&mut population)?;
+    }
+    let n_slices: f64 = population.iter().sum();
+    let n_used = population.iter().filter(|&&n| n > 0.0).count() as f64;
+    let weights = doubts.iter().map(|&doubt| n_slices / (population[bin(doubt)] * n_used));
     Tensor::from_iter(weights.collect::<Vec<f64>>(), doubt_n.device())
 }

@@ -14,6 +14,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
+use candle_train_ops::BatchSum;
 use serde::{Deserialize, Serialize};
 
 use super::{Head, LossTerms, number};
@@ -220,10 +221,15 @@ impl Saal {
         &self.vars
     }
 
-    pub fn terms(&self, heads: &[Head<'_>]) -> std::result::Result<LossTerms, ModelError> {
-        let weight_k = self.class_weights()?;
+    /// `sum` joins the processes that hold the other parts of the batch.
+    pub fn terms(
+        &self,
+        heads: &[Head<'_>],
+        sum: Option<&BatchSum>,
+    ) -> std::result::Result<LossTerms, ModelError> {
+        let weight_k = self.class_weights(sum)?;
         let mut record = BTreeMap::new();
-        let mut total = self.barrier()?;
+        let mut total = self.barrier(sum)?;
         for (head, parts) in heads {
             let reverse_n = (&parts.doubt_n * -self.spec.log_zero)?;
             let mut values =
@@ -231,11 +237,11 @@ impl Saal {
             let mut loss_n = parts.cross_entropy_n.clone();
             if self.spec.reverse != Part::Off {
                 values.insert("reverse_cross_entropy".to_owned(), number(&reverse_n.mean_all()?)?);
-                loss_n = (loss_n + reverse_n.broadcast_mul(&self.beta(head)?)?)?;
+                loss_n = (loss_n + reverse_n.broadcast_mul(&self.beta(head, sum)?)?)?;
             }
             let mut mean = (loss_n * parts.of_label(&weight_k)?)?.mean_all()?;
             if self.spec.head_weights != Part::Off {
-                mean = (mean * self.head_weight(head)?)?;
+                mean = (mean * self.head_weight(head, sum)?)?;
             }
             total = (total + mean)?;
             record.insert((*head).to_owned(), values);
@@ -247,14 +253,14 @@ impl Saal {
     pub fn state(&self) -> Result<BTreeMap<String, f64>> {
         let mut state = BTreeMap::new();
         if self.spec.effective_number != Part::Off {
-            state.insert("alpha".to_owned(), 1.0 - self.one_minus_alpha()?.to_scalar::<f64>()?);
+            state.insert("alpha".to_owned(), 1.0 - self.one_minus_alpha(None)?.to_scalar::<f64>()?);
         }
         for head in self.raw_betas.keys() {
             if self.spec.reverse != Part::Off {
-                state.insert(format!("beta/{head}"), self.beta(head)?.to_scalar()?);
+                state.insert(format!("beta/{head}"), self.beta(head, None)?.to_scalar()?);
             }
             if self.spec.head_weights != Part::Off {
-                state.insert(format!("head_weight/{head}"), self.head_weight(head)?.to_scalar()?);
+                state.insert(format!("head_weight/{head}"), self.head_weight(head, None)?.to_scalar()?);
             }
         }
         Ok(state)
@@ -262,13 +268,13 @@ impl Saal {
 
     /// w_c, `[K]`, f64; 0 for a class without slices. Stabilised: their sum is the
     /// number of classes that have slices.
-    pub fn class_weights(&self) -> Result<Tensor> {
+    pub fn class_weights(&self, sum: Option<&BatchSum>) -> Result<Tensor> {
         if self.spec.effective_number == Part::Off {
             return Ok(self.present_k.clone());
         }
-        let one_minus_alpha = self.one_minus_alpha()?;
+        let one_minus_alpha = self.one_minus_alpha(sum)?;
         // 1 - alpha^n = -expm1(n ln alpha): neither factor loses digits where alpha is near 1.
-        let powers_k = self.count_k.broadcast_mul(&self.log_alpha(&one_minus_alpha)?)?;
+        let powers_k = self.count_k.broadcast_mul(&self.log_alpha(&one_minus_alpha, sum)?)?;
         let effective_k = Pointwise::ExpM1.of(&powers_k)?.neg()?;
         let weight_k = (effective_k.recip()?.broadcast_mul(&one_minus_alpha)? * &self.present_k)?;
         match self.spec.form {
@@ -277,8 +283,8 @@ impl Saal {
         }
     }
 
-    fn one_minus_alpha(&self) -> Result<Tensor> {
-        let raw = limited(&self.raw_alpha)?;
+    fn one_minus_alpha(&self, sum: Option<&BatchSum>) -> Result<Tensor> {
+        let raw = limited(&self.raw_alpha, sum)?;
         match self.spec.form {
             Form::Stabilised => {
                 let (lowest, highest) = EXPONENT_BOUNDS;
@@ -289,35 +295,36 @@ impl Saal {
         }
     }
 
-    fn log_alpha(&self, one_minus_alpha: &Tensor) -> Result<Tensor> {
+    fn log_alpha(&self, one_minus_alpha: &Tensor, sum: Option<&BatchSum>) -> Result<Tensor> {
         match self.spec.form {
             Form::Stabilised => Pointwise::Ln1p.of(&one_minus_alpha.neg()?),
-            Form::Literal => Pointwise::Softplus.of(&limited(&self.raw_alpha)?.neg()?)?.neg(),
+            Form::Literal => Pointwise::Softplus.of(&limited(&self.raw_alpha, sum)?.neg()?)?.neg(),
         }
     }
 
-    fn beta(&self, head: &str) -> Result<Tensor> {
+    fn beta(&self, head: &str, sum: Option<&BatchSum>) -> Result<Tensor> {
         let raw = of_head(&self.raw_betas, head)?;
         match self.spec.form {
-            Form::Stabilised => Pointwise::Sigmoid.of(&limited(raw)?)? * self.spec.highest_beta,
-            Form::Literal => Pointwise::Softplus.of(&raw.to_dtype(DType::F64)?),
+            Form::Stabilised => Pointwise::Sigmoid.of(&limited(raw, sum)?)? * self.spec.highest_beta,
+            Form::Literal => Pointwise::Softplus.of(&free(raw, sum)?),
         }
     }
 
-    fn head_weight(&self, head: &str) -> Result<Tensor> {
-        Pointwise::Sigmoid.of(&limited(of_head(&self.raw_head_weights, head)?)?)? * HIGHEST_HEAD_WEIGHT
+    fn head_weight(&self, head: &str, sum: Option<&BatchSum>) -> Result<Tensor> {
+        let raw = limited(of_head(&self.raw_head_weights, head)?, sum)?;
+        Pointwise::Sigmoid.of(&raw)? * HIGHEST_HEAD_WEIGHT
     }
 
     /// `-lambda (ln(t) + ln(1 - t) + 2 ln 2)` for every learned share t of its
     /// interval: 0 in the middle, infinite at either bound.
-    fn barrier(&self) -> Result<Tensor> {
+    fn barrier(&self, sum: Option<&BatchSum>) -> Result<Tensor> {
         let mut total = Tensor::new(0f64, &Device::Cpu)?;
         if self.spec.form == Form::Literal {
             return Ok(total);
         }
         for ((_, var), &weight) in self.vars.iter().zip(&self.barriers) {
             // Not limited: this is what brings a free number back from beyond the limit.
-            let raw = var.as_tensor().to_dtype(DType::F64)?;
+            let raw = free(var.as_tensor(), sum)?;
             // With t = sigmoid(r): -ln t - ln(1 - t) = softplus(-r) + softplus(r).
             let height = (Pointwise::Softplus.of(&raw)? + Pointwise::Softplus.of(&raw.neg()?)?)?;
             total = (total + height.affine(weight, -weight * 4f64.ln())?)?;
@@ -326,8 +333,17 @@ impl Saal {
     }
 }
 
-fn limited(raw: &Tensor) -> Result<Tensor> {
-    raw.to_dtype(DType::F64)?.clamp(-RAW_LIMIT, RAW_LIMIT)
+/// A free number in f64; its gradient is that of the whole batch.
+fn free(raw: &Tensor, sum: Option<&BatchSum>) -> Result<Tensor> {
+    let raw = raw.to_dtype(DType::F64)?;
+    match sum {
+        Some(sum) => sum.whole(&raw),
+        None => Ok(raw),
+    }
+}
+
+fn limited(raw: &Tensor, sum: Option<&BatchSum>) -> Result<Tensor> {
+    free(raw, sum)?.clamp(-RAW_LIMIT, RAW_LIMIT)
 }
 
 fn of_head<'a>(raws: &'a BTreeMap<String, Tensor>, head: &str) -> Result<&'a Tensor> {

@@ -1,0 +1,214 @@
+//! What training on several processes at once needs: sums over the parts of a batch
+//! that they hold, and weight gradients as soon as they are finished.
+//!
+//! How the processes talk to each other is the caller's business.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Device, Layout, Result, Shape, Tensor};
+
+use crate::{
+    element::{Element, storage_slice, with_values},
+    kernels::lanes,
+};
+
+static BATCH_PARTS: AtomicUsize = AtomicUsize::new(1);
+
+/// Takes every sum over a batch in so many parts from now on, in the whole process; it
+/// starts with 1. The parts are those that as many processes would hold, so that one
+/// process gets bit for bit the gradients and statistics that they get together.
+pub fn set_batch_parts(n: usize) {
+    BATCH_PARTS.store(n.max(1), Ordering::Relaxed);
+}
+
+/// As [`set_batch_parts`] set it.
+pub fn batch_parts() -> usize {
+    BATCH_PARTS.load(Ordering::Relaxed)
+}
+
+/// Adds up numbers over all processes that hold a part of the same batch.
+///
+/// Every process must make the same calls in the same order, and must get the same
+/// bits back.
+#[derive(Clone)]
+pub struct BatchSum(Arc<AddUp>);
+
+type AddUp = dyn Fn(&mut [f64]) -> Result<()> + Send + Sync;
+
+impl BatchSum {
+    /// `add_up` replaces every number by its sum over the processes.
+    pub fn new(add_up: impl Fn(&mut [f64]) -> Result<()> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(add_up))
+    }
+
+    /// Replaces every number by its sum over the processes.
+    ///
+    /// # Errors
+    /// As the function that it was made of.
+    pub fn add_up(&self, numbers: &mut [f64]) -> Result<()> {
+        (self.0)(numbers)
+    }
+}
+
+impl BatchSum {
+    /// The same tensor; its gradient is added up over the processes, so that it arrives
+    /// whole in every one of them.
+    ///
+    /// # Errors
+    /// A tensor that is not f64 on the CPU.
+    pub fn whole(&self, x: &Tensor) -> Result<Tensor> {
+        x.apply_op1(Whole(self.clone()))
+    }
+}
+
+struct Whole(BatchSum);
+
+impl CustomOp1 for Whole {
+    fn name(&self) -> &'static str {
+        "whole"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let values = storage_slice::<f64>(self.name(), x, layout)?.to_vec();
+        Ok((CpuStorage::F64(values), layout.shape().clone()))
+    }
+
+    fn bwd(&self, x: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
+        let mut sums = gradient.flatten_all()?.to_vec1::<f64>()?;
+        self.0.add_up(&mut sums)?;
+        Tensor::from_vec(sums, x.shape(), &Device::Cpu).map(Some)
+    }
+}
+
+/// `x weight`, one weight for all numbers; the weight's gradient is taken in f64 and
+/// added up over the processes that `sum` joins.
+///
+/// # Shapes
+/// - `x`: any, f32; `weight_1`: `[1]`, f32
+///
+/// # Errors
+/// Other element types.
+pub fn scale_jointly(x: &Tensor, weight_1: &Tensor, sum: Option<&BatchSum>) -> Result<Tensor> {
+    x.contiguous()?.apply_op2(&weight_1.contiguous()?, Scale(sum.cloned()))
+}
+
+struct Scale(Option<BatchSum>);
+
+impl CustomOp2 for Scale {
+    fn name(&self) -> &'static str {
+        "scale_jointly"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let weight = storage_slice::<f32>(self.name(), weight, weight_layout)?[0];
+        let x = storage_slice::<f32>(self.name(), x, x_layout)?;
+        Ok((CpuStorage::F32(x.iter().map(|x| x * weight).collect()), x_layout.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight_1: &Tensor,
+        _: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let mut dot = [0.0];
+        with_values(self.name(), x, |x: &[f32]| {
+            with_values(self.name(), gradient, |gradient: &[f32]| {
+                dot[0] = x.iter().zip(gradient).map(|(x, dy)| f64::from(*x) * f64::from(*dy)).sum();
+                Ok(())
+            })
+        })?;
+        if let Some(sum) = &self.0 {
+            sum.add_up(&mut dot)?;
+        }
+        let weight_gradient = Tensor::new(&[dot[0] as f32], &Device::Cpu)?;
+        Ok((Some(gradient.broadcast_mul(weight_1)?), Some(weight_gradient)))
+    }
+}
+
+impl fmt::Debug for BatchSum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BatchSum")
+    }
+}
+
+type Observer = Box<dyn FnMut(&Tensor, &Tensor) -> Result<()>>;
+
+thread_local! {
+    static OBSERVER: RefCell<Option<Observer>> = const { RefCell::new(None) };
+}
+
+/// Runs `backward`, and calls `observer` with the weight and the gradient of every
+/// convolution as soon as its gradient is computed, on the calling thread.
+///
+/// The gradient is that of one use of the weight; it still arrives in the gradient
+/// store. Convolutions hold nearly all of a network's weights; other gradients are
+/// not reported.
+///
+/// # Errors
+/// An error of the observer makes the backward pass fail.
+pub fn observe_weight_gradients<T>(
+    observer: impl FnMut(&Tensor, &Tensor) -> Result<()> + 'static,
+    backward: impl FnOnce() -> T,
+) -> T {
+    /// Takes the observer away again, whatever happens in between.
+    struct Observing;
+    impl Drop for Observing {
+        fn drop(&mut self) {
+            OBSERVER.with_borrow_mut(|slot| *slot = None);
+        }
+    }
+    OBSERVER.with_borrow_mut(|slot| *slot = Some(Box::new(observer)));
+    let _observing = Observing;
+    backward()
+}
+
+/// Reports a finished weight gradient to whoever observes the pass.
+pub(crate) fn report(weight: &Tensor, gradient: &Tensor) -> Result<()> {
+    OBSERVER.with_borrow_mut(|slot| match slot {
+        Some(observer) => observer(weight, gradient),
+        None => Ok(()),
+    })
+}
+
+/// The images of each part of a batch of `n`; none is empty.
+pub(crate) fn parts_of(n: usize) -> impl Iterator<Item = Range<usize>> {
+    let n_parts = batch_parts();
+    let parts = (0..n_parts).map(move |part| n * part / n_parts..n * (part + 1) / n_parts);
+    parts.filter(|part| !part.is_empty())
+}
+
+/// What `sum_over` makes of each part of a batch of `n` images, added up as pairs, then
+/// pairs of pairs: processes that hold neighbouring parts add theirs in the same way.
+pub(crate) fn sum_of_parts<T: Element>(n: usize, sum_over: impl Fn(Range<usize>) -> Vec<T>) -> Vec<T> {
+    let mut sums: Vec<Vec<T>> = parts_of(n).map(sum_over).collect();
+    while sums.len() > 1 {
+        let mut pairs = Vec::with_capacity(sums.len().div_ceil(2));
+        let mut left = sums.into_iter();
+        while let Some(mut sum) = left.next() {
+            if let Some(other) = left.next() {
+                lanes::add_assign(&mut sum, &other);
+            }
+            pairs.push(sum);
+        }
+        sums = pairs;
+    }
+    sums.pop().unwrap_or_default()
+}
+
+/// The values of some images, where all images have equally many.
+pub(crate) fn of_images<T>(values: &[T], n: usize, images: &Range<usize>) -> Range<usize> {
+    let size = values.len() / n;
+    images.start * size..images.end * size
+}

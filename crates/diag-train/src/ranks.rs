@@ -1,0 +1,364 @@
+//! The processes that train one network together: which of them this one is, and what
+//! passes between them.
+//!
+//! Everything is built of one operation, a swap of bytes with one other rank, which
+//! MPI and plain TCP both have. Sums are taken in the order of the ranks and every
+//! rank gets the same bits, so that their networks stay equal and a run can be
+//! repeated bit for bit.
+
+mod launch;
+#[cfg(feature = "mpi")]
+mod mpi;
+mod tcp;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::TrainError;
+use crate::loader::Part;
+use launch::Launch;
+
+/// All ranks, as seen from one of them. Rank 0 alone writes the run folder.
+///
+/// Two threads may talk at once, each on a [`Channel`] of its own. Every rank must make
+/// the same calls on a channel in the same order.
+pub struct Ranks {
+    rank: usize,
+    n_ranks: usize,
+    link: Link,
+    waited_nanos: AtomicU64,
+    failure: Mutex<Option<TrainError>>,
+}
+
+/// How the ranks reach each other.
+enum Link {
+    Alone,
+    Tcp(tcp::Mesh),
+    #[cfg(feature = "mpi")]
+    Mpi(mpi::World),
+}
+
+/// Who talks: the two never wait for each other.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Channel {
+    /// The thread that runs the network.
+    Network,
+    /// The thread that adds up gradients.
+    Gradients,
+}
+
+impl Ranks {
+    /// One process on its own.
+    pub fn alone() -> Self {
+        Self::new(0, 1, Link::Alone)
+    }
+
+    /// The ranks that a launcher started: `mpirun` or `srun --mpi` (feature `mpi`), or
+    /// whatever sets `RANK` and `WORLD_SIZE`, or Slurm's variables, with `MASTER_ADDR`
+    /// and `MASTER_PORT`. Without a launcher: one process on its own.
+    ///
+    /// # Errors
+    /// A launcher that this build cannot answer, variables that contradict each other, a
+    /// rank that does not appear.
+    pub fn join() -> Result<Self, TrainError> {
+        match Launch::from_environment(&|name| std::env::var(name).ok())? {
+            Launch::Alone => Ok(Self::alone()),
+            Launch::Tcp(place) => {
+                let (rank, n_ranks) = (place.rank, place.n_ranks);
+                Ok(Self::new(rank, n_ranks, Link::Tcp(tcp::Mesh::connect(&place)?)))
+            }
+            #[cfg(feature = "mpi")]
+            Launch::Mpi => {
+                let world = mpi::World::start()?;
+                Ok(Self::new(world.rank(), world.n_ranks(), Link::Mpi(world)))
+            }
+            #[cfg(not(feature = "mpi"))]
+            Launch::Mpi => Err(TrainError::Launch {
+                problem: "an MPI launcher started this process, which was built without MPI".to_owned(),
+                remedy: "build with `cargo build --release --workspace --bin diag-train --features \
+                         diag-train/mpi`, or set RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT instead",
+            }),
+        }
+    }
+
+    fn new(rank: usize, n_ranks: usize, link: Link) -> Self {
+        Self { rank, n_ranks, link, waited_nanos: AtomicU64::new(0), failure: Mutex::new(None) }
+    }
+
+    /// This process, from 0.
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// How many there are.
+    pub fn n_ranks(&self) -> usize {
+        self.n_ranks
+    }
+
+    /// Whether this rank writes the run folder and tells how it goes.
+    pub fn is_first(&self) -> bool {
+        self.rank == 0
+    }
+
+    /// Ends all ranks at once, because this one cannot go on. Returns where the link has
+    /// no such means; the others then see its connections close.
+    pub fn abort(&self) {
+        #[cfg(feature = "mpi")]
+        if let Link::Mpi(world) = &self.link {
+            world.abort();
+        }
+    }
+
+    /// How the ranks are linked, for messages.
+    pub(crate) fn describe(&self) -> &'static str {
+        match &self.link {
+            Link::Alone => "alone",
+            Link::Tcp(_) => "TCP",
+            #[cfg(feature = "mpi")]
+            Link::Mpi(_) => "MPI",
+        }
+    }
+
+    /// The part of everything that falls to this rank.
+    pub(crate) fn part(&self) -> Part {
+        Part { rank: self.rank, n_ranks: self.n_ranks }
+    }
+
+    /// Time that the network's thread has waited for other ranks since the last call.
+    pub(crate) fn take_waited(&self) -> Duration {
+        Duration::from_nanos(self.waited_nanos.swap(0, Ordering::Relaxed))
+    }
+
+    /// Counts time that the network's thread waited.
+    pub(crate) fn add_waited(&self, waited: Duration) {
+        let nanos = u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
+        self.waited_nanos.fetch_add(nanos, Ordering::Relaxed);
+    }
+
+    /// Why the link broke, if it did: an error that passed through candle is text only.
+    pub(crate) fn take_failure(&self) -> Option<TrainError> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Replaces every number by its sum over the ranks, on the network's channel.
+    pub(crate) fn add_up(&self, numbers: &mut [f64]) -> candle_core::Result<()> {
+        if self.n_ranks == 1 {
+            return Ok(());
+        }
+        let started = Instant::now();
+        let own = bytes_of(numbers, f64::to_le_bytes);
+        let all = self.gather(Channel::Network, &own)?;
+        numbers.fill(0.0);
+        for part in all.chunks_exact(own.len().max(1)) {
+            for (number, bytes) in numbers.iter_mut().zip(part.as_chunks().0) {
+                *number += f64::from_le_bytes(*bytes);
+            }
+        }
+        self.add_waited(started.elapsed());
+        Ok(())
+    }
+
+    /// Replaces every number by its sum over the ranks, on the gradients' channel: each
+    /// rank adds up one part and hands it to the others, so that every number crosses
+    /// the wire twice, whatever the number of ranks.
+    pub(crate) fn add_up_gradients(&self, numbers: &mut Vec<f32>) -> candle_core::Result<()> {
+        let n = numbers.len();
+        let part = n.div_ceil(self.n_ranks);
+        numbers.resize(part * self.n_ranks, 0.0);
+        let bytes = bytes_of(numbers, f32::to_le_bytes);
+        let dealt = self.deal(Channel::Gradients, &bytes)?;
+        let numbers_of = |bytes: &[u8]| -> Vec<f32> {
+            bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+        };
+        // As pairs, then pairs of pairs: one process that takes its batch in as many parts
+        // adds them up in the same way.
+        let mut sums: Vec<Vec<f32>> = dealt.chunks_exact(4 * part.max(1)).map(numbers_of).collect();
+        while sums.len() > 1 {
+            let mut left = sums.into_iter();
+            let mut pairs = Vec::new();
+            while let Some(mut sum) = left.next() {
+                for (sum, other) in sum.iter_mut().zip(left.next().unwrap_or_default()) {
+                    *sum += other;
+                }
+                pairs.push(sum);
+            }
+            sums = pairs;
+        }
+        let own = bytes_of(&sums.pop().unwrap_or_default(), f32::to_le_bytes);
+        let all = self.gather(Channel::Gradients, &own)?;
+        for (number, bytes) in numbers.iter_mut().zip(all.as_chunks().0) {
+            *number = f32::from_le_bytes(*bytes);
+        }
+        numbers.truncate(n);
+        Ok(())
+    }
+
+    /// Whether any rank says so.
+    pub(crate) fn any(&self, own: bool) -> Result<bool, TrainError> {
+        let mut count = [f64::from(u8::from(own))];
+        self.add_up(&mut count)?;
+        Ok(count[0] > 0.0)
+    }
+
+    /// Bytes of every rank, in the order of the ranks; they may differ in number.
+    pub(crate) fn collect(&self, own: &[u8]) -> Result<Vec<Vec<u8>>, TrainError> {
+        let started = Instant::now();
+        let lengths = self.gather(Channel::Network, &(own.len() as u64).to_le_bytes())?;
+        let lengths: Vec<usize> =
+            lengths.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes) as usize).collect();
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        let mut padded = own.to_vec();
+        padded.resize(longest, 0);
+        let all = self.gather(Channel::Network, &padded)?;
+        self.add_waited(started.elapsed());
+        let part = |(rank, length): (usize, usize)| all[rank * longest..][..length].to_vec();
+        Ok(lengths.into_iter().enumerate().map(part).collect())
+    }
+
+    /// Refuses to go on where a rank sees something else than the first one.
+    pub(crate) fn agree(&self, what: &'static str, own: &[u8]) -> Result<(), TrainError> {
+        let all = self.collect(own)?;
+        match all.iter().position(|of_rank| of_rank != &all[0]) {
+            Some(rank) => Err(TrainError::RanksDiffer { rank, what }),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends every rank where one of them failed: that one with its own error, the others
+    /// with its number.
+    pub(crate) fn all_succeed<T>(&self, own: Result<T, TrainError>) -> Result<T, TrainError> {
+        let failed = self.collect(&[u8::from(own.is_err())])?.iter().position(|flag| flag == &[1]);
+        match failed {
+            Some(rank) if rank != self.rank => Err(TrainError::OtherRank { rank }),
+            _ => own,
+        }
+    }
+
+    /// The equally long parts of all ranks, joined in their order.
+    fn gather(&self, channel: Channel, own: &[u8]) -> candle_core::Result<Vec<u8>> {
+        let length = own.len();
+        let mut all = own.repeat(self.n_ranks);
+        for peer in self.peers() {
+            self.swap(peer, channel, own, &mut all[peer * length..][..length])?;
+        }
+        Ok(all)
+    }
+
+    /// Sends each rank its part of `parts`, all equally long; returns what each sent here.
+    fn deal(&self, channel: Channel, parts: &[u8]) -> candle_core::Result<Vec<u8>> {
+        let length = parts.len() / self.n_ranks;
+        let mut received = parts.to_vec();
+        for peer in self.peers() {
+            let part = peer * length..(peer + 1) * length;
+            self.swap(peer, channel, &parts[part.clone()], &mut received[part])?;
+        }
+        // What was kept for itself stands in its place already.
+        Ok(received)
+    }
+
+    /// The other ranks, so ordered that in every round both of a pair mean each other.
+    fn peers(&self) -> impl Iterator<Item = usize> {
+        let (rank, n_ranks) = (self.rank, self.n_ranks);
+        (0..n_ranks).map(move |round| (round + n_ranks - rank) % n_ranks).filter(move |&peer| peer != rank)
+    }
+
+    fn swap(
+        &self,
+        peer: usize,
+        channel: Channel,
+        sent: &[u8],
+        received: &mut [u8],
+    ) -> candle_core::Result<()> {
+        let swapped = match &self.link {
+            Link::Alone => Ok(()),
+            Link::Tcp(mesh) => mesh.swap(peer, channel, sent, received),
+            #[cfg(feature = "mpi")]
+            Link::Mpi(world) => {
+                world.swap(peer, channel, sent, received);
+                Ok(())
+            }
+        };
+        swapped.map_err(|source| {
+            let text = format!("lost rank {peer}: {source}");
+            let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+            failure.get_or_insert(TrainError::LostRank { rank: peer, source });
+            candle_core::Error::msg(text)
+        })
+    }
+}
+
+/// Numbers as bytes: one pass that the compiler turns into a copy.
+pub(crate) fn bytes_of<T: Copy, const N: usize>(numbers: &[T], to_bytes: impl Fn(T) -> [u8; N]) -> Vec<u8> {
+    let mut bytes = vec![0; N * numbers.len()];
+    for (bytes, number) in bytes.as_chunks_mut().0.iter_mut().zip(numbers) {
+        *bytes = to_bytes(*number);
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    /// Runs `work` on so many ranks, linked by TCP within this process.
+    fn on_ranks<T: Send + 'static>(n_ranks: usize, work: fn(&Ranks) -> T) -> Vec<T> {
+        let meshes = tcp::mesh_within_process(n_ranks);
+        let start = |(rank, mesh)| {
+            let ranks = Ranks::new(rank, n_ranks, Link::Tcp(mesh));
+            std::thread::spawn(move || work(&ranks))
+        };
+        let ranks: Vec<_> = meshes.into_iter().enumerate().map(start).collect();
+        ranks.into_iter().map(|thread| thread.join().unwrap()).collect()
+    }
+
+    #[test]
+    fn every_rank_gets_the_sum_of_all() {
+        for n_ranks in [1, 2, 3, 4] {
+            let sums = on_ranks(n_ranks, |ranks| {
+                let own = ranks.rank() as f64 + 1.0;
+                let mut numbers = [own, 0.1 * own];
+                ranks.add_up(&mut numbers).unwrap();
+                let mut gradients: Vec<f32> = (0..7).map(|i| i as f32 * own as f32).collect();
+                ranks.add_up_gradients(&mut gradients).unwrap();
+                (numbers, gradients)
+            });
+            let n: f64 = (1..=n_ranks).map(|n| n as f64).sum();
+            for (numbers, gradients) in &sums {
+                assert_eq!(numbers[0], n);
+                assert_eq!(numbers[1].to_bits(), sums[0].0[1].to_bits());
+                let want: Vec<f32> = (0..7).map(|i| i as f32 * n as f32).collect();
+                assert_eq!(gradients, &want, "{n_ranks} ranks");
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_ranks_say_arrives_in_their_order() {
+        let said = on_ranks(3, |ranks| ranks.collect(&vec![ranks.rank() as u8; ranks.rank()]).unwrap());
+        assert!(said.iter().all(|said| said == &[vec![], vec![1], vec![2, 2]]));
+    }
+
+    #[test]
+    fn the_rank_that_differs_or_failed_is_named() {
+        let differs = on_ranks(3, |ranks| ranks.agree("the recipe", &[u8::from(ranks.rank() == 2)]));
+        assert!(differs.iter().all(|said| matches!(said, Err(TrainError::RanksDiffer { rank: 2, .. }))));
+        let failed = on_ranks(3, |ranks| {
+            let own = if ranks.rank() == 1 { Err(TrainError::Stopped) } else { Ok(()) };
+            ranks.all_succeed(own)
+        });
+        assert!(matches!(failed[1], Err(TrainError::Stopped)));
+        assert!(matches!(failed[0], Err(TrainError::OtherRank { rank: 1 })));
+    }
+
+    #[test]
+    fn a_rank_that_is_gone_is_named() {
+        let meshes = tcp::mesh_within_process(2);
+        let mut meshes = meshes.into_iter();
+        let ranks = Arc::new(Ranks::new(0, 2, Link::Tcp(meshes.next().unwrap())));
+        drop(meshes);
+        assert!(ranks.add_up(&mut [1.0]).is_err());
+        assert!(matches!(ranks.take_failure(), Some(TrainError::LostRank { rank: 1, .. })));
+    }
+}

@@ -1,0 +1,218 @@
+//! Ranks linked by plain TCP, every one with every other: for launchers that name ranks
+//! and a meeting place, and bring no library.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::time::{Duration, Instant};
+
+use super::Channel;
+use super::launch::Place;
+use crate::TrainError;
+
+/// How long ranks wait for each other at the start.
+const MEETING: Duration = Duration::from_secs(300);
+/// A rank that is silent so long while another waits for it has hung.
+const SILENCE: Duration = Duration::from_secs(900);
+/// Opens every connection, so that a stranger is not taken for a rank.
+const GREETING: [u8; 8] = *b"diagrank";
+
+/// The connections to all other ranks.
+pub(super) struct Mesh {
+    /// By rank, then by channel; none to oneself.
+    streams: Vec<[Option<TcpStream>; 2]>,
+    rank: usize,
+}
+
+impl Mesh {
+    /// Meets all other ranks: they learn from rank 0 where each of them listens, and then
+    /// each connects to those before it.
+    pub fn connect(place: &Place) -> Result<Self, TrainError> {
+        let deadline = Instant::now() + MEETING;
+        let failed = |source: io::Error| TrainError::Meeting {
+            place: format!("{}:{}", place.host, place.port),
+            rank: place.rank,
+            source,
+        };
+        let found = (place.host.as_str(), place.port).to_socket_addrs().map_err(failed)?.next();
+        let first = found.ok_or_else(|| failed(ErrorKind::AddrNotAvailable.into()))?;
+        let port = if place.rank == 0 { place.port } else { 0 };
+        // Not open to the network where all ranks are on this machine.
+        let any = if first.ip().is_loopback() { first.ip() } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
+        let listener = TcpListener::bind((any, port)).map_err(failed)?;
+        let addresses = if place.rank == 0 {
+            collect_addresses(&listener, place.n_ranks, deadline).map_err(failed)?
+        } else {
+            report_address(first, place, &listener, deadline).map_err(failed)?
+        };
+        Self::join(place.rank, &listener, &addresses, deadline).map_err(failed)
+    }
+
+    /// `addresses`: where each rank but the last listens.
+    fn join(
+        rank: usize,
+        listener: &TcpListener,
+        addresses: &[SocketAddr],
+        deadline: Instant,
+    ) -> io::Result<Self> {
+        let mut streams: Vec<[Option<TcpStream>; 2]> = addresses.iter().map(|_| [None, None]).collect();
+        for (peer, address) in addresses[..rank].iter().enumerate() {
+            for (channel, slot) in streams[peer].iter_mut().enumerate() {
+                let mut stream = dial(*address, deadline)?;
+                greet(&mut stream, &[rank as u64, channel as u64])?;
+                *slot = Some(stream);
+            }
+        }
+        for _ in 0..2 * (addresses.len() - rank - 1) {
+            let (stream, [peer, channel]) = answer(listener, deadline)?;
+            let slot = streams.get_mut(peer as usize).and_then(|of_rank| of_rank.get_mut(channel as usize));
+            match slot {
+                Some(slot) if slot.is_none() && peer as usize > rank => *slot = Some(stream),
+                _ => {
+                    return Err(io::Error::new(
+                        ErrorKind::InvalidData,
+                        format!("two ranks are number {peer}"),
+                    ));
+                }
+            }
+        }
+        for stream in streams.iter().flatten().flatten() {
+            stream.set_nodelay(true)?;
+            stream.set_read_timeout(Some(SILENCE))?;
+            stream.set_write_timeout(Some(SILENCE))?;
+        }
+        Ok(Self { streams, rank })
+    }
+
+    /// Sends bytes to a rank and receives as many as it sends at the same time.
+    pub fn swap(&self, peer: usize, channel: Channel, sent: &[u8], received: &mut [u8]) -> io::Result<()> {
+        let stream = self.streams.get(peer).and_then(|of_rank| of_rank[channel as usize].as_ref());
+        let mut stream = stream.ok_or_else(|| io::Error::from(ErrorKind::NotConnected))?;
+        // One of the two listens first: both could otherwise wait for room in a buffer.
+        if self.rank < peer {
+            stream.write_all(sent)?;
+            stream.read_exact(received)
+        } else {
+            stream.read_exact(received)?;
+            stream.write_all(sent)
+        }
+    }
+}
+
+/// Rank 0: learns where the others listen, and tells them all.
+fn collect_addresses(
+    listener: &TcpListener,
+    n_ranks: usize,
+    deadline: Instant,
+) -> io::Result<Vec<SocketAddr>> {
+    let mut others: Vec<Option<(TcpStream, SocketAddr)>> = (1..n_ranks).map(|_| None).collect();
+    while others.iter().any(Option::is_none) {
+        let (stream, [rank, port]) = answer(listener, deadline).map_err(|err| {
+            let missing = others.iter().zip(1usize..).filter(|(other, _)| other.is_none());
+            let missing: Vec<String> = missing.map(|(_, rank)| rank.to_string()).collect();
+            io::Error::new(err.kind(), format!("waiting for rank {}: {err}", missing.join(", ")))
+        })?;
+        let address = SocketAddr::new(stream.peer_addr()?.ip(), port as u16);
+        match others.get_mut((rank as usize).wrapping_sub(1)) {
+            Some(slot) if slot.is_none() => *slot = Some((stream, address)),
+            _ => {
+                return Err(io::Error::new(
+                    ErrorKind::InvalidData,
+                    format!("two ranks are number {rank}, or the ranks count each other differently"),
+                ));
+            }
+        }
+    }
+    let mut addresses = vec![listener.local_addr()?];
+    addresses.extend(others.iter().flatten().map(|(_, address)| *address));
+    let list: Vec<String> = addresses[1..].iter().map(SocketAddr::to_string).collect();
+    let list = list.join(" ");
+    for (stream, _) in others.iter_mut().flatten() {
+        stream.write_all(&(list.len() as u64).to_le_bytes())?;
+        stream.write_all(list.as_bytes())?;
+    }
+    Ok(addresses)
+}
+
+/// The others: tell rank 0 where they listen, and learn where all do.
+fn report_address(
+    first: SocketAddr,
+    place: &Place,
+    listener: &TcpListener,
+    deadline: Instant,
+) -> io::Result<Vec<SocketAddr>> {
+    let mut stream = dial(first, deadline)?;
+    greet(&mut stream, &[place.rank as u64, u64::from(listener.local_addr()?.port())])?;
+    stream.set_read_timeout(Some(MEETING))?;
+    let mut length = [0; 8];
+    stream.read_exact(&mut length)?;
+    let mut list = vec![0; (u64::from_le_bytes(length) as usize).min(1 << 20)];
+    stream.read_exact(&mut list)?;
+    let bad = || io::Error::new(ErrorKind::InvalidData, "rank 0 sent no list of ranks");
+    let text = String::from_utf8(list).map_err(|_| bad())?;
+    let mut addresses = vec![first];
+    for address in text.split(' ') {
+        addresses.push(address.parse().map_err(|_| bad())?);
+    }
+    if addresses.len() != place.n_ranks {
+        let text = format!("rank 0 counts {} ranks, this one {}", addresses.len(), place.n_ranks);
+        return Err(io::Error::new(ErrorKind::InvalidData, text));
+    }
+    Ok(addresses)
+}
+
+/// Connects; tries again until the deadline, as the other side may not be up yet.
+fn dial(address: SocketAddr, deadline: Instant) -> io::Result<TcpStream> {
+    loop {
+        match TcpStream::connect(address) {
+            Ok(stream) => return Ok(stream),
+            Err(err) if Instant::now() >= deadline => return Err(err),
+            Err(_) => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
+}
+
+fn greet(stream: &mut TcpStream, numbers: &[u64; 2]) -> io::Result<()> {
+    let mut bytes = GREETING.to_vec();
+    bytes.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
+    stream.write_all(&bytes)
+}
+
+/// The next connection that begins with a greeting, and its numbers.
+fn answer(listener: &TcpListener, deadline: Instant) -> io::Result<(TcpStream, [u64; 2])> {
+    listener.set_nonblocking(true)?;
+    loop {
+        match listener.accept() {
+            Ok((mut stream, _)) => {
+                stream.set_nonblocking(false)?;
+                stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+                let mut bytes = [0; 24];
+                // Whoever says something else, or nothing, is no rank.
+                if stream.read_exact(&mut bytes).is_ok() && bytes.starts_with(&GREETING) {
+                    let number = |at: usize| {
+                        bytes[at..].first_chunk().map_or(u64::MAX, |bytes| u64::from_le_bytes(*bytes))
+                    };
+                    return Ok((stream, [number(8), number(16)]));
+                }
+            }
+            Err(err) if err.kind() == ErrorKind::WouldBlock => {
+                if Instant::now() >= deadline {
+                    return Err(ErrorKind::TimedOut.into());
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(err) => return Err(err),
+        }
+    }
+}
+
+/// Meshes of ranks that are threads of this process.
+#[cfg(test)]
+pub(super) fn mesh_within_process(n_ranks: usize) -> Vec<Mesh> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    drop(listener);
+    let place = move |rank| Place { rank, n_ranks, host: "127.0.0.1".to_owned(), port };
+    let ranks: Vec<_> =
+        (0..n_ranks).map(|rank| std::thread::spawn(move || Mesh::connect(&place(rank)).unwrap())).collect();
+    ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+}
