@@ -64,6 +64,7 @@ fn ingest(args: &Args) -> Result<(), Failure> {
         ("large", &large, "native"),
         ("rle", &small, "rle"),
         ("jpeg-lossless", &small, "jpeg-lossless"),
+        ("jpeg-ls", &small, "jpeg-ls"),
         ("jpeg-2000", &small, "jpeg-2000"),
     ] {
         // The label table is written last: with it, a cohort is complete.

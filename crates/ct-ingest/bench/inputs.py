@@ -1,6 +1,6 @@
 """Cohorts for the benchmark, from a synthetic one.
 
-    inputs.py SOURCE OUT N_SLICES native|rle|jpeg-lossless|jpeg-2000
+    inputs.py SOURCE OUT N_SLICES native|rle|jpeg-lossless|jpeg-ls|jpeg-2000
 
 Series of SOURCE are written again and again, each copy as another patient, study and series
 with its pixels moved sideways, until there are at least N_SLICES slices.
@@ -20,14 +20,14 @@ def uid(*parts):
     return "2.25." + str(int(hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()[:30], 16))
 
 
-def with_gdcm(path):
+def with_gdcm(path, name):
     import gdcm
 
     reader = gdcm.ImageReader()
     reader.SetFileName(str(path))
     assert reader.Read()
     change = gdcm.ImageChangeTransferSyntax()
-    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1))
+    change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, name)))
     change.SetInput(reader.GetImage())
     assert change.Change()
     writer = gdcm.ImageWriter()
@@ -51,7 +51,9 @@ def write(source, target, copy, name, syntax):
         slice_.compress(JPEG2000Lossless, generate_instance_uid=False)
     slice_.save_as(target, enforce_file_format=True)
     if syntax == "jpeg-lossless":
-        with_gdcm(target)
+        with_gdcm(target, "JPEGLosslessProcess14_1")
+    elif syntax == "jpeg-ls":
+        with_gdcm(target, "JPEGLSLossless")
 
 
 def main(source, out, n_slices, syntax):

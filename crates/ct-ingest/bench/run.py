@@ -2,7 +2,7 @@
 
     run.py CT_INGEST FOLDER N_ROUNDS
 
-FOLDER holds the cohorts small, large (ten times small), rle, jpeg-lossless and jpeg-2000.
+FOLDER holds the cohorts small, large (ten times small), rle, jpeg-lossless, jpeg-ls and jpeg-2000.
 CPU time is that of the process and its children, user and system, start included; the
 median of the rounds counts, since others may be at work on the machine.
 """
@@ -70,10 +70,9 @@ def table(title, n_slices, found, ours_name):
 
 
 KINDS = {
-    "SHA-256 of files and pictures": r"sha2|sha256",
+    "SHA-256 of files and pictures": r"sha2|sha256|twin_hash",
     "zstd, Parquet": r"ZSTD|HUF_|HIST|FSE|parquet|arrow",
-    "resizing": r"fast_image_resize",
-    "HU, grey levels, measures": r"survey|HuTable|Grid|slices::|study::",
+    "grey levels, measures, resizing": r"pulp|survey|render|HuTable|Grid|slices::|study::",
     "body and lung masks": r"select::",
     "reading and writing files (kernel)": r"\[k\]",
 }
@@ -110,7 +109,14 @@ def main():
         "reading the files alone (cat)": read_alone("small"),
     }
     table("uncompressed, 512x512, one thread", n_small, by_turns(native), "ct-ingest --select all")
-    for cohort in ("rle", "jpeg-lossless", "jpeg-2000"):
+    native = {
+        "ct-ingest --select all": ours("large", 1, "--select", "all"),
+        "SimpleITK + cv2": peer("sitk-cv2", "large"),
+        "pydicom + PIL": peer("pydicom-pil", "large"),
+        "reading the files alone (cat)": read_alone("large"),
+    }
+    table("the same, ten times as many, so that starting counts less", n_large, by_turns(native), "ct-ingest --select all")
+    for cohort in ("rle", "jpeg-lossless", "jpeg-ls", "jpeg-2000"):
         found = by_turns(
             {
                 "ct-ingest --select all": ours(cohort, 1, "--select", "all"),

@@ -226,7 +226,7 @@ fn account(opening: Opening, pieces: &[Piece]) -> Result<(Outcome, LeakCheck), I
     let Opening { flow, quarantined } = opening;
     let mut outcome = Outcome { flow, quarantined, ..Outcome::default() };
     for piece in pieces {
-        let account: CaseAccount = serde_json::from_str(piece.content())
+        let account: CaseAccount = serde_json::from_str(&piece.content()?)
             .map_err(|err| DataError::Invalid { what: "account of a case", why: err.to_string() })?;
         outcome.flow.add(&account.flow);
         outcome.quarantined.extend(account.quarantined);

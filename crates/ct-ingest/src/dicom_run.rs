@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use diag_data::manifest::ShardSpec;
 use diag_data::shard::Job;
+use rayon::prelude::*;
 
 use crate::IngestError;
 use crate::books::{self, Books};
@@ -16,7 +17,7 @@ use crate::render;
 use crate::run::{self, Control, Event, Summary};
 use crate::settings::{Format, Match, Settings};
 use crate::splitting::{self, Placeable};
-use crate::study::{self, CaseFault, CaseTask, ReadCase, Reading};
+use crate::study::{self, CaseFault, CaseTask, ReadCase, Reading, TableCache};
 use crate::volume_case;
 
 /// A run over DICOM or NIfTI files.
@@ -86,16 +87,16 @@ fn ingest_in_pool(run: &DicomRun, control: &Control<'_>) -> Result<Summary, Inge
     if listing.files.is_empty() {
         return Err(IngestError::Empty { what: "files", path: run.root.clone() });
     }
-    let scans = intake::scan(&listing, run.format);
+    let assigned = intake::assign(&listing, run.format, &table, run.matching);
     control.check()?;
-    if scans.iter().all(|scan| matches!(scan, Scan::Other(_))) {
+    if !assigned.holds_any(&listing, run.format) {
         return Err(IngestError::Empty { what: wanted, path: run.root.clone() });
     }
-    let assigned = intake::assign(&listing, &scans, &table, run.matching);
-    let reading = Reading { listing: &listing, scans: &scans, settings, pseudonyms: &pseudonyms };
+    let tables = TableCache::default();
+    let reading = Reading { listing: &listing, settings, pseudonyms: &pseudonyms, tables: &tables };
     let mut books = Books::open(&listing, settings, &pseudonyms);
-    enter_unassigned(reading, &assigned, &mut books, control);
-    let tasks = tasks(run.matching, &table, &assigned, reading, &mut books, control)?;
+    enter_unassigned(&listing, &assigned, &mut books, control);
+    let tasks = tasks(run, &table, &assigned, reading, &mut books, control)?;
     books::write_cases(writer, tasks, books, &|task| read_case(task, &reading, run.format), control)
 }
 
@@ -108,14 +109,14 @@ fn read_case(task: &CaseTask, reading: &Reading<'_>, format: Format) -> Result<R
 
 /// The cases to be read, with the names that the operator knows.
 fn tasks(
-    matching: Match,
+    run: &DicomRun,
     table: &LabelTable,
     assigned: &Assigned,
     reading: Reading<'_>,
     books: &mut Books<'_>,
     control: &Control<'_>,
 ) -> Result<Vec<(CaseTask, String)>, IngestError> {
-    let patients: Vec<Option<String>> = patients(table, assigned, reading, control);
+    let patients: Vec<Option<String>> = patients(run.format, table, assigned, reading, control);
     let placeable = table.rows.iter().zip(&patients).map(|(row, patient)| Placeable {
         name: &row.case,
         label: row.label,
@@ -126,7 +127,7 @@ fn tasks(
     let mut tasks = Vec::new();
     for (row, entry) in table.rows.iter().enumerate() {
         let case_id = reading.pseudonyms.shown_id(&entry.case, reading.settings)?;
-        let name = match matching {
+        let name = match run.matching {
             Match::Folder => entry.case.clone(),
             // An identifier is not shown, not even to the operator: logs are kept.
             Match::PatientId | Match::SeriesUid => format!("line {} of the label table", entry.line),
@@ -155,19 +156,20 @@ fn tasks(
 
 /// The patient of each case: as the table says, else as the headers say.
 fn patients(
+    format: Format,
     table: &LabelTable,
     assigned: &Assigned,
     reading: Reading<'_>,
     control: &Control<'_>,
 ) -> Vec<Option<String>> {
     let of_headers = |row: usize| {
-        let files = assigned.cases[row].as_ref().ok()?;
-        files.iter().find_map(|&file| match &reading.scans[file] {
+        let files = assigned.cases[row].as_ref().ok().filter(|_| format == Format::Dicom)?;
+        files.iter().find_map(|&file| match intake::scan_file(&reading.listing.files[file], format) {
             Scan::Ct(header) => header.identity.patient_id.clone(),
             _ => None,
         })
     };
-    let rows = table.rows.iter().enumerate();
+    let rows = table.rows.par_iter().enumerate();
     let mut patients: Vec<Option<String>> =
         rows.map(|(row, entry)| entry.patient.clone().or_else(|| of_headers(row))).collect();
     // One PatientID in every case is what anonymisers leave behind, not a patient.
@@ -185,31 +187,24 @@ fn patients(
 }
 
 /// Enters the files that belong to no case.
-fn enter_unassigned(reading: Reading<'_>, assigned: &Assigned, books: &mut Books<'_>, control: &Control<'_>) {
-    let listing = reading.listing;
+fn enter_unassigned(listing: &Listing, assigned: &Assigned, books: &mut Books<'_>, control: &Control<'_>) {
     for (path, fault) in &listing.closed {
         books.quarantine.add_path(path, fault, control);
         books.flow.files.drop_for(fault.code());
     }
-    let mut assigned_files = vec![false; listing.files.len()];
-    assigned.cases.iter().flatten().flatten().for_each(|&file| assigned_files[file] = true);
     for (source, group) in &assigned.unlabelled {
         let fault = Fault::NoLabel { count: group.len() };
         books.quarantine.add_path(source, &fault, control);
         books.flow.series.drop_for(fault.code());
-        for &file in group {
-            assigned_files[file] = true;
-            books.flow.files.drop_for(fault.code());
-        }
+        group.iter().for_each(|_| books.flow.files.drop_for(fault.code()));
     }
-    for (file, _) in assigned_files.iter().enumerate().filter(|(_, assigned)| !**assigned) {
-        match &reading.scans[file] {
-            Scan::Other(reason) => books.flow.files.drop_for(*reason),
-            Scan::Broken(fault) => {
+    for (file, why) in &assigned.others {
+        match why {
+            Ok(reason) => books.flow.files.drop_for(*reason),
+            Err(fault) => {
                 books.flow.files.drop_for(fault.code());
-                books.quarantine.add_path(&listing.files[file].relative, fault, control);
+                books.quarantine.add_path(&listing.files[*file].relative, fault, control);
             }
-            Scan::Ct(_) | Scan::Volume(_) => books.flow.files.drop_for("no case"),
         }
     }
 }

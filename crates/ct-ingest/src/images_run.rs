@@ -20,6 +20,7 @@ use crate::IngestError;
 use crate::books::{self, Books};
 use crate::deidentify::{Kind, Pseudonyms};
 use crate::fault::Fault;
+use crate::guard::guarded;
 use crate::labels::{self, LabelTable};
 use crate::listing::{self, Listing};
 use crate::picture;
@@ -312,7 +313,9 @@ fn apply_lists(lists: &SplitLists, listing: &Listing, found: &mut [Found], aside
 /// Reads the images of a case in the order of their names.
 fn read(task: &CaseTask, listing: &Listing, settings: &Settings) -> Result<ReadCase, CaseFault> {
     let read_one = |(index, &file): (usize, &usize)| {
-        read_image(task, listing, settings, index, file).map_err(|fault| (Some(file), fault))
+        let broken = Fault::Image { why: "decoding it broke off".into() };
+        guarded(broken, || read_image(task, listing, settings, index, file))
+            .map_err(|fault| (Some(file), fault))
     };
     let results: Vec<_> = task.files.par_iter().enumerate().map(read_one).collect();
     let slices = results.into_iter().collect::<Result<Vec<CtSlice>, CaseFault>>()?;

@@ -1,4 +1,7 @@
 //! Which files make which case.
+//!
+//! Headers are not kept: a hospital export has hundreds of thousands. A run looks at
+//! those that it needs to divide the files, and reads a case's own again when its turn comes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -8,8 +11,9 @@ use rayon::prelude::*;
 use crate::archive;
 use crate::decode::{self, Header, Scanned};
 use crate::fault::Fault;
+use crate::guard::guarded;
 use crate::labels::LabelTable;
-use crate::listing::{self, Listing};
+use crate::listing::{self, ListedFile, Listing};
 use crate::nifti;
 use crate::settings::{Format, Match};
 
@@ -26,39 +30,39 @@ pub enum Scan {
     Broken(Fault),
 }
 
-/// Reads the headers of all listed files of a format, in parallel.
-pub fn scan(listing: &Listing, format: Format) -> Vec<Scan> {
-    match format {
-        Format::Dicom => scan_dicom(listing),
-        Format::Nifti => scan_nifti(listing),
+impl Scan {
+    fn is_other(&self) -> bool {
+        matches!(self, Self::Other(_))
     }
 }
 
-fn scan_nifti(listing: &Listing) -> Vec<Scan> {
-    let scan_one = |file: &listing::ListedFile| {
-        if !nifti::is_named_as_nifti(&file.relative) {
-            return Scan::Other("not a NIfTI volume");
-        }
-        match nifti::scan_file(file) {
-            Ok(header) => Scan::Volume(Arc::new(header)),
-            Err(fault) => Scan::Broken(fault),
-        }
-    };
-    listing.files.par_iter().map(scan_one).collect()
+/// Reads the headers of all listed files of a format, in parallel.
+pub fn scan(listing: &Listing, format: Format) -> Vec<Scan> {
+    listing.files.par_iter().map(|file| scan_file(file, format)).collect()
 }
 
-fn scan_dicom(listing: &Listing) -> Vec<Scan> {
-    let scan_one = |file: &listing::ListedFile| {
-        if listing::is_companion(&file.relative) {
-            return Scan::Other("not an image");
+/// Reads the headers of a case's files, in parallel.
+pub fn scan_case(listing: &Listing, files: &[usize], format: Format) -> Vec<(usize, Scan)> {
+    files.par_iter().map(|&file| (file, scan_file(&listing.files[file], format))).collect()
+}
+
+/// Reads the header of one file.
+pub fn scan_file(file: &ListedFile, format: Format) -> Scan {
+    let broken = Fault::Malformed { why: "reading it broke off".into() };
+    let scanned = match format {
+        Format::Dicom if listing::is_companion(&file.relative) => return Scan::Other("not an image"),
+        Format::Nifti if !nifti::is_named_as_nifti(&file.relative) => {
+            return Scan::Other("not a NIfTI volume");
         }
-        match decode::scan_file(file) {
-            Ok(Scanned::Ct(header)) => Scan::Ct(Arc::from(header)),
-            Ok(Scanned::Other { reason }) => Scan::Other(reason),
-            Err(fault) => Scan::Broken(fault),
+        Format::Dicom => guarded(broken, || decode::scan_file(file)).map(|scanned| match scanned {
+            Scanned::Ct(header) => Scan::Ct(Arc::from(header)),
+            Scanned::Other { reason } => Scan::Other(reason),
+        }),
+        Format::Nifti => {
+            guarded(broken, || nifti::scan_file(file)).map(|header| Scan::Volume(Arc::new(header)))
         }
     };
-    listing.files.par_iter().map(scan_one).collect()
+    scanned.unwrap_or_else(Scan::Broken)
 }
 
 /// The files of each row of a label table, and the files of none.
@@ -68,28 +72,42 @@ pub struct Assigned {
     pub cases: Vec<Result<Vec<usize>, Fault>>,
     /// Files that no row names, by the folder or group that they share.
     pub unlabelled: BTreeMap<String, Vec<usize>>,
+    /// Files that belong to no case and ask for none, in order, each with its reason,
+    /// or its fault where it is broken.
+    pub others: Vec<(usize, Result<&'static str, Fault>)>,
+}
+
+impl Assigned {
+    /// Whether any file may be an image of the format.
+    pub fn holds_any(&self, listing: &Listing, format: Format) -> bool {
+        let is_image = |&file: &usize| !scan_file(&listing.files[file], format).is_other();
+        !self.unlabelled.is_empty()
+            || self.others.iter().any(|(_, why)| why.is_err())
+            || self.cases.iter().flatten().flatten().any(is_image)
+    }
 }
 
 /// Divides the files among the rows of the table.
-pub fn assign(listing: &Listing, scans: &[Scan], table: &LabelTable, matching: Match) -> Assigned {
+pub fn assign(listing: &Listing, format: Format, table: &LabelTable, matching: Match) -> Assigned {
     match matching {
-        Match::Folder => by_folder(listing, scans, table),
-        Match::PatientId => by_header(listing, scans, table, |header| header.identity.patient_id.as_deref()),
-        Match::SeriesUid => by_header(listing, scans, table, |header| header.identity.series_uid.as_deref()),
+        Match::Folder => by_folder(listing, format, table),
+        Match::PatientId => by_header(listing, format, table, |header| header.identity.patient_id.as_deref()),
+        Match::SeriesUid => by_header(listing, format, table, |header| header.identity.series_uid.as_deref()),
     }
 }
 
 /// A row may name a folder or archive, by its path or its unique name; or, where a file is
 /// a whole series, that file, with or without its extension.
-fn by_folder(listing: &Listing, scans: &[Scan], table: &LabelTable) -> Assigned {
+fn by_folder(listing: &Listing, format: Format, table: &LabelTable) -> Assigned {
     let row_of: BTreeMap<&str, usize> =
         table.rows.iter().enumerate().map(|(row, entry)| (entry.case.as_str(), row)).collect();
     // A row may give a folder's path or its name; a name must be unique.
     let mut folders_named: BTreeMap<usize, BTreeSet<&str>> = BTreeMap::new();
     let mut files_of: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-    let mut unlabelled: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    let mut of_no_row = Vec::new();
     for (file, listed) in listing.files.iter().enumerate() {
-        let is_volume = nifti::is_named_as_nifti(&listed.relative) && !matches!(scans[file], Scan::Other(_));
+        let is_companion = format == Format::Dicom && listing::is_companion(&listed.relative);
+        let is_volume = nifti::is_named_as_nifti(&listed.relative) && !is_companion;
         let names = if is_volume { file_names(&listed.relative) } else { Vec::new() };
         let folders = || names.iter().copied().chain(ancestors(&listed.relative));
         let by_path = folders().find_map(|folder| row_of.get(folder).map(|row| (*row, folder)));
@@ -106,12 +124,7 @@ fn by_folder(listing: &Listing, scans: &[Scan], table: &LabelTable) -> Assigned 
                 folders_named.entry(row).or_default().insert(folder);
                 files_of.entry(row).or_default().push(file);
             }
-            // Tables and notes beside the cases belong to nobody.
-            None if matches!(scans[file], Scan::Other(_)) => {}
-            None => {
-                let folder = ancestors(&listed.relative).last().unwrap_or(".").to_string();
-                unlabelled.entry(folder).or_default().push(file);
-            }
+            None => of_no_row.push(file),
         }
     }
     let case = |row: usize| match folders_named.get(&row).map_or(0, BTreeSet::len) {
@@ -119,7 +132,28 @@ fn by_folder(listing: &Listing, scans: &[Scan], table: &LabelTable) -> Assigned 
         1 => Ok(files_of.remove(&row).unwrap_or_default()),
         count => Err(Fault::AmbiguousFolder { count }),
     };
-    Assigned { cases: (0..table.rows.len()).map(case).collect(), unlabelled }
+    let mut assigned = Assigned { cases: (0..table.rows.len()).map(case).collect(), ..Assigned::default() };
+    for (file, scan) in scan_case(listing, &of_no_row, format) {
+        match scan {
+            // Tables and notes beside the cases belong to nobody.
+            Scan::Other(reason) => assigned.others.push((file, Ok(reason))),
+            _ => {
+                let folder = ancestors(&listing.files[file].relative).last().unwrap_or(".").to_string();
+                assigned.unlabelled.entry(folder).or_default().push(file);
+            }
+        }
+    }
+    // What is left belongs to rows that could mean several folders.
+    let ambiguous: Vec<usize> = files_of.into_values().flatten().collect();
+    let why = |scan| match scan {
+        Scan::Other(reason) => Ok(reason),
+        Scan::Broken(fault) => Err(fault),
+        Scan::Ct(_) | Scan::Volume(_) => Ok("no case"),
+    };
+    let ambiguous = scan_case(listing, &ambiguous, format);
+    assigned.others.extend(ambiguous.into_iter().map(|(file, scan)| (file, why(scan))));
+    assigned.others.sort_by_key(|(file, _)| *file);
+    assigned
 }
 
 /// The path of a NIfTI file, with and without its extension.
@@ -140,29 +174,36 @@ fn ancestors(relative: &str) -> impl Iterator<Item = &str> {
 
 fn by_header(
     listing: &Listing,
-    scans: &[Scan],
+    format: Format,
     table: &LabelTable,
-    key: impl Fn(&Header) -> Option<&str>,
+    key: impl Fn(&Header) -> Option<&str> + Sync,
 ) -> Assigned {
     let row_of: BTreeMap<&str, usize> =
         table.rows.iter().enumerate().map(|(row, entry)| (entry.case.as_str(), row)).collect();
-    let mut cases: Vec<Result<Vec<usize>, Fault>> = vec![Err(Fault::NoFiles); table.rows.len()];
-    let mut unlabelled: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-    for (file, scan) in scans.iter().enumerate() {
-        let Scan::Ct(header) = scan else { continue };
-        match key(header).and_then(|text| row_of.get(text)) {
-            Some(&row) => match &mut cases[row] {
+    // The row of a CT image, or why it asks for none.
+    let place = |file: &ListedFile| match scan_file(file, format) {
+        Scan::Ct(header) => Ok(key(&header).and_then(|text| row_of.get(text)).copied()),
+        Scan::Other(reason) => Err(Ok(reason)),
+        Scan::Broken(fault) => Err(Err(fault)),
+        Scan::Volume(_) => Err(Ok("no case")),
+    };
+    let places: Vec<_> = listing.files.par_iter().map(place).collect();
+    let mut assigned = Assigned { cases: vec![Err(Fault::NoFiles); table.rows.len()], ..Assigned::default() };
+    for (file, place) in places.into_iter().enumerate() {
+        match place {
+            Ok(Some(row)) => match &mut assigned.cases[row] {
                 Ok(files) => files.push(file),
                 case @ Err(_) => *case = Ok(vec![file]),
             },
             // Grouped by folder: the identifier itself is nobody's business.
-            None => {
+            Ok(None) => {
                 let folder = ancestors(&listing.files[file].relative).next().unwrap_or(".");
-                unlabelled.entry(folder.into()).or_default().push(file);
+                assigned.unlabelled.entry(folder.into()).or_default().push(file);
             }
+            Err(why) => assigned.others.push((file, why)),
         }
     }
-    Assigned { cases, unlabelled }
+    assigned
 }
 
 #[cfg(test)]

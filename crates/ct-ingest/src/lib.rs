@@ -24,6 +24,7 @@ pub mod dicom_run;
 pub mod doors;
 mod error;
 pub mod fault;
+mod guard;
 pub mod images_run;
 pub mod inspect;
 pub mod intake;
@@ -46,6 +47,7 @@ pub mod splitting;
 pub mod study;
 pub mod survey;
 pub mod table;
+mod twin_hash;
 pub mod verify;
 pub mod volume_case;
 

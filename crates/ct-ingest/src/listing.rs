@@ -9,6 +9,7 @@ use walkdir::WalkDir;
 use crate::IngestError;
 use crate::archive::{self, Entry};
 use crate::fault::Fault;
+use crate::guard::guarded;
 
 /// Files above this are refused: the largest multi-frame objects stay below 2 GiB.
 const MAX_FILE_LEN: u64 = 4 << 30;
@@ -69,16 +70,36 @@ impl ListedFile {
     /// # Errors
     /// As [`open`](Self::open), and [`Fault::TooLarge`].
     pub fn read(&self) -> Result<Vec<u8>, Fault> {
-        let opened = self.open()?;
-        if opened.n_bytes > MAX_FILE_LEN {
+        let mut bytes = Vec::new();
+        self.read_into(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// As [`read`](Self::read), into a buffer that had another file before.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read); the buffer then holds anything.
+    pub fn read_into(&self, bytes: &mut Vec<u8>) -> Result<(), Fault> {
+        let Opened { mut reader, n_bytes } = self.open()?;
+        if n_bytes > MAX_FILE_LEN {
             return Err(Fault::TooLarge { limit: MAX_FILE_LEN });
         }
+        let unreadable = |err: std::io::Error| Fault::Unreadable { why: err.kind().to_string() };
         // An entry's length is only announced: it is believed as far as a scan goes.
-        let believed = if self.entry.is_some() { opened.n_bytes.min(1 << 20) } else { opened.n_bytes };
-        let mut bytes = Vec::with_capacity(believed as usize);
-        let mut reader = opened.reader.take(MAX_FILE_LEN);
-        reader.read_to_end(&mut bytes).map_err(|err| Fault::Unreadable { why: err.kind().to_string() })?;
-        Ok(bytes)
+        let believed = if self.entry.is_some() { n_bytes.min(1 << 20) } else { n_bytes };
+        bytes.resize(believed as usize, 0);
+        let mut n_read = 0;
+        while n_read < bytes.len() {
+            match reader.read(&mut bytes[n_read..]) {
+                Ok(0) => break,
+                Ok(n_more) => n_read += n_more,
+                Err(err) if err.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(err) => return Err(unreadable(err)),
+            }
+        }
+        bytes.truncate(n_read);
+        reader.take(MAX_FILE_LEN - n_read as u64).read_to_end(bytes).map_err(unreadable)?;
+        Ok(())
     }
 }
 
@@ -138,7 +159,8 @@ impl Listing {
 
     fn enter(&mut self, path: &Path, relative: &str) {
         let below = |name: String| if relative.is_empty() { name } else { format!("{relative}/{name}") };
-        match archive::list(path) {
+        let broken = Fault::Archive { why: "reading its directory broke off".into() };
+        match guarded(broken, || archive::list(path)) {
             Err(fault) => self.closed.push((relative.into(), fault)),
             Ok(contents) => {
                 let listed = contents.entries.into_iter().map(|(name, entry)| ListedFile {

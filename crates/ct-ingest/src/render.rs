@@ -1,7 +1,7 @@
 //! HU to the stored picture: window, crop to a square in millimetres, resize.
 
 use diag_data::units::{HuWindow, Spacing};
-use fast_image_resize as fir;
+use pulp::{Arch, NullaryFnOnce};
 
 use crate::select::Region;
 
@@ -50,7 +50,8 @@ pub struct ResizeError {
 /// When the image is empty or the region has no area.
 pub fn resize_grey(image: &Image<u8>, region: Region, size: u32) -> Result<Vec<u8>, ResizeError> {
     let (image, region) = within(image, region, 0);
-    resized::<fir::pixels::U8>(&image.values, image.rows, image.cols, region, size)
+    // Grey levels are not negative: cutting after adding a half rounds to nearest.
+    resized(&image, region, size, |grey| (grey + 0.5) as u8)
 }
 
 /// Resizes HU to `size` x `size`, rounded to whole units.
@@ -59,10 +60,7 @@ pub fn resize_grey(image: &Image<u8>, region: Region, size: u32) -> Result<Vec<u
 /// When the image is empty or the region has no area.
 pub fn resize_hu(image: &Image<f32>, region: Region, size: u32) -> Result<Vec<i16>, ResizeError> {
     let (image, region) = within(image, region, -1024.0);
-    let bytes: Vec<u8> = image.values.iter().flat_map(|hu| hu.to_ne_bytes()).collect();
-    let bytes = resized::<fir::pixels::F32>(&bytes, image.rows, image.cols, region, size)?;
-    let whole = |chunk: &[u8]| f32::from_ne_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]).round() as i16;
-    Ok(bytes.chunks_exact(4).map(whole).collect())
+    resized(&image, region, size, |hu| hu.round() as i16)
 }
 
 /// The grey level of each HU that a window makes.
@@ -70,26 +68,152 @@ pub fn grey_level(window: HuWindow) -> impl Fn(f32) -> u8 {
     move |hu| window.grey(diag_data::units::Hu(hu))
 }
 
-/// Generic over the one pixel type that is wanted: the library's untyped call
-/// would compile every pixel type into this crate, which took minutes.
-fn resized<P: fir::PixelTrait>(
-    bytes: &[u8],
-    rows: usize,
-    cols: usize,
+fn resized<T: Copy + Into<f32>, U>(
+    image: &Image<T>,
     region: Region,
     size: u32,
-) -> Result<Vec<u8>, ResizeError> {
-    let wrong = || ResizeError { rows, cols };
-    let source =
-        fir::images::ImageRef::new(cols as u32, rows as u32, bytes, P::pixel_type()).map_err(|_| wrong())?;
-    let mut picture = fir::images::Image::new(size, size, P::pixel_type());
-    let options = fir::ResizeOptions::new()
-        .resize_alg(fir::ResizeAlg::Convolution(fir::FilterType::Bilinear))
-        .crop(region.left, region.top, region.right - region.left, region.bottom - region.top);
-    let source = source.typed_image::<P>().ok_or_else(wrong)?;
-    let mut target = picture.typed_image_mut::<P>().ok_or_else(wrong)?;
-    fir::Resizer::new().resize_typed(&source, &mut target, &options).map_err(|_| wrong())?;
-    Ok(picture.into_vec())
+    finish: impl Fn(f32) -> U,
+) -> Result<Vec<U>, ResizeError> {
+    let Image { rows, cols, ref values } = *image;
+    let (height, width) = (region.bottom - region.top, region.right - region.left);
+    let is_sound = height > 0.0 && width > 0.0 && rows * cols > 0 && values.len() == rows * cols && size > 0;
+    if !is_sound {
+        return Err(ResizeError { rows, cols });
+    }
+    let size = size as usize;
+    let downwards = taps(region.top, height, rows, size);
+    let across = Stripe::across(&taps(region.left, width, cols, size));
+    Ok(Arch::new().dispatch(Resize { values, cols, size, downwards, across, finish }))
+}
+
+/// The source pixels of one line that make one pixel: the first one, and the weight of each.
+struct Taps {
+    first: usize,
+    weights: Vec<f32>,
+}
+
+/// Taps of `size` pixels over `length` source pixels from `start` on, of a line of `limit`:
+/// a triangle, as wide as two source pixels, or as two pixels where those are larger.
+fn taps(start: f64, length: f64, limit: usize, size: usize) -> Vec<Taps> {
+    let step = length / size as f64;
+    let reach = step.max(1.0);
+    let one = |i: usize| {
+        let centre = start + (i as f64 + 0.5) * step;
+        let first = ((centre - reach).floor().max(0.0) as usize).min(limit - 1);
+        let end = ((centre + reach).ceil() as usize).clamp(first + 1, limit);
+        let weight = |at: usize| (1.0 - ((at as f64 + 0.5 - centre) / reach).abs()).max(0.0);
+        let sum: f64 = (first..end).map(weight).sum();
+        let weights = (first..end).map(|at| (weight(at) / sum.max(f64::MIN_POSITIVE)) as f32);
+        Taps { first, weights: weights.collect() }
+    };
+    (0..size).map(one).collect()
+}
+
+/// Pixels of a row that are made side by side.
+const STRIPE: usize = 8;
+/// Rows that are made side by side.
+const AT_ONCE: usize = 4;
+
+/// The taps of [`STRIPE`] neighbouring pixels: for each source pixel from the first on, its
+/// weight in each of them. Most are 0, and all of them at once still cost less than one by one.
+struct Stripe {
+    first: usize,
+    weights: Vec<[f32; STRIPE]>,
+}
+
+impl Stripe {
+    fn across(taps: &[Taps]) -> Vec<Self> {
+        let stripe = |taps: &[Taps]| {
+            let first = taps.iter().map(|one| one.first).min().unwrap_or(0);
+            let end = taps.iter().map(|one| one.first + one.weights.len()).max().unwrap_or(first);
+            let mut weights = vec![[0.0; STRIPE]; end - first];
+            for (lane, one) in taps.iter().enumerate() {
+                for (k, weight) in one.weights.iter().enumerate() {
+                    weights[one.first - first + k][lane] = *weight;
+                }
+            }
+            Self { first, weights }
+        };
+        taps.chunks(STRIPE).map(stripe).collect()
+    }
+}
+
+/// Downwards first, then across: so the second, dearer way sees fewer rows. Compiled for
+/// the vector instructions of several processors, which all give the same bits: products
+/// are rounded before they are added, in one order.
+struct Resize<'a, T, F> {
+    values: &'a [T],
+    cols: usize,
+    size: usize,
+    downwards: Vec<Taps>,
+    across: Vec<Stripe>,
+    finish: F,
+}
+
+impl<T: Copy + Into<f32>, U, F: Fn(f32) -> U> NullaryFnOnce for Resize<'_, T, F> {
+    type Output = Vec<U>;
+
+    #[inline(always)]
+    fn call(self) -> Vec<U> {
+        let Self { values, cols, size, downwards, across, finish } = self;
+        let mut picture = Vec::with_capacity(size * size);
+        let mut rows = vec![0.0f32; AT_ONCE * cols];
+        let mut lines = vec![[0.0f32; STRIPE]; AT_ONCE * across.len()];
+        for some in downwards.chunks(AT_ONCE) {
+            for (taps, row) in some.iter().zip(rows.chunks_exact_mut(cols)) {
+                reduce_rows(&values[taps.first * cols..], &taps.weights, row);
+            }
+            reduce_columns(&rows, cols, &across, &mut lines);
+            for line in lines.chunks_exact(across.len()).take(some.len()) {
+                picture.extend(line.as_flattened()[..size].iter().map(|sum| finish(*sum)));
+            }
+        }
+        picture
+    }
+}
+
+/// Sums the first rows of `values`, each with its weight, into `row`.
+#[inline(always)]
+fn reduce_rows<T: Copy + Into<f32>>(values: &[T], weights: &[f32], row: &mut [f32]) {
+    const TILE: usize = 32;
+    let cols = row.len();
+    let sources = || values.chunks_exact(cols).zip(weights);
+    let (tiles, rest) = row.as_chunks_mut::<TILE>();
+    for (i, tile) in tiles.iter_mut().enumerate() {
+        // In registers: added up in place, every sum would pass through memory.
+        let mut sums = [0.0; TILE];
+        for (source, weight) in sources() {
+            let source = &source.as_chunks::<TILE>().0[i];
+            for lane in 0..TILE {
+                sums[lane] += weight * source[lane].into();
+            }
+        }
+        *tile = sums;
+    }
+    let from = cols - rest.len();
+    for (i, sum) in rest.iter_mut().enumerate() {
+        *sum = sources().fold(0.0, |sum, (source, weight)| sum + weight * source[from + i].into());
+    }
+}
+
+/// Makes the pixels of [`AT_ONCE`] lines from as many rows of `cols` values.
+#[inline(always)]
+fn reduce_columns(rows: &[f32], cols: usize, across: &[Stripe], lines: &mut [[f32; STRIPE]]) {
+    for (i, stripe) in across.iter().enumerate() {
+        // Several rows side by side, since each addition waits for the one before.
+        let mut sums = [[0.0; STRIPE]; AT_ONCE];
+        for (k, weights) in stripe.weights.iter().enumerate() {
+            for line in 0..AT_ONCE {
+                let value = rows[line * cols + stripe.first + k];
+                for lane in 0..STRIPE {
+                    sums[line][lane] += value * weights[lane];
+                }
+            }
+        }
+        for line in 0..AT_ONCE {
+            lines[line * across.len() + i] = sums[line];
+        }
+    }
 }
 
 /// Widens an image with `fill` so that the region lies within it.

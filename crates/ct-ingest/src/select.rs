@@ -62,44 +62,36 @@ pub struct LungMeasure {
     pub lung: Option<Region>,
 }
 
-/// Body and lungs of one slice, on a coarse grid.
+/// Body and lungs of one slice, on a coarse grid: a word a row, the first column in its lowest bit.
 #[derive(Clone, Debug)]
 pub struct Masks {
     size: (usize, usize),
-    width: usize,
     block: usize,
-    body: Vec<bool>,
-    lung: Vec<bool>,
+    body: Vec<u128>,
+    lung: Vec<u128>,
 }
 
 impl Masks {
     /// Finds body and lungs in a slice reduced to a grid of HU without padding.
     pub fn of(grid: &Grid) -> Self {
-        let solid: Vec<bool> = grid.hu.iter().map(|hu| *hu > BODY_HU).collect();
-        let (mut body, mut lung) = (vec![false; solid.len()], vec![false; solid.len()]);
-        let solid = Parts::of(&solid, grid.width);
-        if let Some(largest) = solid.largest() {
-            body = solid.filled(largest);
-            let n_body = body.iter().filter(|inside| **inside).count();
-            let is_airy = |(hu, inside): (&f32, &bool)| *inside && *hu < LUNG_HU;
-            let airy: Vec<bool> = grid.hu.iter().zip(&body).map(is_airy).collect();
-            let airy = Parts::of(&airy, grid.width);
-            let smallest = MIN_LUNG_SHARE * n_body as f32;
-            for run in &airy.runs {
-                if airy.n_cells[run.part] as f32 > smallest && !airy.touches_border[run.part] {
-                    lung[run.row * grid.width..][run.start..run.end].fill(true);
-                }
-            }
-        }
-        Self { size: (grid.rows, grid.cols), width: grid.width, block: grid.block, body, lung }
+        let width = grid.width;
+        let solid = Parts::of(&grid.rows_where(|hu| hu > BODY_HU), width);
+        let body = solid.largest().map(|largest| solid.filled(largest));
+        let body = body.unwrap_or_else(|| vec![0; solid.n_rows]);
+        let mut airy = grid.rows_where(|hu| hu < LUNG_HU);
+        airy.iter_mut().zip(&body).for_each(|(airy, body)| *airy &= body);
+        let airy = Parts::of(&airy, width);
+        let smallest = MIN_LUNG_SHARE * n_cells(&body) as f32;
+        let is_lung = |part: usize| airy.n_cells[part] as f32 > smallest && !airy.touches_border[part];
+        let lung = airy.rows_of(is_lung);
+        Self { size: (grid.rows, grid.cols), block: grid.block, body, lung }
     }
 
     /// Fraction and boxes.
     pub fn measure(&self) -> LungMeasure {
-        let count = |mask: &[bool]| mask.iter().filter(|inside| **inside).count();
-        let n_body = count(&self.body);
+        let n_body = n_cells(&self.body);
         LungMeasure {
-            fraction: if n_body == 0 { 0.0 } else { count(&self.lung) as f32 / n_body as f32 },
+            fraction: if n_body == 0 { 0.0 } else { n_cells(&self.lung) as f32 / n_body as f32 },
             body: self.region(&self.body),
             lung: self.region(&self.lung),
         }
@@ -107,37 +99,37 @@ impl Masks {
 
     /// Whether a point, in pixels of the slice, lies in the body.
     pub fn is_body(&self, row: f64, col: f64) -> bool {
-        self.cell(row, col).is_some_and(|cell| self.body[cell])
+        self.holds(&self.body, row, col)
     }
 
     /// Whether a point, in pixels of the slice, lies in a lung.
     pub fn is_lung(&self, row: f64, col: f64) -> bool {
-        self.cell(row, col).is_some_and(|cell| self.lung[cell])
+        self.holds(&self.lung, row, col)
     }
 
-    fn cell(&self, row: f64, col: f64) -> Option<usize> {
+    fn holds(&self, mask: &[u128], row: f64, col: f64) -> bool {
         let (rows, cols) = (self.size.0 as f64, self.size.1 as f64);
         let inside = (0.0..rows).contains(&row) && (0.0..cols).contains(&col);
-        inside.then(|| row as usize / self.block * self.width + col as usize / self.block)
+        inside && mask[row as usize / self.block] >> (col as usize / self.block) & 1 == 1
     }
 
-    fn region(&self, mask: &[bool]) -> Option<Region> {
-        let rows_with = |row: &usize| mask[row * self.width..][..self.width].contains(&true);
-        let height = mask.len() / self.width;
-        let (first_row, last_row) = ((0..height).find(rows_with)?, (0..height).rfind(rows_with)?);
-        let inside = &mask[first_row * self.width..(last_row + 1) * self.width];
-        let lines = || inside.chunks_exact(self.width);
-        let left = lines().filter_map(|line| line.iter().position(|set| *set)).min()?;
-        let right = lines().filter_map(|line| line.iter().rposition(|set| *set)).max()?;
+    fn region(&self, mask: &[u128]) -> Option<Region> {
+        let first_row = mask.iter().position(|row| *row != 0)?;
+        let last_row = mask.iter().rposition(|row| *row != 0)?;
+        let columns = mask.iter().fold(0, |columns, row| columns | row);
         let pixel = |cell: usize, limit: usize| (cell * self.block).min(limit) as f64;
         let (rows, cols) = self.size;
         Some(Region {
             top: pixel(first_row, rows),
-            left: pixel(left, cols),
+            left: pixel(columns.trailing_zeros() as usize, cols),
             bottom: pixel(last_row + 1, rows),
-            right: pixel(right + 1, cols),
+            right: pixel(128 - columns.leading_zeros() as usize, cols),
         })
     }
+}
+
+fn n_cells(mask: &[u128]) -> usize {
+    mask.iter().map(|row| row.count_ones() as usize).sum()
 }
 
 /// Chooses slices by their lung fractions, in order of position. Returns their
@@ -185,12 +177,33 @@ pub struct Grid {
 }
 
 impl Grid {
-    /// Reduces a slice; `add_row` may be called `rows` times, with `cols` values each.
-    pub fn builder(rows: usize, cols: usize) -> GridBuilder {
+    /// A grid without its cells.
+    pub fn new(rows: usize, cols: usize) -> Self {
         let block = rows.max(cols).div_ceil(GRID).max(1);
         let (height, width) = (rows.div_ceil(block), cols.div_ceil(block));
-        let grid = Self { rows, cols, width, block, hu: Vec::with_capacity(height * width) };
-        GridBuilder { grid, columns: vec![0.0; cols], n_rows: 0, total: 0.0 }
+        Self { rows, cols, width, block, hu: Vec::with_capacity(height * width) }
+    }
+
+    /// Reduces a slice; `add_row` may be called `rows` times, with `cols` values each.
+    pub fn builder(rows: usize, cols: usize) -> GridBuilder {
+        GridBuilder { grid: Self::new(rows, cols), columns: vec![0.0; cols], n_rows: 0, total: 0.0 }
+    }
+
+    /// Adds the mean HU of the next cells, row by row.
+    pub fn extend(&mut self, hu: impl Iterator<Item = f32>) {
+        self.hu.extend(hu);
+    }
+
+    /// The cells that pass a test, a bit each, the first column lowest.
+    fn rows_where(&self, test: impl Fn(f32) -> bool) -> Vec<u128> {
+        let byte =
+            |eight: &[f32]| eight.iter().enumerate().fold(0, |byte, (i, hu)| byte | u8::from(test(*hu)) << i);
+        let word = |row: &[f32]| {
+            let mut bytes = [0; 16];
+            bytes.iter_mut().zip(row.chunks(8)).for_each(|(bits, eight)| *bits = byte(eight));
+            u128::from_le_bytes(bytes)
+        };
+        self.hu.chunks_exact(self.width).map(word).collect()
     }
 
     /// Mean HU of each cell, row by row.
@@ -201,6 +214,11 @@ impl Grid {
     /// Number of cells in a row.
     pub fn width(&self) -> usize {
         self.width
+    }
+
+    /// Pixels that a cell is wide and high; fewer at the last row and column.
+    pub fn block(&self) -> usize {
+        self.block
     }
 }
 
@@ -244,47 +262,49 @@ impl GridBuilder {
 
 /// The connected parts (4 neighbours) of a mask, numbered by their first cell.
 struct Parts {
-    width: usize,
-    n_all: usize,
+    n_rows: usize,
+    /// A bit for every column of the grid.
+    full: u128,
     runs: Vec<Run>,
     n_cells: Vec<usize>,
     touches_border: Vec<bool>,
 }
 
-/// Neighbouring cells of one row, columns `start..end`.
+/// Neighbouring cells of one row.
 struct Run {
     row: usize,
-    start: usize,
-    end: usize,
+    cells: u128,
     part: usize,
 }
 
 impl Parts {
     /// Joins runs of neighbouring rows that overlap.
-    fn of(mask: &[bool], width: usize) -> Self {
+    fn of(mask: &[u128], width: usize) -> Self {
         let mut runs: Vec<Run> = Vec::new();
         // For each run one of the same part that comes no later; itself where it is the first.
         let mut earlier: Vec<usize> = Vec::new();
         let mut above = 0..0;
-        for (row, cells) in mask.chunks_exact(width).enumerate() {
+        for (row, &cells) in mask.iter().enumerate() {
             let first = runs.len();
-            let mut start = 0;
-            while let Some(skipped) = cells[start..].iter().position(|set| *set) {
-                start += skipped;
-                let end = cells[start..].iter().position(|set| !*set).map_or(width, |length| start + length);
+            let mut left = cells;
+            while left != 0 {
+                // Adding the lowest bit carries through the first run and clears it.
+                let lowest = left & left.wrapping_neg();
+                let cells = left & !left.wrapping_add(lowest);
+                left ^= cells;
                 let run = runs.len();
                 earlier.push(run);
-                for other in above.clone().filter(|&other| runs[other].start < end && start < runs[other].end)
-                {
+                for other in above.clone().filter(|&other| runs[other].cells & cells != 0) {
                     let (a, b) = (root(&mut earlier, run), root(&mut earlier, other));
                     earlier[a.max(b)] = a.min(b);
                 }
-                runs.push(Run { row, start, end, part: 0 });
-                start = end;
+                runs.push(Run { row, cells, part: 0 });
             }
             above = first..runs.len();
         }
-        let last_row = (mask.len() / width).saturating_sub(1);
+        let last_row = mask.len().saturating_sub(1);
+        let full = u128::MAX >> (128 - width);
+        let sides = 1 | 1 << (width - 1);
         let (mut n_cells, mut touches_border) = (Vec::new(), Vec::new());
         for i in 0..runs.len() {
             let first = root(&mut earlier, i);
@@ -295,28 +315,31 @@ impl Parts {
             }
             let run = &mut runs[i];
             run.part = part;
-            n_cells[part] += run.end - run.start;
-            touches_border[part] |= run.row == 0 || run.row == last_row || run.start == 0 || run.end == width;
+            n_cells[part] += run.cells.count_ones() as usize;
+            touches_border[part] |= run.row == 0 || run.row == last_row || run.cells & sides != 0;
         }
-        Self { width, n_all: mask.len(), runs, n_cells, touches_border }
+        Self { n_rows: mask.len(), full, runs, n_cells, touches_border }
     }
 
     fn largest(&self) -> Option<usize> {
         (0..self.n_cells.len()).max_by_key(|&part| self.n_cells[part])
     }
 
+    /// The mask of some of the parts.
+    fn rows_of(&self, is_wanted: impl Fn(usize) -> bool) -> Vec<u128> {
+        let mut rows = vec![0; self.n_rows];
+        for run in self.runs.iter().filter(|run| is_wanted(run.part)) {
+            rows[run.row] |= run.cells;
+        }
+        rows
+    }
+
     /// A part with its holes: all around it that the border cannot reach.
-    fn filled(&self, part: usize) -> Vec<bool> {
-        let mut around = vec![true; self.n_all];
-        for run in self.runs.iter().filter(|run| run.part == part) {
-            around[run.row * self.width..][run.start..run.end].fill(false);
-        }
-        let outside = Self::of(&around, self.width);
-        let mut inside = vec![true; self.n_all];
-        for run in outside.runs.iter().filter(|run| outside.touches_border[run.part]) {
-            inside[run.row * self.width..][run.start..run.end].fill(false);
-        }
-        inside
+    fn filled(&self, part: usize) -> Vec<u128> {
+        let inverse = |rows: Vec<u128>| -> Vec<u128> { rows.iter().map(|row| !row & self.full).collect() };
+        let around = inverse(self.rows_of(|other| other == part));
+        let outside = Self::of(&around, 128 - self.full.leading_zeros() as usize);
+        inverse(outside.rows_of(|part| outside.touches_border[part]))
     }
 }
 
@@ -389,8 +412,8 @@ mod tests {
     /// Parts of a picture of `#` and `.`: cells of each, and whether it touches the border.
     #[track_caller]
     fn check_parts(rows: &[&str], want: &[(usize, bool)]) {
-        let mask: Vec<bool> = rows.iter().flat_map(|row| row.bytes().map(|byte| byte == b'#')).collect();
-        let parts = Parts::of(&mask, rows[0].len());
+        let word = |row: &&str| row.bytes().rev().fold(0, |word, byte| word << 1 | u128::from(byte == b'#'));
+        let parts = Parts::of(&rows.iter().map(word).collect::<Vec<_>>(), rows[0].len());
         let got: Vec<_> = parts.n_cells.into_iter().zip(parts.touches_border).collect();
         assert_eq!(got, want, "{rows:?}");
     }

@@ -1,6 +1,8 @@
 //! One case: from its files to rendered slices.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use diag_data::case::{CaseId, Label, Split};
 use diag_data::files;
@@ -10,16 +12,18 @@ use diag_data::units::{HuWindow, Mm};
 use rayon::prelude::*;
 
 use crate::decode::header::PixelFormat;
-use crate::decode::{self, Header, HuTable, Rescale};
+use crate::decode::{self, Header, Rescale};
 use crate::deidentify::{Kind, Pseudonyms};
 use crate::fault::Fault;
-use crate::intake::Scan;
+use crate::guard::guarded;
+use crate::intake::{self, Scan};
 use crate::listing::Listing;
 use crate::select::MIN_SLICES;
 use crate::series::{self, ImageRef, PlacedImage, Stack};
-use crate::settings::{SeriesRule, Settings};
+use crate::settings::{Format, SeriesRule, Settings};
 use crate::slices::{self, Measured, SourceSlice};
 use crate::survey::WordTables;
+use crate::twin_hash;
 
 /// A case to be read.
 #[derive(Clone, Debug)]
@@ -41,12 +45,12 @@ pub struct CaseTask {
 pub struct Reading<'a> {
     /// The files.
     pub listing: &'a Listing,
-    /// Their headers.
-    pub scans: &'a [Scan],
     /// What is asked for.
     pub settings: &'a Settings,
     /// The hashes.
     pub pseudonyms: &'a Pseudonyms,
+    /// The tables of stored words.
+    pub tables: &'a TableCache,
 }
 
 /// A case that was read.
@@ -130,10 +134,10 @@ struct Chosen {
 fn choose_stack(task: &CaseTask, reading: &Reading<'_>) -> Result<Chosen, CaseFault> {
     let mut files_aside = Vec::new();
     let mut images = Vec::new();
-    for &file in &task.files {
-        match &reading.scans[file] {
-            Scan::Broken(fault) => return Err((Some(file), fault.clone())),
-            Scan::Other(reason) => files_aside.push((file, *reason)),
+    for (file, scan) in intake::scan_case(reading.listing, &task.files, Format::Dicom) {
+        match scan {
+            Scan::Broken(fault) => return Err((Some(file), fault)),
+            Scan::Other(reason) => files_aside.push((file, reason)),
             Scan::Volume(_) => files_aside.push((file, "not a DICOM file")),
             Scan::Ct(header) => images.extend((0..header.frames.len()).map(|frame| ImageRef {
                 file,
@@ -210,59 +214,54 @@ fn choose_stack(task: &CaseTask, reading: &Reading<'_>) -> Result<Chosen, CaseFa
     Ok(Chosen { stack, files_aside, series_aside, warnings })
 }
 
-/// HU and grey levels of every stored word, for one rescale.
+/// The tables of the last few ways to store pixels. Most series of a cohort share one;
+/// series that change it with every slice (PET does, CT hardly) make new ones.
+#[derive(Debug, Default)]
+pub struct TableCache {
+    /// Latest first.
+    known: Mutex<Vec<Arc<Tables>>>,
+}
+
+/// HU and grey levels of every stored word, for one rescale and the run's window.
+#[derive(Debug)]
 struct Tables {
     format: PixelFormat,
     rescale: Rescale,
     words: WordTables,
 }
 
-impl Tables {
-    fn new(format: PixelFormat, rescale: Rescale, window: HuWindow) -> Self {
-        let words = WordTables::new(HuTable::new(format, &rescale), window);
-        Self { format, rescale, words }
-    }
+impl TableCache {
+    const MAX_TABLES: usize = 4;
 
-    fn is_of(&self, format: PixelFormat, rescale: &Rescale) -> bool {
-        self.format == format && self.rescale == *rescale
+    fn get(&self, format: PixelFormat, rescale: &Rescale, window: HuWindow) -> Arc<Tables> {
+        let is_wanted = |tables: &Arc<Tables>| tables.format == format && tables.rescale == *rescale;
+        // Nothing can break off while it is held, and its tables never change.
+        let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = known().iter().find(|tables| is_wanted(tables)) {
+            return found.clone();
+        }
+        let words = WordTables::new(format, rescale, window);
+        let made = Arc::new(Tables { format, rescale: rescale.clone(), words });
+        let mut known = known();
+        known.insert(0, made.clone());
+        known.truncate(Self::MAX_TABLES);
+        made
     }
 }
 
-/// Tables are shared by slices of equal rescale; series that change it with
-/// every slice (PET does, CT hardly) make their own.
-const MAX_SHARED_TABLES: usize = 4;
-
 fn decode_stack(stack: &Stack, reading: &Reading<'_>) -> Result<Vec<Measured>, CaseFault> {
     let mut frames_of: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-    let mut tables: Vec<Tables> = Vec::new();
     for (i, slice) in stack.slices.iter().enumerate() {
-        let image = &slice.image;
-        frames_of.entry(image.file).or_default().push(i);
-        let rescale = image.frame().rescale.clone().map_err(|fault| (Some(image.file), fault))?;
-        let format = image.header.format;
-        let known = tables.iter().any(|table| table.is_of(format, &rescale));
-        if !known && tables.len() < MAX_SHARED_TABLES {
-            tables.push(Tables::new(format, rescale, reading.settings.window));
+        frames_of.entry(slice.image.file).or_default().push(i);
+        if let Err(fault) = &slice.image.frame().rescale {
+            return Err((Some(slice.image.file), fault.clone()));
         }
     }
-    let decode_file = |(file, slices): (usize, Vec<usize>)| -> Result<Vec<(usize, Measured)>, CaseFault> {
-        let fail = |fault| (Some(file), fault);
-        let bytes = reading.listing.files[file].read().map_err(fail)?;
-        let source_sha256 = files::sha256_hex(&bytes);
-        let inflated = decode::inflate(&bytes).map_err(fail)?;
-        let mut decoded = Vec::with_capacity(slices.len());
-        for i in slices {
-            let slice = &stack.slices[i];
-            let one =
-                decode_slice(slice, stack, &inflated, &source_sha256, &tables, reading).map_err(fail)?;
-            decoded.push((i, one));
-        }
-        Ok(decoded)
-    };
     let files: Vec<(usize, Vec<usize>)> = frames_of.into_iter().collect();
     // Collected in full, so that the first fault in order is reported, not the
     // first in time.
-    let results: Vec<_> = files.into_par_iter().map(decode_file).collect();
+    let results: Vec<_> =
+        files.par_chunks(2).flat_map_iter(|twins| decode_twins(twins, stack, reading)).collect();
     let mut decoded: Vec<(usize, Measured)> = Vec::with_capacity(stack.slices.len());
     for result in results {
         decoded.extend(result?);
@@ -271,29 +270,62 @@ fn decode_stack(stack: &Stack, reading: &Reading<'_>) -> Result<Vec<Measured>, C
     Ok(decoded.into_iter().map(|(_, decoded)| decoded).collect())
 }
 
+/// Longest buffer that a thread keeps for the next file.
+const MAX_KEPT_BUFFER: usize = 16 << 20;
+
+/// Decodes the slices of one or two files, which are hashed together.
+fn decode_twins(
+    twins: &[(usize, Vec<usize>)],
+    stack: &Stack,
+    reading: &Reading<'_>,
+) -> Vec<Result<Vec<(usize, Measured)>, CaseFault>> {
+    thread_local! {
+        /// Fresh memory for every file would cost as much as reading it.
+        static BUFFERS: RefCell<[Vec<u8>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
+    }
+    // What runs on this thread in between finds none, and makes its own.
+    let mut buffers = BUFFERS.take();
+    let files = twins.iter().map(|(file, _)| &reading.listing.files[*file]);
+    let read: Vec<Result<(), Fault>> =
+        files.zip(&mut buffers).map(|(file, buffer)| file.read_into(buffer)).collect();
+    let hashes = match (&read[..], &buffers) {
+        ([Ok(()), Ok(())], [one, other]) => twin_hash::sha256_hex(one, other),
+        // A file by itself, or a case that is set aside.
+        (_, [one, _]) => [files::sha256_hex(one), String::new()],
+    };
+    let decode = |(file, slices): &(usize, Vec<usize>), read: Result<(), Fault>, bytes: &[u8], hash: &str| {
+        let broken = Fault::Pixels { why: "decoding it broke off".into() };
+        let all = || {
+            read?;
+            let inflated = decode::inflate(bytes)?;
+            let one = |&i: &usize| Ok((i, decode_slice(&stack.slices[i], stack, &inflated, hash, reading)?));
+            slices.iter().map(one).collect()
+        };
+        guarded(broken, all).map_err(|fault| (Some(*file), fault))
+    };
+    let twins = twins.iter().zip(read).zip(buffers.iter().zip(&hashes));
+    let decoded = twins.map(|((twin, read), (bytes, hash))| decode(twin, read, bytes, hash)).collect();
+    // The largest multi-frame objects are not kept.
+    if buffers.iter().all(|buffer| buffer.capacity() <= MAX_KEPT_BUFFER) {
+        BUFFERS.set(buffers);
+    }
+    decoded
+}
+
 fn decode_slice(
     slice: &PlacedImage,
     stack: &Stack,
     file: &[u8],
     source_sha256: &str,
-    tables: &[Tables],
     reading: &Reading<'_>,
 ) -> Result<Measured, Fault> {
     let image = &slice.image;
     let (header, settings) = (&image.header, reading.settings);
     let rescale = image.frame().rescale.clone()?;
-    let own;
-    let shared = tables.iter().find(|table| table.is_of(header.format, &rescale));
-    let table = match shared {
-        Some(table) => table,
-        None => {
-            own = Tables::new(header.format, rescale.clone(), settings.window);
-            &own
-        }
-    };
-    let words = decode::stored_words(file, header, image.frame)?;
+    let tables = reading.tables.get(header.format, &rescale, settings.window);
+    let pixels = decode::stored_pixels(file, header, image.frame)?;
     let (rows, cols) = (header.format.rows, header.format.cols);
-    let (survey, n_padding) = table.words.survey(&words, (rows, cols), settings.with_hu);
+    let (survey, n_padding) = tables.words.survey(&pixels, (rows, cols), settings.with_hu);
     let hash = |kind, text: &Option<String>| text.as_deref().map(|text| reading.pseudonyms.hash(kind, text));
     let mut warnings = header.warnings.clone();
     if slice.is_after_gap {

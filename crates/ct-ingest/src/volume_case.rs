@@ -5,10 +5,11 @@ use diag_data::slice::{Acquisition, Geometry, Provenance};
 use rayon::prelude::*;
 
 use crate::fault::Fault;
-use crate::intake::Scan;
+use crate::guard::guarded;
+use crate::intake::{self, Scan};
 use crate::nifti::{self, HuCheck, Volume};
 use crate::select::MIN_SLICES;
-use crate::settings::{SeriesRule, Settings};
+use crate::settings::{Format, SeriesRule, Settings};
 use crate::slices::{self, Measured, SourceSlice};
 use crate::study::{CaseFault, CaseTask, ReadCase, Reading, TILT_WARNING_DEG, TOO_LITTLE_LUNG};
 use crate::survey;
@@ -22,31 +23,31 @@ pub fn read(task: &CaseTask, reading: &Reading<'_>) -> Result<ReadCase, CaseFaul
     let settings = reading.settings;
     let mut files_aside = Vec::new();
     let mut candidates = Vec::new();
-    for &file in &task.files {
-        match &reading.scans[file] {
-            Scan::Broken(fault) => return Err((Some(file), fault.clone())),
-            Scan::Volume(header) => candidates.push((file, header.clone())),
-            Scan::Other(reason) => files_aside.push((file, *reason)),
+    for (file, scan) in intake::scan_case(reading.listing, &task.files, Format::Nifti) {
+        match scan {
+            Scan::Broken(fault) => return Err((Some(file), fault)),
+            Scan::Volume(_) => candidates.push(file),
+            Scan::Other(reason) => files_aside.push((file, reason)),
             Scan::Ct(_) => files_aside.push((file, "not a NIfTI volume")),
         }
     }
     let mut volumes = Vec::new();
     let mut series_aside = Vec::new();
     let mut first_fault = None;
-    for (file, _) in &candidates {
-        let volume = measured(*file, reading);
-        match volume {
-            Err((_, fault @ Fault::NotHu { .. })) => {
-                files_aside.push((*file, NOT_HU));
+    for file in candidates {
+        let broken = Fault::Volume { why: "reading it broke off".into() };
+        match guarded(broken, || measured(file, reading)) {
+            Err(fault @ Fault::NotHu { .. }) => {
+                files_aside.push((file, NOT_HU));
                 series_aside.push(NOT_HU);
-                first_fault.get_or_insert((Some(*file), fault));
+                first_fault.get_or_insert((Some(file), fault));
             }
-            Err(fault) => return Err(fault),
+            Err(fault) => return Err((Some(file), fault)),
             Ok(volume) if volume.stack.len() < MIN_SLICES => {
-                files_aside.push((*file, "too few slices"));
+                files_aside.push((file, "too few slices"));
                 series_aside.push("too few slices");
             }
-            Ok(volume) => volumes.push((*file, volume)),
+            Ok(volume) => volumes.push((file, volume)),
         }
     }
     let n_usable = volumes.len();
@@ -113,21 +114,20 @@ struct MeasuredVolume {
     synthetic: bool,
 }
 
-fn measured(file: usize, reading: &Reading<'_>) -> Result<MeasuredVolume, CaseFault> {
-    let fail = |fault| (Some(file), fault);
+fn measured(file: usize, reading: &Reading<'_>) -> Result<MeasuredVolume, Fault> {
     let listed = &reading.listing.files[file];
-    let volume = nifti::read_file(listed).map_err(fail)?;
-    let source_sha256 = diag_data::files::sha256_hex(&listed.read().map_err(fail)?);
+    let volume = nifti::read_file(listed)?;
+    let source_sha256 = diag_data::files::sha256_hex(&listed.read()?);
     let one = |index| measured_slice(&volume, index, &source_sha256, reading.settings);
     let results: Vec<_> = (0..volume.axial().n_slices).into_par_iter().map(one).collect();
     let mut check = HuCheck::default();
     let mut stack = Vec::with_capacity(results.len());
     for result in results {
-        let (slice, counts) = result.map_err(fail)?;
+        let (slice, counts) = result?;
         check.merge(&counts);
         stack.push(slice);
     }
-    check.judge().map_err(fail)?;
+    check.judge()?;
     let axial = volume.axial();
     let mut warnings = volume.header().warnings.clone();
     if axial.tilt_deg > TILT_WARNING_DEG {

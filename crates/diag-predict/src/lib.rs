@@ -18,7 +18,7 @@ use ct_ingest::deidentify::Pseudonyms;
 use ct_ingest::intake::{self, Scan};
 use ct_ingest::listing::Listing;
 use ct_ingest::settings::{Crop, Format, Select, SeriesRule, Settings};
-use ct_ingest::study::{self, CaseTask, ReadCase, Reading};
+use ct_ingest::study::{self, CaseTask, ReadCase, Reading, TableCache};
 use diag_data::case::{CaseId, Label, Split};
 use diag_data::files;
 use diag_data::manifest::Layout;
@@ -136,7 +136,8 @@ fn read_study(folder: &Path, settings: &Settings) -> Result<ReadCase, PredictErr
         return Err(PredictError::ManyStudies { n_studies: studies.len(), folder: folder.into() });
     }
     let pseudonyms = Pseudonyms::of_settings(settings)?;
-    let reading = Reading { listing: &listing, scans: &scans, settings, pseudonyms: &pseudonyms };
+    let tables = TableCache::default();
+    let reading = Reading { listing: &listing, settings, pseudonyms: &pseudonyms, tables: &tables };
     let task = CaseTask {
         case_id: CaseId::new("study")?,
         // Nothing is known of the class; the reader only copies it.

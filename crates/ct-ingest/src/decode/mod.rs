@@ -24,7 +24,7 @@ use dicom::transfer_syntax::TransferSyntaxRegistry;
 use self::elements::{DataSet, Encoding};
 pub use self::frames::Frame;
 pub use self::header::{Header, Scanned, Scanner};
-pub use self::pixels::{HuTable, stored_words};
+pub use self::pixels::{HuTable, StoredPixels, stored_pixels, stored_words};
 pub use self::rescale::Rescale;
 use crate::fault::Fault;
 use crate::listing::{self, ListedFile};

@@ -1,9 +1,6 @@
 //! From pixel data to stored values, and from stored values to HU.
 
 use std::borrow::Cow;
-use std::cell::Cell;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Once;
 
 use dicom::encoding::Codec;
 use dicom::encoding::adapters::{PixelDataObject, RawPixelData};
@@ -16,6 +13,7 @@ use super::rescale::Rescale;
 use super::syntax::{self, Compression};
 use super::{codestream, jpegls, rle};
 use crate::fault::Fault;
+use crate::guard::guarded;
 
 /// HU below this is no tissue and no air, but the unmarked filling outside the
 /// reconstruction circle (GE writes -2000); real noise stays above -1300.
@@ -23,18 +21,83 @@ const OUTSIDE_CIRCLE_HU: f32 = -1500.0;
 /// Entries of a table over stored words; 8-bit pixels use the first 256.
 const N_WORDS: usize = 1 << 16;
 
+/// The stored pixels of one frame, row-major, the bits as they were stored.
+/// Uncompressed ones stay where they lie in the file.
+#[derive(Clone, Debug)]
+pub struct StoredPixels<'a> {
+    cols: usize,
+    form: Form<'a>,
+}
+
+#[derive(Clone, Debug)]
+enum Form<'a> {
+    Bytes(Cow<'a, [u8]>),
+    LittleEndian(Cow<'a, [u8]>),
+    BigEndian(Cow<'a, [u8]>),
+    Words(Vec<u16>),
+}
+
+impl StoredPixels<'_> {
+    /// Decoded words in rows of `cols`.
+    pub fn of_words(words: Vec<u16>, cols: usize) -> Self {
+        Self { cols, form: Form::Words(words) }
+    }
+
+    /// Puts a row into `words`, which has a place for each column; 8-bit pixels are widened.
+    pub fn row(&self, row: usize, words: &mut [u16]) {
+        let from = row * self.cols;
+        match &self.form {
+            Form::Bytes(bytes) => {
+                words.iter_mut().zip(&bytes[from..]).for_each(|(word, byte)| *word = u16::from(*byte));
+            }
+            Form::LittleEndian(bytes) => {
+                let (pairs, _) = bytes[2 * from..].as_chunks();
+                words.iter_mut().zip(pairs).for_each(|(word, pair)| *word = u16::from_le_bytes(*pair));
+            }
+            Form::BigEndian(bytes) => {
+                let (pairs, _) = bytes[2 * from..].as_chunks();
+                words.iter_mut().zip(pairs).for_each(|(word, pair)| *word = u16::from_be_bytes(*pair));
+            }
+            Form::Words(all) => words.copy_from_slice(&all[from..from + self.cols]),
+        }
+    }
+
+    /// All pixels of `n_rows` rows.
+    pub fn words(&self, n_rows: usize) -> Vec<u16> {
+        let mut words = vec![0; n_rows * self.cols];
+        words.chunks_exact_mut(self.cols).enumerate().for_each(|(y, row)| self.row(y, row));
+        words
+    }
+}
+
 /// Decodes one frame to its stored words: row-major, `rows * cols` of them, the
 /// bits as they were stored (8-bit pixels widened, nothing masked).
 ///
 /// # Errors
+/// As [`stored_pixels`].
+pub fn stored_words(file: &[u8], header: &Header, frame_idx: usize) -> Result<Vec<u16>, Fault> {
+    Ok(stored_pixels(file, header, frame_idx)?.words(header.format.rows))
+}
+
+/// Decodes one frame.
+///
+/// # Errors
 /// [`Fault::Pixels`] when the data does not match the header,
 /// [`Fault::Truncated`], or [`Fault::TransferSyntax`] without a decoder.
-pub fn stored_words(file: &[u8], header: &Header, frame_idx: usize) -> Result<Vec<u16>, Fault> {
+pub fn stored_pixels<'a>(
+    file: &'a [u8],
+    header: &Header,
+    frame_idx: usize,
+) -> Result<StoredPixels<'a>, Fault> {
+    Ok(StoredPixels { cols: header.format.cols, form: decoded_form(file, header, frame_idx)? })
+}
+
+fn decoded_form<'a>(file: &'a [u8], header: &Header, frame_idx: usize) -> Result<Form<'a>, Fault> {
     let format = &header.format;
     match (header.syntax.compression, header.pixels.length) {
         (Compression::None | Compression::Deflate, Some(length)) => {
             let bytes = native_frame(file, header, length as usize, frame_idx)?;
-            Ok(words(bytes, format, header.syntax.encoding.big_endian))
+            Ok(plain(bytes.into(), format, header.syntax.encoding.big_endian))
         }
         (Compression::None | Compression::Deflate, None) => {
             Err(Fault::Pixels { why: "uncompressed pixels have no length".into() })
@@ -44,18 +107,18 @@ pub fn stored_words(file: &[u8], header: &Header, frame_idx: usize) -> Result<Ve
             let fragments = Fragments::read(file, header.pixels.start)?;
             let stream = frame_stream(&fragments, frame_idx, header.frames.len())?;
             if compression == Compression::Rle {
-                return rle::decode(&stream, format);
+                return rle::decode(&stream, format).map(Form::Words);
             }
             codestream::check(header, &stream)?;
             if compression == Compression::JpegLs {
-                return jpegls::decode(&stream, format.rows, format.cols);
+                return jpegls::decode(&stream, format.rows, format.cols).map(Form::Words);
             }
             let bytes = decode_by_codec(header, stream)?;
             if bytes.len() != format.frame_len() {
                 let why = format!("{} bytes where the header asks for {}", bytes.len(), format.frame_len());
                 return Err(Fault::Pixels { why });
             }
-            Ok(words(&bytes, format, false))
+            Ok(plain(bytes.into(), format, false))
         }
     }
 }
@@ -77,15 +140,11 @@ fn native_frame<'a>(
     file.get(from..from + frame_len).ok_or(Fault::Truncated)
 }
 
-fn words(bytes: &[u8], format: &PixelFormat, big_endian: bool) -> Vec<u16> {
-    if format.bits_allocated == 8 {
-        return bytes.iter().map(|byte| u16::from(*byte)).collect();
-    }
-    let pairs = bytes.chunks_exact(2);
-    if big_endian {
-        pairs.map(|pair| u16::from_be_bytes([pair[0], pair[1]])).collect()
-    } else {
-        pairs.map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect()
+fn plain<'a>(bytes: Cow<'a, [u8]>, format: &PixelFormat, big_endian: bool) -> Form<'a> {
+    match (format.bits_allocated, big_endian) {
+        (8, _) => Form::Bytes(bytes),
+        (_, false) => Form::LittleEndian(bytes),
+        (_, true) => Form::BigEndian(bytes),
     }
 }
 
@@ -126,36 +185,12 @@ fn decode_by_codec(header: &Header, stream: Cow<'_, [u8]>) -> Result<Vec<u8>, Fa
     };
     let object = OneFrame { header, stream: &stream };
     let mut bytes = Vec::new();
-    // The codecs panic on some hostile streams; that must cost one file only.
-    let outcome = quietly(|| catch_unwind(AssertUnwindSafe(|| reader.decode_frame(&object, 0, &mut bytes))));
-    match outcome {
-        Ok(Ok(())) => Ok(bytes),
-        // The codec's words are not shown: they could quote the stream.
-        Ok(Err(_)) => Err(Fault::Pixels { why: "the decoder refused its compressed stream".into() }),
-        Err(_) => Err(Fault::Pixels { why: "the decoder broke off on its compressed stream".into() }),
-    }
-}
-
-thread_local! {
-    static QUIET: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Runs `work` without the panic message of this thread: the fault is reported
-/// by the caller, and a message could repeat what stands in a patient's file.
-fn quietly<T>(work: impl FnOnce() -> T) -> T {
-    static HOOK: Once = Once::new();
-    HOOK.call_once(|| {
-        let outer = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            if !QUIET.get() {
-                outer(info);
-            }
-        }));
-    });
-    QUIET.set(true);
-    let result = work();
-    QUIET.set(false);
-    result
+    // The codec's words are not shown: they could quote the stream.
+    let refused = |_| Fault::Pixels { why: "the decoder refused its compressed stream".into() };
+    // The codecs panic on some hostile streams, which must not hide what our own code does.
+    let broken = Fault::Pixels { why: "the decoder broke off on its compressed stream".into() };
+    guarded(broken, || reader.decode_frame(&object, 0, &mut bytes).map_err(refused))?;
+    Ok(bytes)
 }
 
 /// One compressed frame as the codecs of dicom-rs want to see it.

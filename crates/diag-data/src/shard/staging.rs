@@ -13,7 +13,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::Compression;
-use parquet::file::metadata::KeyValue;
+use parquet::file::metadata::{FileMetaData, KeyValue};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 
@@ -34,13 +34,13 @@ const FINGERPRINT: &str = "covid19-diag.fingerprint";
 const SPLIT: &str = "covid19-diag.split";
 const CONTENT: &str = "covid19-diag.content";
 
-/// The stored slices of one case, all of one split.
+/// The stored slices of one case, all of one split. What is in the file stays there: a
+/// cohort has any number of cases.
 #[derive(Clone, Debug)]
 pub struct Piece {
     path: PathBuf,
     split: Split,
     n_rows: usize,
-    content: String,
 }
 
 impl Piece {
@@ -52,9 +52,12 @@ impl Piece {
         Ok(Self::read(path)?.0)
     }
 
-    /// What the writer stored beside the slices.
-    pub fn content(&self) -> &str {
-        &self.content
+    /// Reads what the writer stored beside the slices.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn content(&self) -> Result<String, DataError> {
+        Footer::read(&self.path)?.value(CONTENT)
     }
 
     /// The split of its slices.
@@ -68,24 +71,12 @@ impl Piece {
     }
 
     fn read(path: &Path) -> Result<(Self, String), DataError> {
-        let file = std::fs::File::open(path).map_err(DataError::io("read", path))?;
-        let parquet = |source| DataError::Parquet { path: path.into(), source };
-        let reader = SerializedFileReader::new(file).map_err(parquet)?;
-        let metadata = reader.metadata().file_metadata();
-        let value = |name: &str| {
-            let entries = metadata.key_value_metadata().map_or(&[][..], Vec::as_slice);
-            let entry = entries.iter().find(|entry| entry.key == name);
-            entry
-                .and_then(|entry| entry.value.clone())
-                .ok_or_else(|| DataError::malformed(path, format!("its footer has no {name}")))
-        };
-        let piece = Self {
-            path: path.into(),
-            split: value(SPLIT)?.parse()?,
-            n_rows: metadata.num_rows() as usize,
-            content: value(CONTENT)?,
-        };
-        Ok((piece, value(FINGERPRINT)?))
+        let footer = Footer::read(path)?;
+        let n_rows = footer.metadata.num_rows() as usize;
+        Ok((
+            Self { path: path.into(), split: footer.value(SPLIT)?.parse()?, n_rows },
+            footer.value(FINGERPRINT)?,
+        ))
     }
 
     /// All rows, in the schema of the shards.
@@ -100,6 +91,28 @@ impl Piece {
             None => RecordBatch::new_empty(schema.clone()),
         };
         RecordBatch::try_new(schema.clone(), batch.columns().to_vec()).map_err(|err| wrong(&err))
+    }
+}
+
+/// The footer of a piece.
+struct Footer<'a> {
+    path: &'a Path,
+    metadata: FileMetaData,
+}
+
+impl<'a> Footer<'a> {
+    fn read(path: &'a Path) -> Result<Self, DataError> {
+        let file = std::fs::File::open(path).map_err(DataError::io("read", path))?;
+        let reader = SerializedFileReader::new(file)
+            .map_err(|source| DataError::Parquet { path: path.into(), source })?;
+        Ok(Self { path, metadata: reader.metadata().file_metadata().clone() })
+    }
+
+    fn value(&self, name: &str) -> Result<String, DataError> {
+        let entries = self.metadata.key_value_metadata().map_or(&[][..], Vec::as_slice);
+        let entry = entries.iter().find(|entry| entry.key == name);
+        let missing = || DataError::malformed(self.path, format!("its footer has no {name}"));
+        entry.and_then(|entry| entry.value.clone()).ok_or_else(missing)
     }
 }
 
@@ -182,14 +195,14 @@ impl Staging {
             .set_key_value_metadata(Some(vec![
                 KeyValue::new(FINGERPRINT.into(), fingerprint.to_string()),
                 KeyValue::new(SPLIT.into(), split.to_string()),
-                KeyValue::new(CONTENT.into(), content.clone()),
+                KeyValue::new(CONTENT.into(), content),
             ]))
             .build();
         let staged = path.with_extension("part");
         super::write_parquet(&staged, &batch, properties)?;
         std::fs::rename(&staged, &path).map_err(DataError::io("rename", staged))?;
         self.dir.keep(self.is_resumable);
-        Ok(Piece { path, split, n_rows: slices.len(), content })
+        Ok(Piece { path, split, n_rows: slices.len() })
     }
 
     fn check(&self, slices: &[CtSlice]) -> Result<(), DataError> {
