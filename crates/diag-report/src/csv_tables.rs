@@ -176,7 +176,7 @@ fn precision_recall(runs: Pairs) -> Table {
 fn reliability(runs: Pairs) -> Table {
     let mut table = Table::new(
         "reliability.csv",
-        &["class", "lower", "upper", "cases", "mean_probability", "observed_share"],
+        &["class", "lower", "upper", "cases", "mean_probability", "observed_share", "low", "high"],
     );
     for (_, of_run) in runs {
         for (k, class) in of_run.calibration.iter().enumerate() {
@@ -185,11 +185,13 @@ fn reliability(runs: Pairs) -> Table {
                     &of_run.name,
                     [
                         class_name(of_run, Some(k)),
-                        bin.lower.to_string(),
-                        bin.upper.to_string(),
-                        bin.n.to_string(),
-                        optional(bin.mean_probability),
-                        optional(bin.observed),
+                        bin.bin.lower.to_string(),
+                        bin.bin.upper.to_string(),
+                        bin.bin.n.to_string(),
+                        optional(bin.bin.mean_probability),
+                        optional(bin.bin.observed),
+                        optional(bin.low),
+                        optional(bin.high),
                     ],
                 );
             }
@@ -221,11 +223,20 @@ fn recalibration(runs: Pairs) -> Table {
 }
 
 fn net_benefit(runs: Pairs) -> Table {
-    let mut table = Table::new("net_benefit.csv", &["class", "threshold", "net_benefit"]);
+    let mut table =
+        Table::new("net_benefit.csv", &["class", "threshold", "net_benefit", "low", "high", "everybody"]);
     for (_, of_run) in runs {
         for (k, class) in of_run.calibration.iter().enumerate() {
             for p in &class.net_benefit {
-                let numbers = [p.threshold, p.model].map(|x| x.to_string());
+                let band = class.net_benefit_band.iter().find(|band| band.threshold == p.threshold);
+                let numbers = [
+                    Some(p.threshold),
+                    Some(p.model),
+                    band.map(|band| band.low),
+                    band.map(|band| band.high),
+                    Some(p.everybody),
+                ];
+                let numbers = numbers.map(optional);
                 table.push(&of_run.name, [class_name(of_run, Some(k))].into_iter().chain(numbers));
             }
         }
@@ -234,11 +245,16 @@ fn net_benefit(runs: Pairs) -> Table {
 }
 
 fn prevalence(runs: Pairs) -> Table {
-    let mut table = Table::new("predictive_values.csv", &["class", "prevalence", "ppv", "npv"]);
+    let mut table = Table::new(
+        "predictive_values.csv",
+        &["class", "prevalence", "ppv", "ppv_low", "ppv_high", "npv", "npv_low", "npv_high"],
+    );
     for (_, of_run) in runs {
         for (k, class) in of_run.calibration.iter().enumerate() {
             for at in &class.at_prevalence {
-                let numbers = [Some(at.prevalence), at.ppv, at.npv].map(optional);
+                let numbers =
+                    [Some(at.prevalence), at.ppv, at.ppv_low, at.ppv_high, at.npv, at.npv_low, at.npv_high]
+                        .map(optional);
                 table.push(&of_run.name, [class_name(of_run, Some(k))].into_iter().chain(numbers));
             }
         }

@@ -30,7 +30,8 @@ pub use error::ReportError;
 pub use evidence::{Leakage, Link, LinkState};
 pub use explanations::{ExplanationNumbers, MapNumbers, Mean};
 pub use numbers::{
-    CaseResult, ClassCalibration, HeadNumbers, Interval, NamedEstimate, Numbers, RunNumbers, UnitNumbers,
+    CalibrationBin, CaseResult, ClassCalibration, HeadNumbers, Interval, NamedEstimate, Numbers, RunNumbers,
+    UnitNumbers,
 };
 pub use subgroups::Subgroup;
 

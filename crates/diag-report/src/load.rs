@@ -97,7 +97,31 @@ pub(crate) fn load_all(dirs: &[RunDir], split: Split) -> Result<Vec<Run>, Report
     if dirs.is_empty() {
         return Err(ReportError::NoRun);
     }
-    dirs.iter().map(|dir| load(dir, split)).collect()
+    let mut runs = dirs.iter().map(|dir| load(dir, split)).collect::<Result<Vec<_>, _>>()?;
+    tell_apart(&mut runs);
+    Ok(runs)
+}
+
+/// Pipelines call every run folder alike: then the folder above is part of the name, and
+/// a number where even that does not help.
+fn tell_apart(runs: &mut [Run]) {
+    let has_twin = |runs: &[Run]| -> Vec<bool> {
+        let names: Vec<&str> = runs.iter().map(|run| run.name.as_str()).collect();
+        names.iter().map(|name| names.iter().filter(|other| *other == name).count() > 1).collect()
+    };
+    let twins = has_twin(runs);
+    for (run, twin) in runs.iter_mut().zip(twins) {
+        let above = std::fs::canonicalize(run.dir.root()).ok();
+        let above = above.as_deref().and_then(std::path::Path::parent).and_then(std::path::Path::file_name);
+        if let Some(above) = above.filter(|_| twin) {
+            run.name = format!("{}/{}", above.to_string_lossy(), run.name);
+        }
+    }
+    for (i, twin) in has_twin(runs).into_iter().enumerate() {
+        if twin {
+            runs[i].name = format!("{} ({})", runs[i].name, i + 1);
+        }
+    }
 }
 
 fn load(dir: &RunDir, split: Split) -> Result<Run, ReportError> {

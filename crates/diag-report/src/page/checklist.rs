@@ -8,7 +8,7 @@ use crate::Options;
 use crate::card::ITEMS;
 
 /// What this program computes: question, and the section that answers it.
-const COMPUTED: [(&str, &str); 16] = [
+const COMPUTED: [(&str, &str); 17] = [
     ("Cases and slices per class and partition", "data"),
     ("Flow of inclusion and exclusion with counts", "data"),
     ("Architecture, initialisation and number of weights", "provenance"),
@@ -21,7 +21,8 @@ const COMPUTED: [(&str, &str); 16] = [
     ("AUROC, AUPRC, balanced accuracy, MCC", "performance"),
     ("Confidence intervals by case", "performance"),
     ("Reliability diagram, Brier score, ECE, slope and intercept", "calibration"),
-    ("Net benefit", "calibration"),
+    ("Net benefit, with acting on everybody and nobody", "calibration"),
+    ("Model card", "model-card"),
     ("Unit of analysis stated with every number", "summary"),
     ("Warning where a class has few cases", "summary"),
     ("Failure cases shown", "failures"),
@@ -107,6 +108,22 @@ pub(crate) fn definitions(options: &Options) -> Markup {
             dd { "Maps that look at no network: every point between aerated lung alike; the mean lesion mask of the cases outside this part. What a heat map adds to them is what it is worth." }
             dt { "ROC band" }
             dd { "Pointwise 95 % band of the sensitivity at each false positive rate, from the same bootstrap." }
+            dt { "Precision-recall band, band of a decision curve" }
+            dd { "Pointwise 95 % bands of the precision at the highest threshold that reaches each recall, and of the net benefit at each threshold, from the same bootstrap. Resamples keep the class sizes, so that acting on everybody has no band." }
+            dt { "Reliability" }
+            dd { "Of the cases whose probability of a class lies in a bin: their mean probability, and the share that is of the class, with its Wilson score interval, 95 %. Unit: case." }
+            dt { "Predictive values at another share" }
+            dd { "PPV and NPV by Bayes' rule from sensitivity and specificity on these cases, where the class has the stated share; intervals from the same bootstrap. They hold only if sensitivity and specificity do there, too." }
+            dt { "Rank correlation of heat maps" }
+            dd { "Spearman's, over the points of two maps of the same slice. Unit: case, the mean over its maps." }
+            dt { "Peak of a heat map, probability by a head" }
+            dd { "The map's highest value before it was scaled, in the units of its method: score of the class for Grad-CAM, loss of probability for occlusion. Unit: slice." }
+            dt { "Lesion load" }
+            dd { "Share of the lungs that is lesion, from the known truth. Unit: case." }
+            dt { "Slices voting" }
+            dd { "Of one case: slices whose most probable class is the true one, the one the case was called, or another." }
+            dt { "Learning rate, class weights, head weights" }
+            dd { "Step size of the optimiser; factors of each class and of each head in the loss. Unit: epoch." }
             dt { "Slope, intercept, calibration in the large" }
             dd { "Logistic regression of the class on the logit of its probability (Cox 1958): a slope below 1 means predictions that are too extreme; calibration in the large is the intercept with the slope held at 1. The slope's interval is from its standard error." }
             dt { "Net benefit" }

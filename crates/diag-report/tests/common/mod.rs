@@ -30,6 +30,8 @@ pub struct Fixture {
     pub skill: f64,
     /// Whether the first training and the first test case are of one patient.
     pub leaks: bool,
+    /// Scanner model of every case.
+    pub model: Option<String>,
     /// Seed of the predictions; cases and pictures do not depend on it.
     pub seed: u64,
 }
@@ -44,6 +46,7 @@ impl Fixture {
             side: 24,
             skill: 1.2,
             leaks: false,
+            model: None,
             seed: 1,
         }
     }
@@ -235,7 +238,7 @@ fn write_shards(target: &Path, labels: &LabelSet, fixture: &Fixture) -> Result<(
             study_uid_hash: None,
             series_uid_hash: None,
             manufacturer: Some(vendor.into()),
-            model: None,
+            model: fixture.model.clone(),
             kernel: Some(if vendor == "SIEMENS" { "B70f" } else { "LUNG" }.into()),
             slice_thickness_mm: Some(5.0),
             patient_sex: Some(if case.number % 2 == 0 { "F" } else { "M" }.into()),
