@@ -45,7 +45,7 @@ pub fn csv_tables(
 ) -> Result<Vec<(&'static str, Vec<u8>)>, ReportError> {
     let runs = load_all(runs, options.split)?;
     let mut tables = vec![comparisons(numbers)];
-    let each: [for<'a, 'b> fn(Pairs<'a, 'b>) -> Table; 16] = [
+    let each: [for<'a, 'b> fn(Pairs<'a, 'b>) -> Table; 17] = [
         measures,
         confusion,
         heads,
@@ -55,6 +55,7 @@ pub fn csv_tables(
         recalibration,
         net_benefit,
         prevalence,
+        operating_points,
         cases,
         slices,
         subgroups,
@@ -258,6 +259,47 @@ fn prevalence(runs: Pairs) -> Table {
                 table.push(&of_run.name, [class_name(of_run, Some(k))].into_iter().chain(numbers));
             }
         }
+    }
+    table
+}
+
+fn operating_points(runs: Pairs) -> Table {
+    let columns = [
+        "validation_cases",
+        "aggregation",
+        "temperature",
+        "positive",
+        "threshold",
+        "wanted_sensitivity",
+        "sensitivity",
+        "specificity",
+        "wanted_coverage",
+        "coverage",
+        "mean_size",
+        "singletons",
+        "singleton_accuracy",
+    ];
+    let mut table = Table::new("operating_points.csv", &columns);
+    for (_, of_run) in runs {
+        let Some(point) = &of_run.operating_point else { continue };
+        table.push(
+            &of_run.name,
+            [
+                point.n_validation_cases.to_string(),
+                point.aggregation.clone(),
+                point.temperature.to_string(),
+                point.positive.clone(),
+                optional(point.threshold),
+                point.wanted_sensitivity.to_string(),
+                optional(point.sensitivity),
+                optional(point.specificity),
+                point.wanted_coverage.to_string(),
+                point.coverage.to_string(),
+                point.mean_size.to_string(),
+                point.singletons.to_string(),
+                optional(point.singleton_accuracy),
+            ],
+        );
     }
     table
 }

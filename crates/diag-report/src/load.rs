@@ -13,6 +13,7 @@ use diag_data::shard::ShardSet;
 use diag_metrics::{MetricsError, Scores};
 
 use crate::ReportError;
+use crate::decision::{self, OperatingPoint};
 use crate::evidence::{self, Evidence, Link};
 
 /// A run with the predictions of one part of the data.
@@ -32,6 +33,8 @@ pub(crate) struct Run {
     pub(crate) slices: Vec<SliceRow>,
     /// The shards, or in words why they are not at hand.
     pub(crate) shards: Result<Shards, String>,
+    /// What was fixed on the validation cases; absent when nothing was.
+    pub(crate) operating_point: Option<OperatingPoint>,
     /// Maps of where the network looked, or in words why there are none.
     pub(crate) maps: Result<Maps, String>,
 }
@@ -161,6 +164,7 @@ fn load(dir: &RunDir, split: Split) -> Result<Run, ReportError> {
         chain: evidence::chain(dir, &info, evidence, maps.as_ref().ok().map(|maps| &maps.how)),
         shards,
         maps,
+        operating_point: decision::read(dir, &info, split),
         dir: dir.clone(),
         info,
         epochs,

@@ -10,6 +10,7 @@ use diag_metrics::{
 use serde::Serialize;
 
 use crate::compare::{AgainstFirst, against_first};
+use crate::decision::OperatingPoint;
 use crate::evidence::{Leakage, Link};
 use crate::explanations::{self, ExplanationNumbers};
 use crate::load::Run;
@@ -61,6 +62,8 @@ pub struct RunNumbers {
     pub heads: Vec<HeadNumbers>,
     /// Calibration of each class, by case.
     pub calibration: Vec<ClassCalibration>,
+    /// What was fixed on the validation cases and what it does here; absent when nothing was.
+    pub operating_point: Option<OperatingPoint>,
     /// Each case, most wrong first.
     pub cases: Vec<CaseResult>,
     /// Accuracy by scanner, kernel, slice thickness, sex, age and lesion load; empty without the shards.
@@ -269,6 +272,7 @@ fn measure_run(run: &Run, options: &Options) -> Result<RunNumbers, MetricsError>
         by_case_top_3: named(&summarise(&top, &each_case, plan)?, true),
         heads,
         calibration: calibration?,
+        operating_point: run.operating_point.clone(),
         cases: results,
         warnings: warnings(run, &by_case),
         by_case,

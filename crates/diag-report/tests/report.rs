@@ -224,6 +224,22 @@ fn curves_have_bands_that_hold_them_and_the_tables_behind_them_too() {
 }
 
 #[test]
+fn what_was_fixed_beforehand_is_shown_for_these_weights_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = write(folder.path(), "drawn", &Fixture::small()).unwrap();
+    let numbers = compute(std::slice::from_ref(&run), &options()).unwrap();
+    let point = numbers.runs[0].operating_point.clone().unwrap();
+    assert_eq!((point.threshold, point.sensitivity, point.n_validation_cases), (Some(0.4375), Some(0.75), 6));
+    let page = render(std::slice::from_ref(&run), &options()).unwrap();
+    assert!(page.contains("Fitted on 6 validation cases") && page.contains("<td class=\"n\">0.438</td>"));
+    let mut info = run.read_info().unwrap();
+    info.model_sha256 = Some("other".into());
+    run.write_info(&info).unwrap();
+    let page = render(&[run], &options()).unwrap();
+    assert!(page.contains("has fixed nothing on validation cases for these weights"));
+}
+
+#[test]
 fn changed_or_missing_shards_are_said_and_not_shown() {
     let folder = tempfile::tempdir().unwrap();
     let run = write(folder.path(), "drawn", &Fixture::small()).unwrap();
@@ -451,7 +467,7 @@ fn every_table_has_its_csv() {
     });
     let numbers = compute(&runs, &options()).unwrap();
     let tables = csv_tables(&runs, &numbers, &options()).unwrap();
-    assert_eq!(tables.len(), 20);
+    assert_eq!(tables.len(), 21);
     for (name, bytes) in &tables {
         let text = String::from_utf8(bytes.clone()).unwrap();
         let columns = text.lines().next().unwrap().split(',').count();

@@ -3,7 +3,7 @@
 use diag_metrics::{NetBenefitBandPoint, NetBenefitPoint};
 use maud::{Markup, html};
 
-use super::{Context, bounds, few_cases, number};
+use super::{Context, bounds, count, few_cases, number};
 use crate::chart::{Band, Chart, Series, figure, points_table};
 use crate::{ClassCalibration, ReportError};
 
@@ -34,6 +34,8 @@ pub(crate) fn section(context: &Context) -> Result<Markup, ReportError> {
         div.charts { @for chart in benefit? { (chart) } }
         h3 { "Where the class is rarer" }
         (prevalence(context))
+        h3 { "Operating point, fixed beforehand" }
+        (operating_point(context))
     })
 }
 
@@ -184,6 +186,50 @@ fn prevalence(context: &Context) -> Markup {
                         }
                     }
                 }
+            }
+        }
+    }
+}
+
+fn operating_point(context: &Context) -> Markup {
+    let Some(point) = &context.numbers.operating_point else {
+        return html! { p.note { "Missing: " code { "diag-train evaluate" } " has fixed nothing on validation cases for these weights." } };
+    };
+    let rows = [
+        (
+            format!(
+                "Threshold on {}, chosen for a sensitivity of {:.2}",
+                point.positive, point.wanted_sensitivity
+            ),
+            point.threshold,
+        ),
+        ("Sensitivity at the threshold, on this part".into(), point.sensitivity),
+        ("Specificity at the threshold, on this part".into(), point.specificity),
+        ("Temperature".into(), Some(point.temperature)),
+        (
+            format!(
+                "Share of sets of classes that hold the true one, on this part; wanted {:.2}",
+                point.wanted_coverage
+            ),
+            Some(point.coverage),
+        ),
+        ("Mean number of classes in a set".into(), Some(point.mean_size)),
+        (
+            "Share of cases whose set is one class (the others are left to a reader)".into(),
+            Some(point.singletons),
+        ),
+        ("Share of these sets that name the true class".into(), point.singleton_accuracy),
+    ];
+    html! {
+        div.scroll {
+            table {
+                caption {
+                    "Unit: case. Fitted on " (count(point.n_validation_cases, "validation case"))
+                    " before any case of this part was read, and as the evaluation recorded it (metrics.json, decision.json); without intervals. "
+                    "Slices are joined by " (point.aggregation) ", chosen there too; the rest of this page uses the plain mean."
+                }
+                thead { tr { th { "What" } th.n { "Value" } } }
+                tbody { @for (what, value) in &rows { tr { th scope="row" { (what) } td.n { (number(*value)) } } } }
             }
         }
     }

@@ -39,6 +39,9 @@ const FROM_SHARDS: [(&str, &str); 7] = [
     ("Heat maps against true lesions; subgroups by lesion load", "explanations"),
 ];
 
+/// What the evaluation answers when it had validation cases.
+const OPERATING_POINT: &str = "Operating point fixed on validation cases";
+
 /// What no part of this program computes yet.
 const NOT_COMPUTED: [&str; 1] = ["Robustness: noise, dose and scanner shift"];
 
@@ -51,6 +54,8 @@ pub(crate) fn section(context: &Context) -> Markup {
     let maps = context.run.maps.as_ref().ok();
     let has_truth = maps.is_some_and(|maps| !maps.how.lesion_share.is_empty());
     let at_hand = shards.is_some();
+    let has_threshold =
+        context.numbers.operating_point.as_ref().is_some_and(|point| point.threshold.is_some());
     let from_shards = [at_hand, at_hand, at_hand, at_hand, has_demographics, maps.is_some(), has_truth];
     html! {
         p {
@@ -66,6 +71,8 @@ pub(crate) fn section(context: &Context) -> Markup {
                     @for ((item, id), there) in FROM_SHARDS.into_iter().zip(from_shards) {
                         @if there { (computed(item, &link(id), id)) } @else { (missing(item)) }
                     }
+                    @if has_threshold { (computed(OPERATING_POINT, &link("calibration"), "calibration")) }
+                    @else { (missing(OPERATING_POINT)) }
                     @for (key, item) in ITEMS {
                         @match context.options.card.get(key) {
                             Some(text) => tr { td { (item) } td { span.state.supplied { "◆ supplied" } } td { (text) } },
@@ -118,6 +125,8 @@ pub(crate) fn definitions(options: &Options) -> Markup {
             dd { "Spearman's, over the points of two maps of the same slice. Unit: case, the mean over its maps." }
             dt { "Peak of a heat map, probability by a head" }
             dd { "The map's highest value before it was scaled, in the units of its method: score of the class for Grad-CAM, loss of probability for occlusion. Unit: slice." }
+            dt { "Operating point, temperature, sets of classes" }
+            dd { "Fitted on validation cases only: the highest threshold that finds the wanted share of the class; the power 1 / T of the probabilities with the lowest log loss (Guo et al. 2017); conformal sets by class, which hold the true class with the wanted chance (Vovk et al. 2005). A set of several classes is a case that the model leaves to a reader. Unit: case." }
             dt { "Lesion load" }
             dd { "Share of the lungs that is lesion, from the known truth. Unit: case." }
             dt { "Slices voting" }
