@@ -65,7 +65,7 @@ fn grey_levels(spec: &ShardSpec) -> Markup {
             }
             None => "The source was grey levels: what they are in HU is not known.",
         }
-        " " (spec.width) " × " (spec.height) " pixels, fewer than the scan had."
+        " " (spec.width) " × " (spec.height) " pixels."
     }
 }
 

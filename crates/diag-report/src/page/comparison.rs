@@ -28,17 +28,20 @@ fn side_by_side(numbers: &Numbers) -> Markup {
             table {
                 caption { "Unit: case. 95 % intervals by case below each value." }
                 thead {
-                    tr {
-                        th { "Run" } th.n { "cases" }
-                        @for measure in Measure::OVERALL { th.n title=(measure.definition()) { (measure.title()) } }
-                    }
+                    tr { th { "Measure" } @for run in &numbers.runs { th.n { (run.name) } } }
                 }
                 tbody {
-                    @for run in &numbers.runs {
+                    tr {
+                        th scope="row" { "Cases" }
+                        @for run in &numbers.runs { td.n { (run.by_case.n) } }
+                    }
+                    @for measure in Measure::OVERALL {
                         tr {
-                            th scope="row" { (run.name) }
-                            td.n { (run.by_case.n) }
-                            @for measure in Measure::OVERALL { (estimate_cell(run.by_case.get(measure))) }
+                            th scope="row" title=(measure.definition()) {
+                                (measure.title())
+                                @if !measure.higher_is_better() { span.ci { "lower is better" } }
+                            }
+                            @for run in &numbers.runs { (estimate_cell(run.by_case.get(measure))) }
                         }
                     }
                 }
