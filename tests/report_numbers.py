@@ -20,6 +20,13 @@ def ratio(a, b):
     return None if b == 0 else float(a / b)
 
 
+def calibration_error(truth, probs):
+    """Of the most probable class, over 10 bins of equal width."""
+    top, right = probs.max(1), probs.argmax(1) == truth
+    bins = np.minimum((top * 10).astype(int), 9)
+    return float(sum(abs(top[bins == b].mean() - right[bins == b].mean()) * (bins == b).mean() for b in np.unique(bins)))
+
+
 def of_unit(truth, probs):
     called = probs.argmax(1)
     matrix = metrics.confusion_matrix(truth, called, labels=range(len(labels)))
@@ -53,6 +60,7 @@ def of_unit(truth, probs):
             "Macro AUPRC": mean("AUPRC"),
             "Brier score": float(((probs - one_hot) ** 2).sum(1).mean()),
             "Log loss": float(metrics.log_loss(truth, probs, labels=range(len(labels)))),
+            "ECE": calibration_error(truth, probs),
         },
     }
 

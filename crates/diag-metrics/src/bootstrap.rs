@@ -12,7 +12,7 @@ use crate::{Measure, Measures, MetricsError, Scores};
 
 /// An interval is withheld when more than this share of the resamples leaves
 /// the measure undefined: the rest would be a selection.
-const MOST_UNDEFINED: f64 = 0.05;
+pub(crate) const MOST_UNDEFINED: f64 = 0.05;
 
 /// How resamples become an interval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

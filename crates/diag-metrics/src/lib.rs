@@ -22,6 +22,7 @@
 //! # Ok::<(), diag_metrics::MetricsError>(())
 //! ```
 
+mod bands;
 mod benefit;
 mod bootstrap;
 mod calibration;
@@ -38,6 +39,10 @@ mod paired;
 mod ranking;
 mod scores;
 
+pub use bands::{
+    Bounds, NetBenefitBandPoint, PrBandPoint, net_benefit_band, precision_recall_band,
+    predictive_value_bounds,
+};
 pub use benefit::{NetBenefitPoint, net_benefit_curve};
 pub use bootstrap::{
     Bootstrap, Estimate, IntervalMethod, RocBandPoint, Summary, bca_interval, percentile_interval, roc_band,

@@ -163,6 +163,31 @@ impl Ranking {
         Some(reached)
     }
 
+    /// Precision at the highest score that reaches each of `recalls` (ascending, above 0);
+    /// `None` when a side is absent.
+    pub(crate) fn precision_at(
+        &self,
+        recalls: &[f64],
+        weight: impl Fn(usize) -> u64,
+    ) -> Option<Vec<Option<f64>>> {
+        let (n_pos, n_neg) = self.totals(&weight);
+        if n_pos == 0 || n_neg == 0 {
+            return None;
+        }
+        let mut precision = vec![None; recalls.len()];
+        let (mut found, mut wrong, mut first_open) = (0u64, 0u64, 0);
+        for group in self.groups(weight) {
+            found += group.pos;
+            wrong += group.neg;
+            // The slack is that of `sensitivity_at`.
+            while first_open < recalls.len() && recalls[first_open] <= found as f64 / n_pos as f64 + 1e-12 {
+                precision[first_open] = Some(found as f64 / (found + wrong) as f64);
+                first_open += 1;
+            }
+        }
+        Some(precision)
+    }
+
     fn totals(&self, weight: impl Fn(usize) -> u64) -> (u64, u64) {
         self.items.iter().fold((0, 0), |(pos, neg), item| {
             let w = weight(item.row);

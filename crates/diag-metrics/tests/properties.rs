@@ -4,7 +4,8 @@
 
 use diag_metrics::{
     Aggregation, Bootstrap, IntervalMethod, Measure, MetricsError, Scores, aggregate, auroc,
-    average_precision, delong, delong_paired, evaluate, mcnemar, paired_bootstrap, predictive_values,
+    average_precision, delong, delong_paired, evaluate, mcnemar, net_benefit_band, net_benefit_curve,
+    paired_bootstrap, pr_curve, precision_recall_band, predictive_value_bounds, predictive_values,
     recalibrate, roc_band, roc_curve, summarise,
 };
 use rand::{Rng, SeedableRng};
@@ -196,6 +197,72 @@ fn copies_of_a_slice_do_not_narrow_the_interval() {
         let (a, b) = (by_case.estimate(measure), by_slice.estimate(measure));
         close(b.low, a.low, measure.key());
         close(b.high, a.high, measure.key());
+    }
+}
+
+#[test]
+fn bands_hold_their_curves_and_copies_of_slices_do_not_narrow_them() {
+    let cases = random_scores(6, 60, 3);
+    let case_n: Vec<usize> = (0..60).collect();
+    let thresholds: Vec<f64> = (1..100).map(|i| f64::from(i) / 100.0).collect();
+    let probs: Vec<f64> = (0..60).flat_map(|i| cases.row(i).repeat(4)).collect();
+    let labels: Vec<usize> = cases.labels().iter().flat_map(|&l| [l; 4]).collect();
+    let copied_case_n: Vec<usize> = (0..60).flat_map(|i| [i; 4]).collect();
+    let copies = Scores::new(&probs, 3, &labels).unwrap();
+    for class in 0..3 {
+        let (prob_n, event_n) = (cases.of_class(class), cases.is_class(class));
+        let curve = pr_curve(&prob_n, &event_n).unwrap();
+        let band = precision_recall_band(&cases, &case_n, class, &plan()).unwrap().unwrap();
+        assert_eq!(band.len(), 100);
+        let inside = band.iter().filter(|point| {
+            let here = curve.iter().find(|p| p.recall + 1e-12 >= point.recall).unwrap();
+            point.low <= here.precision && here.precision <= point.high
+        });
+        assert!(inside.count() >= 98, "class {class}");
+        assert!(band.iter().any(|p| p.low < p.high) && band.iter().all(|p| p.low >= 0.0 && p.high <= 1.0));
+        let of_copies = precision_recall_band(&copies, &copied_case_n, class, &plan()).unwrap().unwrap();
+        for (a, b) in band.iter().zip(&of_copies) {
+            close(Some(b.low), Some(a.low), "low");
+            close(Some(b.high), Some(a.high), "high");
+        }
+
+        let curve = net_benefit_curve(&prob_n, &event_n, &thresholds).unwrap();
+        let band = net_benefit_band(&cases, &case_n, class, &thresholds, &plan()).unwrap();
+        assert_eq!(band.len(), curve.len());
+        let inside = band.iter().zip(&curve).filter(|(b, c)| b.low <= c.model && c.model <= b.high);
+        assert!(inside.count() >= 97, "class {class}");
+    }
+}
+
+#[test]
+fn without_errors_or_without_a_side_there_is_no_made_up_band() {
+    let right = Scores::new(&[0.9, 0.1, 0.8, 0.2, 0.3, 0.7, 0.2, 0.8], 2, &[0, 0, 1, 1]).unwrap();
+    let case_n = [0, 1, 2, 3];
+    let band = precision_recall_band(&right, &case_n, 0, &plan()).unwrap().unwrap();
+    assert!(band.iter().all(|p| (p.low, p.high) == (1.0, 1.0)));
+    assert_eq!(predictive_value_bounds(&right, &case_n, 0, &[0.1], &plan()).unwrap(), [(None, None)]);
+    let one_side = Scores::new(&[0.9, 0.1, 0.8, 0.2], 2, &[0, 0]).unwrap();
+    assert_eq!(precision_recall_band(&one_side, &[0, 1], 0, &plan()).unwrap(), None);
+    assert_eq!(predictive_value_bounds(&one_side, &[0, 1], 0, &[0.1], &plan()).unwrap(), [(None, None)]);
+    assert!(
+        net_benefit_band(&one_side, &[0, 1], 0, &[0.5], &Bootstrap { n_resamples: 3, ..plan() }).is_err()
+    );
+}
+
+#[test]
+fn predictive_values_have_bounds_that_hold_them() {
+    let scores = random_scores(8, 80, 2);
+    let case_n: Vec<usize> = (0..80).collect();
+    let measures = evaluate(&scores);
+    let pair = (measures.classes[1].sensitivity.unwrap(), measures.classes[1].specificity.unwrap());
+    let bounds = predictive_value_bounds(&scores, &case_n, 1, &[0.05, 0.5], &plan()).unwrap();
+    for (prevalence, (of_ppv, of_npv)) in [0.05, 0.5].into_iter().zip(bounds) {
+        let (ppv, npv) = predictive_values(pair.0, pair.1, prevalence);
+        let inside = |value: Option<f64>, bounds: Option<(f64, f64)>| {
+            let ((low, high), value) = (bounds.unwrap(), value.unwrap());
+            low < value && value < high
+        };
+        assert!(inside(ppv, of_ppv) && inside(npv, of_npv), "{ppv:?} {of_ppv:?} {npv:?} {of_npv:?}");
     }
 }
 

@@ -46,6 +46,10 @@ pub(crate) struct Series {
     pub(crate) points: Vec<(f64, f64)>,
     pub(crate) band: Option<Band>,
     pub(crate) markers: bool,
+    /// Place in the palette; `None`: the place in the chart.
+    pub(crate) slot: Option<usize>,
+    /// Upright intervals at single places: `(x, low, high)`.
+    pub(crate) bars: Vec<(f64, f64, f64)>,
 }
 
 /// Lower and upper edge of a band, from left to right.
@@ -58,7 +62,7 @@ impl Series {
     pub(crate) fn line(name: impl Into<String>, points: Vec<(f64, f64)>) -> Self {
         // A few points are shown as such: one alone would not be seen as a line.
         let markers = points.len() <= 12;
-        Self { name: name.into(), points, band: None, markers }
+        Self { name: name.into(), points, band: None, markers, slot: None, bars: Vec::new() }
     }
 }
 
@@ -71,8 +75,8 @@ pub(crate) fn figure(chart: &Chart, table: Markup) -> Result<Markup, ReportError
             (PreEscaped(svg))
             @if chart.series.len() > 1 {
                 ul.legend {
-                    @for (slot, series) in chart.series.iter().enumerate() {
-                        li { (swatch(slot)) (series.name) }
+                    @for (place, series) in chart.series.iter().enumerate() {
+                        li { (swatch(series.slot.unwrap_or(place))) (series.name) }
                     }
                 }
             }
@@ -81,15 +85,35 @@ pub(crate) fn figure(chart: &Chart, table: Markup) -> Result<Markup, ReportError
     })
 }
 
-/// The points of all series as a table, thinned to at most about 100 rows a series.
+/// The points of all series as a table, then those of their bands, each thinned to at
+/// most about 100 rows.
 pub(crate) fn points_table(chart: &Chart) -> Markup {
+    let bounds = |series: &Series| -> Vec<(f64, f64, f64)> {
+        let band = series.band.iter().flat_map(|band| band.low.iter().zip(&band.high));
+        band.map(|(low, high)| (low.0, low.1, high.1)).chain(series.bars.iter().copied()).collect()
+    };
+    let has_bounds = chart.series.iter().any(|series| !bounds(series).is_empty());
     html! {
         table {
-            thead { tr { th { "Series" } th.n { (chart.x_label) } th.n { (chart.y_label) } } }
+            thead {
+                tr {
+                    th { "Series" } th.n { (chart.x_label) } th.n { (chart.y_label) }
+                    @if has_bounds { th.n { "95 % low" } th.n { "95 % high" } }
+                }
+            }
             tbody {
                 @for series in &chart.series {
                     @for (x, y) in thinned(&series.points) {
-                        tr { td { (series.name) } td.n { (tick(*x)) } td.n { (tick(*y)) } }
+                        tr {
+                            td { (series.name) } td.n { (tick(*x)) } td.n { (tick(*y)) }
+                            @if has_bounds { td.n {} td.n {} }
+                        }
+                    }
+                    @for (x, low, high) in thinned(&bounds(series)) {
+                        tr {
+                            td { (series.name) ", interval" } td.n { (tick(*x)) } td.n {}
+                            td.n { (tick(*low)) } td.n { (tick(*high)) }
+                        }
                     }
                 }
             }
@@ -103,7 +127,7 @@ pub(crate) fn swatch(slot: usize) -> Markup {
     html! { svg class=(class) viewBox="0 0 28 10" aria-hidden="true" { line x1="0" y1="5" x2="28" y2="5" {} } }
 }
 
-fn thinned(points: &[(f64, f64)]) -> impl Iterator<Item = &(f64, f64)> {
+fn thinned<T>(points: &[T]) -> impl Iterator<Item = &T> {
     let step = points.len().div_ceil(100).max(1);
     let last = points.len().saturating_sub(1);
     points.iter().enumerate().filter(move |(i, _)| i % step == 0 || *i == last).map(|(_, point)| point)
@@ -132,7 +156,7 @@ fn plot(chart: &Chart, svg: &mut String) -> Result<(), Box<dyn std::error::Error
         .margin(6 * SCALE)
         .margin_right(14 * SCALE)
         .x_label_area_size(40 * SCALE)
-        .y_label_area_size(64 * SCALE)
+        .y_label_area_size(72 * SCALE)
         .build_cartesian_2d(x0..x1, y0..y1)?;
     area.configure_mesh()
         .x_desc(chart.x_label)
@@ -151,15 +175,19 @@ fn plot(chart: &Chart, svg: &mut String) -> Result<(), Box<dyn std::error::Error
     if let Some(ends) = chart.reference {
         area.draw_series(LineSeries::new(ends, REFERENCE))?;
     }
-    for (slot, series) in chart.series.iter().enumerate() {
-        let colour = SLOTS[slot % SLOTS.len()];
+    for (place, series) in chart.series.iter().enumerate() {
+        let colour = SLOTS[series.slot.unwrap_or(place) % SLOTS.len()];
         if let Some(Band { low, high }) = &series.band {
             let outline: Vec<(f64, f64)> = low.iter().chain(high.iter().rev()).copied().collect();
             area.draw_series(std::iter::once(Polygon::new(outline, colour.mix(0.15))))?;
         }
     }
-    for (slot, series) in chart.series.iter().enumerate() {
-        let colour = SLOTS[slot % SLOTS.len()];
+    for (place, series) in chart.series.iter().enumerate() {
+        let colour = SLOTS[series.slot.unwrap_or(place) % SLOTS.len()];
+        for &(x, low, high) in &series.bars {
+            // Bars take the neutral ink: a dashed bar would look like several.
+            area.draw_series(LineSeries::new([(x, low), (x, high)], INK.stroke_width(1)))?;
+        }
         let points = || series.points.iter().copied().filter(|(x, y)| x.is_finite() && y.is_finite());
         area.draw_series(LineSeries::new(points(), colour.stroke_width(2)))?;
         if series.markers {

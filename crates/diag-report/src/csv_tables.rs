@@ -45,7 +45,7 @@ pub fn csv_tables(
 ) -> Result<Vec<(&'static str, Vec<u8>)>, ReportError> {
     let runs = load_all(runs, options.split)?;
     let mut tables = vec![comparisons(numbers)];
-    let each: [for<'a, 'b> fn(Pairs<'a, 'b>) -> Table; 16] = [
+    let each: [for<'a, 'b> fn(Pairs<'a, 'b>) -> Table; 17] = [
         measures,
         confusion,
         heads,
@@ -55,6 +55,7 @@ pub fn csv_tables(
         recalibration,
         net_benefit,
         prevalence,
+        operating_points,
         cases,
         slices,
         subgroups,
@@ -176,7 +177,7 @@ fn precision_recall(runs: Pairs) -> Table {
 fn reliability(runs: Pairs) -> Table {
     let mut table = Table::new(
         "reliability.csv",
-        &["class", "lower", "upper", "cases", "mean_probability", "observed_share"],
+        &["class", "lower", "upper", "cases", "mean_probability", "observed_share", "low", "high"],
     );
     for (_, of_run) in runs {
         for (k, class) in of_run.calibration.iter().enumerate() {
@@ -185,11 +186,13 @@ fn reliability(runs: Pairs) -> Table {
                     &of_run.name,
                     [
                         class_name(of_run, Some(k)),
-                        bin.lower.to_string(),
-                        bin.upper.to_string(),
-                        bin.n.to_string(),
-                        optional(bin.mean_probability),
-                        optional(bin.observed),
+                        bin.bin.lower.to_string(),
+                        bin.bin.upper.to_string(),
+                        bin.bin.n.to_string(),
+                        optional(bin.bin.mean_probability),
+                        optional(bin.bin.observed),
+                        optional(bin.low),
+                        optional(bin.high),
                     ],
                 );
             }
@@ -221,11 +224,20 @@ fn recalibration(runs: Pairs) -> Table {
 }
 
 fn net_benefit(runs: Pairs) -> Table {
-    let mut table = Table::new("net_benefit.csv", &["class", "threshold", "net_benefit"]);
+    let mut table =
+        Table::new("net_benefit.csv", &["class", "threshold", "net_benefit", "low", "high", "everybody"]);
     for (_, of_run) in runs {
         for (k, class) in of_run.calibration.iter().enumerate() {
             for p in &class.net_benefit {
-                let numbers = [p.threshold, p.model].map(|x| x.to_string());
+                let band = class.net_benefit_band.iter().find(|band| band.threshold == p.threshold);
+                let numbers = [
+                    Some(p.threshold),
+                    Some(p.model),
+                    band.map(|band| band.low),
+                    band.map(|band| band.high),
+                    Some(p.everybody),
+                ];
+                let numbers = numbers.map(optional);
                 table.push(&of_run.name, [class_name(of_run, Some(k))].into_iter().chain(numbers));
             }
         }
@@ -234,14 +246,60 @@ fn net_benefit(runs: Pairs) -> Table {
 }
 
 fn prevalence(runs: Pairs) -> Table {
-    let mut table = Table::new("predictive_values.csv", &["class", "prevalence", "ppv", "npv"]);
+    let mut table = Table::new(
+        "predictive_values.csv",
+        &["class", "prevalence", "ppv", "ppv_low", "ppv_high", "npv", "npv_low", "npv_high"],
+    );
     for (_, of_run) in runs {
         for (k, class) in of_run.calibration.iter().enumerate() {
             for at in &class.at_prevalence {
-                let numbers = [Some(at.prevalence), at.ppv, at.npv].map(optional);
+                let numbers =
+                    [Some(at.prevalence), at.ppv, at.ppv_low, at.ppv_high, at.npv, at.npv_low, at.npv_high]
+                        .map(optional);
                 table.push(&of_run.name, [class_name(of_run, Some(k))].into_iter().chain(numbers));
             }
         }
+    }
+    table
+}
+
+fn operating_points(runs: Pairs) -> Table {
+    let columns = [
+        "validation_cases",
+        "aggregation",
+        "temperature",
+        "positive",
+        "threshold",
+        "wanted_sensitivity",
+        "sensitivity",
+        "specificity",
+        "wanted_coverage",
+        "coverage",
+        "mean_size",
+        "singletons",
+        "singleton_accuracy",
+    ];
+    let mut table = Table::new("operating_points.csv", &columns);
+    for (_, of_run) in runs {
+        let Some(point) = &of_run.operating_point else { continue };
+        table.push(
+            &of_run.name,
+            [
+                point.n_validation_cases.to_string(),
+                point.aggregation.clone(),
+                point.temperature.to_string(),
+                point.positive.clone(),
+                optional(point.threshold),
+                point.wanted_sensitivity.to_string(),
+                optional(point.sensitivity),
+                optional(point.specificity),
+                point.wanted_coverage.to_string(),
+                point.coverage.to_string(),
+                point.mean_size.to_string(),
+                point.singletons.to_string(),
+                optional(point.singleton_accuracy),
+            ],
+        );
     }
     table
 }

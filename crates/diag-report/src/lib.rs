@@ -13,6 +13,7 @@ mod card;
 mod chart;
 mod compare;
 mod csv_tables;
+mod decision;
 mod error;
 mod evidence;
 mod explanations;
@@ -25,12 +26,14 @@ mod subgroups;
 pub use card::Card;
 pub use compare::{AgainstFirst, Test};
 pub use csv_tables::csv_tables;
+pub use decision::OperatingPoint;
 pub use diag_data::run::RunDir;
 pub use error::ReportError;
 pub use evidence::{Leakage, Link, LinkState};
 pub use explanations::{ExplanationNumbers, MapNumbers, Mean};
 pub use numbers::{
-    CaseResult, ClassCalibration, HeadNumbers, Interval, NamedEstimate, Numbers, RunNumbers, UnitNumbers,
+    CalibrationBin, CaseResult, ClassCalibration, HeadNumbers, Interval, NamedEstimate, Numbers, RunNumbers,
+    UnitNumbers,
 };
 pub use subgroups::Subgroup;
 

@@ -13,6 +13,7 @@ use diag_data::shard::ShardSet;
 use diag_metrics::{MetricsError, Scores};
 
 use crate::ReportError;
+use crate::decision::{self, OperatingPoint};
 use crate::evidence::{self, Evidence, Link};
 
 /// A run with the predictions of one part of the data.
@@ -32,6 +33,8 @@ pub(crate) struct Run {
     pub(crate) slices: Vec<SliceRow>,
     /// The shards, or in words why they are not at hand.
     pub(crate) shards: Result<Shards, String>,
+    /// What was fixed on the validation cases; absent when nothing was.
+    pub(crate) operating_point: Option<OperatingPoint>,
     /// Maps of where the network looked, or in words why there are none.
     pub(crate) maps: Result<Maps, String>,
 }
@@ -97,7 +100,31 @@ pub(crate) fn load_all(dirs: &[RunDir], split: Split) -> Result<Vec<Run>, Report
     if dirs.is_empty() {
         return Err(ReportError::NoRun);
     }
-    dirs.iter().map(|dir| load(dir, split)).collect()
+    let mut runs = dirs.iter().map(|dir| load(dir, split)).collect::<Result<Vec<_>, _>>()?;
+    tell_apart(&mut runs);
+    Ok(runs)
+}
+
+/// Pipelines call every run folder alike: then the folder above is part of the name, and
+/// a number where even that does not help.
+fn tell_apart(runs: &mut [Run]) {
+    let has_twin = |runs: &[Run]| -> Vec<bool> {
+        let names: Vec<&str> = runs.iter().map(|run| run.name.as_str()).collect();
+        names.iter().map(|name| names.iter().filter(|other| *other == name).count() > 1).collect()
+    };
+    let twins = has_twin(runs);
+    for (run, twin) in runs.iter_mut().zip(twins) {
+        let above = std::fs::canonicalize(run.dir.root()).ok();
+        let above = above.as_deref().and_then(std::path::Path::parent).and_then(std::path::Path::file_name);
+        if let Some(above) = above.filter(|_| twin) {
+            run.name = format!("{}/{}", above.to_string_lossy(), run.name);
+        }
+    }
+    for (i, twin) in has_twin(runs).into_iter().enumerate() {
+        if twin {
+            runs[i].name = format!("{} ({})", runs[i].name, i + 1);
+        }
+    }
 }
 
 fn load(dir: &RunDir, split: Split) -> Result<Run, ReportError> {
@@ -137,6 +164,7 @@ fn load(dir: &RunDir, split: Split) -> Result<Run, ReportError> {
         chain: evidence::chain(dir, &info, evidence, maps.as_ref().ok().map(|maps| &maps.how)),
         shards,
         maps,
+        operating_point: decision::read(dir, &info, split),
         dir: dir.clone(),
         info,
         epochs,

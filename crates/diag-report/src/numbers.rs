@@ -1,13 +1,16 @@
 //! Every number of the page, computed once: the page and `--json` show the same.
 
 use diag_metrics::{
-    Aggregation, Bootstrap, Estimate, Measure, Measures, MetricsError, NetBenefitPoint, PrPoint,
-    Recalibration, ReliabilityBin, RocBandPoint, RocPoint, Scores, Summary, aggregate, net_benefit_curve,
-    pr_curve, predictive_values, recalibrate, reliability, roc_band, roc_curve, summarise, wilson_interval,
+    Aggregation, Bootstrap, Bounds, Estimate, Measure, Measures, MetricsError, NetBenefitBandPoint,
+    NetBenefitPoint, PrBandPoint, PrPoint, Recalibration, ReliabilityBin, RocBandPoint, RocPoint, Scores,
+    Summary, aggregate, net_benefit_band, net_benefit_curve, pr_curve, precision_recall_band,
+    predictive_value_bounds, predictive_values, recalibrate, reliability, roc_band, roc_curve, summarise,
+    wilson_interval,
 };
 use serde::Serialize;
 
 use crate::compare::{AgainstFirst, against_first};
+use crate::decision::OperatingPoint;
 use crate::evidence::{Leakage, Link};
 use crate::explanations::{self, ExplanationNumbers};
 use crate::load::Run;
@@ -59,6 +62,8 @@ pub struct RunNumbers {
     pub heads: Vec<HeadNumbers>,
     /// Calibration of each class, by case.
     pub calibration: Vec<ClassCalibration>,
+    /// What was fixed on the validation cases and what it does here; absent when nothing was.
+    pub operating_point: Option<OperatingPoint>,
     /// Each case, most wrong first.
     pub cases: Vec<CaseResult>,
     /// Accuracy by scanner, kernel, slice thickness, sex, age and lesion load; empty without the shards.
@@ -94,6 +99,8 @@ pub struct UnitNumbers {
     pub roc_band: Vec<Option<Vec<RocBandPoint>>>,
     /// Precision-recall curve of each class.
     pub precision_recall: Vec<Option<Vec<PrPoint>>>,
+    /// 95 % band of each precision-recall curve, by case.
+    pub precision_recall_band: Vec<Option<Vec<PrBandPoint>>>,
 }
 
 impl UnitNumbers {
@@ -146,13 +153,27 @@ pub struct HeadNumbers {
 #[derive(Debug, Serialize)]
 pub struct ClassCalibration {
     /// Reliability bins, 10 of equal width.
-    pub bins: Vec<ReliabilityBin>,
+    pub bins: Vec<CalibrationBin>,
     /// Logistic recalibration; absent when it has no finite answer.
     pub recalibration: Option<Recalibration>,
     /// Decision curve.
     pub net_benefit: Vec<NetBenefitPoint>,
+    /// 95 % band of the model's decision curve, by case.
+    pub net_benefit_band: Vec<NetBenefitBandPoint>,
     /// Predictive values where the class has another share.
     pub at_prevalence: Vec<AtPrevalence>,
+}
+
+/// A reliability bin with the interval of its observed share.
+#[derive(Debug, Serialize)]
+pub struct CalibrationBin {
+    /// The bin.
+    #[serde(flatten)]
+    pub bin: ReliabilityBin,
+    /// Lower Wilson bound of the observed share.
+    pub low: Option<f64>,
+    /// Upper Wilson bound of the observed share.
+    pub high: Option<f64>,
 }
 
 /// Predictive values at a share of the class, from sensitivity and specificity.
@@ -162,8 +183,16 @@ pub struct AtPrevalence {
     pub prevalence: f64,
     /// Positive predictive value.
     pub ppv: Option<f64>,
+    /// Lower bound of the positive predictive value; absent where no resample differs.
+    pub ppv_low: Option<f64>,
+    /// Upper bound of the positive predictive value.
+    pub ppv_high: Option<f64>,
     /// Negative predictive value.
     pub npv: Option<f64>,
+    /// Lower bound of the negative predictive value; absent where no resample differs.
+    pub npv_low: Option<f64>,
+    /// Upper bound of the negative predictive value.
+    pub npv_high: Option<f64>,
 }
 
 /// What became of one case.
@@ -229,6 +258,8 @@ fn measure_run(run: &Run, options: &Options) -> Result<RunNumbers, MetricsError>
         heads.push(HeadNumbers { head: name.clone(), estimates: named(&summary, true) });
     }
     let results = case_results(run, &cases);
+    let calibration: Result<Vec<_>, _> =
+        (0..cases.n_classes()).map(|k| calibration(&cases, &each_case, k, &by_case, plan)).collect();
     Ok(RunNumbers {
         subgroups: subgroups(run, &results, plan.level)?,
         explanations: explanations::measure(run, plan)?,
@@ -240,7 +271,8 @@ fn measure_run(run: &Run, options: &Options) -> Result<RunNumbers, MetricsError>
         by_slice: unit("slice", &run.slice_scores(last)?, &run.case_of_slice(), plan)?,
         by_case_top_3: named(&summarise(&top, &each_case, plan)?, true),
         heads,
-        calibration: (0..cases.n_classes()).map(|k| calibration(&cases, k, &by_case)).collect(),
+        calibration: calibration?,
+        operating_point: run.operating_point.clone(),
         cases: results,
         warnings: warnings(run, &by_case),
         by_case,
@@ -256,6 +288,8 @@ fn unit(
     let summary = summarise(scores, case_n, plan)?;
     let classes = 0..scores.n_classes();
     let bands: Result<Vec<_>, _> = classes.clone().map(|k| roc_band(scores, case_n, k, plan)).collect();
+    let recall_bands: Result<Vec<_>, _> =
+        classes.clone().map(|k| precision_recall_band(scores, case_n, k, plan)).collect();
     Ok(UnitNumbers {
         unit,
         n: scores.len(),
@@ -265,6 +299,7 @@ fn unit(
         estimates: named(&summary, unit == "case"),
         roc: classes.clone().map(|k| roc_curve(&scores.of_class(k), &scores.is_class(k))).collect(),
         roc_band: bands?,
+        precision_recall_band: recall_bands?,
         precision_recall: classes.map(|k| pr_curve(&scores.of_class(k), &scores.is_class(k))).collect(),
     })
 }
@@ -308,23 +343,37 @@ fn share_of(measures: &Measures, measure: Measure) -> Option<(u64, u64)> {
     }
 }
 
-fn calibration(cases: &Scores, class: usize, by_case: &UnitNumbers) -> ClassCalibration {
+fn calibration(
+    cases: &Scores,
+    each_case: &[usize],
+    class: usize,
+    by_case: &UnitNumbers,
+    plan: &Bootstrap,
+) -> Result<ClassCalibration, MetricsError> {
     let (prob_n, event_n) = (cases.of_class(class), cases.is_class(class));
     let thresholds: Vec<f64> = (1..100).map(|i| f64::from(i) / 100.0).collect();
     let value = |measure| by_case.get(measure).and_then(|e| e.value);
     let pair = value(Measure::Sensitivity(class)).zip(value(Measure::Specificity(class)));
-    let at = |prevalence: f64| {
+    let bounds = predictive_value_bounds(cases, each_case, class, &PREVALENCES, plan)?;
+    let at = |(prevalence, (of_ppv, of_npv)): (f64, (Bounds, Bounds))| {
         let values =
             pair.map(|(sensitivity, specificity)| predictive_values(sensitivity, specificity, prevalence));
         let (ppv, npv) = values.unwrap_or((None, None));
-        AtPrevalence { prevalence, ppv, npv }
+        let ((ppv_low, ppv_high), (npv_low, npv_high)) = (of_ppv.unzip(), of_npv.unzip());
+        AtPrevalence { prevalence, ppv, ppv_low, ppv_high, npv, npv_low, npv_high }
     };
-    ClassCalibration {
-        bins: reliability(&prob_n, &event_n, 10),
+    let with_bounds = |bin: ReliabilityBin| {
+        let hits = bin.observed.map_or(0.0, |share| share * bin.n as f64).round() as u64;
+        let (low, high) = wilson_interval(hits, bin.n, plan.level).unzip();
+        CalibrationBin { bin, low, high }
+    };
+    Ok(ClassCalibration {
+        bins: reliability(&prob_n, &event_n, 10).into_iter().map(with_bounds).collect(),
         recalibration: recalibrate(&prob_n, &event_n),
         net_benefit: net_benefit_curve(&prob_n, &event_n, &thresholds).unwrap_or_default(),
-        at_prevalence: PREVALENCES.map(at).into(),
-    }
+        net_benefit_band: net_benefit_band(cases, each_case, class, &thresholds, plan)?,
+        at_prevalence: PREVALENCES.into_iter().zip(bounds).map(at).collect(),
+    })
 }
 
 fn case_results(run: &Run, cases: &Scores) -> Vec<CaseResult> {
@@ -349,18 +398,27 @@ fn case_results(run: &Run, cases: &Scores) -> Vec<CaseResult> {
     results
 }
 
+/// A warning in words when classes have fewer than 10 cases.
+pub(crate) fn few_cases(labels: &[String], cases_per_class: &[usize]) -> Option<String> {
+    let few = labels.iter().zip(cases_per_class).filter(|(_, n)| (1..FEW_CASES).contains(*n));
+    let few: Vec<String> = few.map(|(name, n)| format!("{name} ({n})")).collect();
+    let of_classes = if few.len() == 1 { "One class has" } else { "Some classes have" };
+    (!few.is_empty()).then(|| {
+        format!(
+            "{of_classes} fewer than {FEW_CASES} cases: {}. Their numbers, and all numbers over the classes, can change greatly with a single case.",
+            few.join(", ")
+        )
+    })
+}
+
 fn warnings(run: &Run, by_case: &UnitNumbers) -> Vec<String> {
     let mut warnings = Vec::new();
     for (name, &n) in run.info.labels.names().iter().zip(&by_case.cases_per_class) {
         if n == 0 {
             warnings.push(format!("There is no case of class {name}: nothing is known about it."));
-        } else if n < FEW_CASES {
-            let cases = if n == 1 { "case" } else { "cases" };
-            warnings.push(format!(
-                "Class {name} has only {n} {cases}, fewer than {FEW_CASES}: its numbers can change greatly with a single case."
-            ));
         }
     }
+    warnings.extend(few_cases(run.info.labels.names(), &by_case.cases_per_class));
     match &run.shards {
         Err(why) => warnings.push(format!("Of the shards: {why}.")),
         Ok(shards) => {

@@ -7,6 +7,7 @@ mod comparison;
 mod data;
 mod explanations;
 mod failures;
+mod model_card;
 mod performance;
 mod provenance;
 mod summary;
@@ -16,7 +17,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use crate::load::Run;
 use crate::numbers::{Interval, NamedEstimate, Numbers, RunNumbers};
-use crate::{Options, ReportError, pictures};
+use crate::{Options, ReportError, numbers, pictures};
 
 const STYLE: &str = include_str!("page/style.css");
 /// Heat maps take at most this part of the room for pictures, beside them.
@@ -113,9 +114,16 @@ fn sections(context: &Context, budget: usize) -> Result<Sections, ReportError> {
         ("explanations", "Explanations", explanations::section(context)),
         ("failures", "Failure cases", failures::section(context)),
         ("cases", "Cases", browser::section(context, &pictures, budget / MAPS_SHARE)?),
+        ("model-card", "Model card", model_card::section(context)),
         ("provenance", "Provenance", provenance::section(context)),
         ("checklist", "Reporting checklist", checklist::section(context)),
     ])
+}
+
+/// The warning about classes with few cases, where numbers by class stand.
+pub(crate) fn few_cases(context: &Context) -> Markup {
+    let warning = numbers::few_cases(context.labels(), &context.numbers.by_case.cases_per_class);
+    html! { @if let Some(warning) = warning { p.warning { strong { "Caution. " } (warning) } } }
 }
 
 /// Three decimals; an undefined value is called so.
@@ -156,6 +164,14 @@ pub(crate) fn estimate_cell(estimate: Option<&NamedEstimate>) -> Markup {
 pub(crate) fn interval_text(estimate: &NamedEstimate) -> String {
     let mark = if estimate.interval == Interval::Wilson { "†" } else { "" };
     format!("{}{mark}", bounds(estimate.low, estimate.high))
+}
+
+/// `95 % CI 0.712–0.903`, or in words why there is none.
+pub(crate) fn interval_words(estimate: &NamedEstimate) -> String {
+    match estimate.low {
+        Some(_) => format!("95 % CI {}", interval_text(estimate)),
+        None => "no 95 % CI: too few cases or resamples that all agree".into(),
+    }
 }
 
 /// `1 case`, `12 cases`.

@@ -34,6 +34,7 @@ fn all_sections_are_there() {
         "calibration",
         "explanations",
         "failures",
+        "model-card",
         "cases",
         "provenance",
         "checklist",
@@ -78,12 +79,15 @@ fn user_text_stays_text() {
     let mut fixture = Fixture::small();
     fixture.labels =
         vec!["<script>alert(1)</script>".into(), "\"><img src=x>".into(), "normal & well".into()];
+    fixture.model = Some("<script>model</script>".into());
     let page = page_of(&fixture);
     let folder = tempfile::tempdir().unwrap();
     let run = write(folder.path(), "drawn", &fixture).unwrap();
     write_maps(&run, &fixture).unwrap();
+    std::fs::write(run.plan(), "# <script>plan</script>").unwrap();
     let page = page + &render(&[run], &options()).unwrap();
     assert!(page.contains("&lt;script&gt;alert(1)&lt;/script&gt;"));
+    assert!(page.contains("&lt;script&gt;model&lt;/script&gt;") && page.contains("&lt;script&gt;plan"));
     assert!(!page.contains("<script>alert") && !page.contains("<img src=x>"));
     assert_eq!(page.matches("<script>").count(), 2, "only our own, once a page");
 }
@@ -178,6 +182,64 @@ fn runs_on_the_same_cases_are_tested_in_pairs() {
 }
 
 #[test]
+fn runs_of_one_name_are_told_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let runs =
+        ["<b>one", "two"].map(|above| write(&folder.path().join(above), "run", &Fixture::small()).unwrap());
+    let numbers = compute(&runs, &options()).unwrap();
+    assert_eq!(numbers.comparisons[0].first, "<b>one/run");
+    assert_eq!(numbers.comparisons[0].second, "two/run");
+    let page = render(&runs, &options()).unwrap();
+    assert!(page.contains("two/run against &lt;b&gt;one/run") && !page.contains("<b>one"));
+    assert!(page.contains("Caution, run "), "few cases are warned about beside the tests");
+    let twice = compute(&[runs[0].clone(), runs[0].clone()], &options()).unwrap();
+    assert_eq!(twice.runs[1].name, "<b>one/run (2)");
+}
+
+#[test]
+fn curves_have_bands_that_hold_them_and_the_tables_behind_them_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let fixture = Fixture { test_cases: vec![9, 9, 9], ..Fixture::small() };
+    let run = write(folder.path(), "drawn", &fixture).unwrap();
+    let numbers = compute(std::slice::from_ref(&run), &options()).unwrap();
+    let of_run = &numbers.runs[0];
+    for (k, class) in of_run.calibration.iter().enumerate() {
+        assert_eq!(class.net_benefit_band.len(), class.net_benefit.len());
+        let inside = class.net_benefit.iter().zip(&class.net_benefit_band);
+        assert!(inside.filter(|(p, b)| b.low <= p.model && p.model <= b.high).count() > 90, "class {k}");
+        for bin in class.bins.iter().filter(|bin| bin.bin.n > 0) {
+            let observed = bin.bin.observed.unwrap();
+            assert!(bin.low.unwrap() <= observed && observed <= bin.high.unwrap());
+        }
+        for unit in [&of_run.by_case, &of_run.by_slice] {
+            assert_eq!(unit.precision_recall_band[k].as_ref().unwrap().len(), 100);
+        }
+    }
+    let page = render(&[run], &options()).unwrap();
+    for title in ["Reliability of covid-19, by case", "Decision curve of normal, by case"] {
+        let figure = page.split(title).nth(1).unwrap().split("</figure>").next().unwrap();
+        assert!(figure.contains("95 % low") && figure.contains(", interval</td>"), "{title}");
+    }
+    assert!(page.contains("on everybody"));
+}
+
+#[test]
+fn what_was_fixed_beforehand_is_shown_for_these_weights_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = write(folder.path(), "drawn", &Fixture::small()).unwrap();
+    let numbers = compute(std::slice::from_ref(&run), &options()).unwrap();
+    let point = numbers.runs[0].operating_point.clone().unwrap();
+    assert_eq!((point.threshold, point.sensitivity, point.n_validation_cases), (Some(0.4375), Some(0.75), 6));
+    let page = render(std::slice::from_ref(&run), &options()).unwrap();
+    assert!(page.contains("Fitted on 6 validation cases") && page.contains("<td class=\"n\">0.438</td>"));
+    let mut info = run.read_info().unwrap();
+    info.model_sha256 = Some("other".into());
+    run.write_info(&info).unwrap();
+    let page = render(&[run], &options()).unwrap();
+    assert!(page.contains("has fixed nothing on validation cases for these weights"));
+}
+
+#[test]
 fn changed_or_missing_shards_are_said_and_not_shown() {
     let folder = tempfile::tempdir().unwrap();
     let run = write(folder.path(), "drawn", &Fixture::small()).unwrap();
@@ -212,7 +274,8 @@ fn supplied_text_is_marked_as_such() {
     let card = Card::from_toml("intended_use = \"Drawn <b>only</b>.\"").unwrap();
     let page = render(&[run], &Options { card, ..options() }).unwrap();
     assert!(page.contains("Drawn &lt;b&gt;only&lt;/b&gt;."));
-    assert_eq!(page.matches("◆ supplied").count(), 1);
+    assert_eq!(page.matches("◆ supplied").count(), 2, "in the model card and in the checklist");
+    assert_eq!(page.matches("Drawn &lt;b&gt;only&lt;/b&gt;.").count(), 2);
     let error = Card::from_toml("no_such_key = \"x\"").unwrap_err();
     assert!(error.to_string().contains("no_such_key"));
 }
@@ -404,7 +467,7 @@ fn every_table_has_its_csv() {
     });
     let numbers = compute(&runs, &options()).unwrap();
     let tables = csv_tables(&runs, &numbers, &options()).unwrap();
-    assert_eq!(tables.len(), 20);
+    assert_eq!(tables.len(), 21);
     for (name, bytes) in &tables {
         let text = String::from_utf8(bytes.clone()).unwrap();
         let columns = text.lines().next().unwrap().split(',').count();

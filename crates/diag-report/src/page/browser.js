@@ -215,7 +215,7 @@ document.querySelectorAll(".viewer").forEach((viewer) => {
   position.setAttribute("aria-live", "polite");
   const data = viewer.parentElement.querySelector("script.maps");
   const heat = heatMaps(viewer, side, overlay, data ? JSON.parse(data.textContent) : {}, labels, make);
-  make("p", "note", side, "Click here, then ← → for slices, ↑ ↓ for cases" + (data ? ", m for the heat map, h for the head." : "."));
+  make("p", "note", side, "Click here, then ← → for slices, ↑ ↓ for cases" + (data ? ", m for the heat map, h, n and c for its head, kind and class." : "."));
 
   const buttons = cases.map((item, i) => {
     const button = make("button", "", make("li", "", list), "");

@@ -5,10 +5,12 @@
 
 use std::collections::BTreeMap;
 
+use diag_data::manifest::ShardSpec;
 use maud::{Markup, PreEscaped, html};
 
 use super::{Context, count, plain};
 use crate::ReportError;
+use crate::chart::tick;
 use crate::load::SliceRow;
 use crate::numbers::CaseResult;
 use crate::pictures::{N_WORST, Pictures, ShownMap, embed_maps};
@@ -38,6 +40,9 @@ pub(crate) fn section(
             } @else {
                 "All " (n_slices) " slices are embedded, losslessly, as the network saw them. "
             }
+            @if let Ok(shards) = &context.run.shards {
+                (grey_levels(&shards.set.manifest().spec)) " "
+            }
             "Below each slice: its number, the number of the called class, and that class's probability. The coloured strips stack the probabilities of every slice, class 1 at the bottom. "
             (about_maps(context, &maps))
         }
@@ -48,6 +53,20 @@ pub(crate) fn section(
             (case(context, rank, result, &slices_of[result.case], pictures))
         }
     })
+}
+
+/// What black and white are, for those who read CT.
+fn grey_levels(spec: &ShardSpec) -> Markup {
+    html! {
+        @match &spec.window {
+            Some(window) => {
+                @let (lo, hi) = (window.lo().0, window.hi().0);
+                "Window: level " (tick(f64::from(lo + hi) / 2.0)) " HU, width " (tick(f64::from(hi - lo))) " HU."
+            }
+            None => "The source was grey levels: what they are in HU is not known.",
+        }
+        " " (spec.width) " × " (spec.height) " pixels."
+    }
 }
 
 type Maps<'a> = BTreeMap<(usize, i32), Vec<ShownMap<'a>>>;

@@ -8,7 +8,7 @@ use crate::Options;
 use crate::card::ITEMS;
 
 /// What this program computes: question, and the section that answers it.
-const COMPUTED: [(&str, &str); 16] = [
+const COMPUTED: [(&str, &str); 17] = [
     ("Cases and slices per class and partition", "data"),
     ("Flow of inclusion and exclusion with counts", "data"),
     ("Architecture, initialisation and number of weights", "provenance"),
@@ -21,7 +21,8 @@ const COMPUTED: [(&str, &str); 16] = [
     ("AUROC, AUPRC, balanced accuracy, MCC", "performance"),
     ("Confidence intervals by case", "performance"),
     ("Reliability diagram, Brier score, ECE, slope and intercept", "calibration"),
-    ("Net benefit", "calibration"),
+    ("Net benefit, with acting on everybody and nobody", "calibration"),
+    ("Model card", "model-card"),
     ("Unit of analysis stated with every number", "summary"),
     ("Warning where a class has few cases", "summary"),
     ("Failure cases shown", "failures"),
@@ -38,6 +39,9 @@ const FROM_SHARDS: [(&str, &str); 7] = [
     ("Heat maps against true lesions; subgroups by lesion load", "explanations"),
 ];
 
+/// What the evaluation answers when it had validation cases.
+const OPERATING_POINT: &str = "Operating point fixed on validation cases";
+
 /// What no part of this program computes yet.
 const NOT_COMPUTED: [&str; 1] = ["Robustness: noise, dose and scanner shift"];
 
@@ -50,6 +54,8 @@ pub(crate) fn section(context: &Context) -> Markup {
     let maps = context.run.maps.as_ref().ok();
     let has_truth = maps.is_some_and(|maps| !maps.how.lesion_share.is_empty());
     let at_hand = shards.is_some();
+    let has_threshold =
+        context.numbers.operating_point.as_ref().is_some_and(|point| point.threshold.is_some());
     let from_shards = [at_hand, at_hand, at_hand, at_hand, has_demographics, maps.is_some(), has_truth];
     html! {
         p {
@@ -65,6 +71,8 @@ pub(crate) fn section(context: &Context) -> Markup {
                     @for ((item, id), there) in FROM_SHARDS.into_iter().zip(from_shards) {
                         @if there { (computed(item, &link(id), id)) } @else { (missing(item)) }
                     }
+                    @if has_threshold { (computed(OPERATING_POINT, &link("calibration"), "calibration")) }
+                    @else { (missing(OPERATING_POINT)) }
                     @for (key, item) in ITEMS {
                         @match context.options.card.get(key) {
                             Some(text) => tr { td { (item) } td { span.state.supplied { "◆ supplied" } } td { (text) } },
@@ -107,6 +115,24 @@ pub(crate) fn definitions(options: &Options) -> Markup {
             dd { "Maps that look at no network: every point between aerated lung alike; the mean lesion mask of the cases outside this part. What a heat map adds to them is what it is worth." }
             dt { "ROC band" }
             dd { "Pointwise 95 % band of the sensitivity at each false positive rate, from the same bootstrap." }
+            dt { "Precision-recall band, band of a decision curve" }
+            dd { "Pointwise 95 % bands of the precision at the highest threshold that reaches each recall, and of the net benefit at each threshold, from the same bootstrap. Resamples keep the class sizes, so that acting on everybody has no band." }
+            dt { "Reliability" }
+            dd { "Of the cases whose probability of a class lies in a bin: their mean probability, and the share that is of the class, with its Wilson score interval, 95 %. Unit: case." }
+            dt { "Predictive values at another share" }
+            dd { "PPV and NPV by Bayes' rule from sensitivity and specificity on these cases, where the class has the stated share; intervals from the same bootstrap. They hold only if sensitivity and specificity do there, too." }
+            dt { "Rank correlation of heat maps" }
+            dd { "Spearman's, over the points of two maps of the same slice. Unit: case, the mean over its maps." }
+            dt { "Peak of a heat map, probability by a head" }
+            dd { "The map's highest value before it was scaled, in the units of its method: score of the class for Grad-CAM, loss of probability for occlusion. Unit: slice." }
+            dt { "Operating point, temperature, sets of classes" }
+            dd { "Fitted on validation cases only: the highest threshold that finds the wanted share of the class; the power 1 / T of the probabilities with the lowest log loss (Guo et al. 2017); conformal sets by class, which hold the true class with the wanted chance (Vovk et al. 2005). A set of several classes is a case that the model leaves to a reader. Unit: case." }
+            dt { "Lesion load" }
+            dd { "Share of the lungs that is lesion, from the known truth. Unit: case." }
+            dt { "Slices voting" }
+            dd { "Of one case: slices whose most probable class is the true one, the one the case was called, or another." }
+            dt { "Learning rate, class weights, head weights" }
+            dd { "Step size of the optimiser; factors of each class and of each head in the loss. Unit: epoch." }
             dt { "Slope, intercept, calibration in the large" }
             dd { "Logistic regression of the class on the logit of its probability (Cox 1958): a slope below 1 means predictions that are too extreme; calibration in the large is the intercept with the slope held at 1. The slope's interval is from its standard error." }
             dt { "Net benefit" }

@@ -5,12 +5,17 @@ use maud::{Markup, html};
 
 use super::{bounds, estimate_cell, number, plain};
 use crate::compare::{AgainstFirst, Test};
-use crate::numbers::Numbers;
+use crate::numbers::{Numbers, few_cases};
 
 pub(crate) fn section(numbers: &Numbers) -> Markup {
     html! {
         section #comparison {
             h2 { "Comparison of runs" }
+            @for run in &numbers.runs {
+                @if let Some(warning) = few_cases(&run.labels, &run.by_case.cases_per_class) {
+                    p.warning { strong { "Caution, run " (run.name) ". " } (warning) }
+                }
+            }
             (side_by_side(numbers))
             @for comparison in &numbers.comparisons { (against_first(comparison)) }
         }
@@ -23,17 +28,20 @@ fn side_by_side(numbers: &Numbers) -> Markup {
             table {
                 caption { "Unit: case. 95 % intervals by case below each value." }
                 thead {
-                    tr {
-                        th { "Run" } th.n { "cases" }
-                        @for measure in Measure::OVERALL { th.n title=(measure.definition()) { (measure.title()) } }
-                    }
+                    tr { th { "Measure" } @for run in &numbers.runs { th.n { (run.name) } } }
                 }
                 tbody {
-                    @for run in &numbers.runs {
+                    tr {
+                        th scope="row" { "Cases" }
+                        @for run in &numbers.runs { td.n { (run.by_case.n) } }
+                    }
+                    @for measure in Measure::OVERALL {
                         tr {
-                            th scope="row" { (run.name) }
-                            td.n { (run.by_case.n) }
-                            @for measure in Measure::OVERALL { (estimate_cell(run.by_case.get(measure))) }
+                            th scope="row" title=(measure.definition()) {
+                                (measure.title())
+                                @if !measure.higher_is_better() { span.ci { "lower is better" } }
+                            }
+                            @for run in &numbers.runs { (estimate_cell(run.by_case.get(measure))) }
                         }
                     }
                 }
@@ -52,7 +60,7 @@ fn against_first(comparison: &AgainstFirst) -> Markup {
                 table {
                     caption {
                         "Unit: case; both runs on the same cases. Differences are " (comparison.second) " minus "
-                        (comparison.first) ". Holm's correction is over the tests of this table."
+                        (comparison.first) ". Holm's correction is over the tests of this table. Intervals: 95 %, for each test alone. Seeds of training are not varied: a difference holds for these two trained networks."
                     }
                     thead { tr {
                         th { "What" } th { "Test" } th.n { "Difference" } th.n { "p" } th.n { "p, Holm" }

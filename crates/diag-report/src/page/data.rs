@@ -66,13 +66,15 @@ fn table_1(context: &Context) -> Markup {
 
 /// The partition that training used: the validation part comes out of the training cases.
 fn parts(context: &Context) -> Markup {
+    let mut parts: Vec<_> = context.run.info.cases.iter().collect();
+    parts.sort_by_key(|(part, _)| Split::ALL.iter().position(|split| split.as_str() == part.as_str()));
     html! {
         div.scroll {
             table {
-                caption { "Cases per part as the run used them: validation is taken from the training cases, by case." }
+                caption { "Unit: case. The parts as the run used them: validation is taken from the training cases, by case." }
                 thead { tr { th { "Part" } @for label in context.labels() { th.n { (label) } } } }
                 tbody {
-                    @for (part, counts) in &context.run.info.cases {
+                    @for (part, counts) in parts {
                         tr {
                             th scope="row" { (part) }
                             @for label in context.labels() { td.n { (counts.get(label).copied().unwrap_or(0)) } }
@@ -93,7 +95,7 @@ fn flow(context: &Context) -> Markup {
         ol.flow { @for (name, level) in levels { (flow_level(name, level)) } }
         @match n_quarantined {
             Ok(0) => p { "Nothing was quarantined." },
-            Ok(n) => p { "Quarantine list: " (n) " entries, each with its reason." },
+            Ok(n) => p { "Quarantine list: " (n) @if n == 1 { " entry with its reason." } @else { " entries, each with its reason." } },
             Err(_) => p.note { "The quarantine list is with the shards, which are not at hand." },
         }
     }
@@ -136,7 +138,7 @@ fn leakage(context: &Context) -> Markup {
             }
             "Parts are training, validation and test as the run used them; they are divided by case, and cases of one patient stay together where the patient is known. "
             @if !unknown.is_empty() { "Not stated by the shards, and therefore not checked: " (unknown.join(", ")) ". " }
-            "Images that only look alike (another reconstruction, compression or a shift) are not looked for here; `ct-ingest verify` does."
+            "Images that only look alike (another reconstruction, compression or a shift) are not looked for here; " code { "ct-ingest verify" } " looks for them."
         }
         div.scroll {
             table {
@@ -221,7 +223,7 @@ fn demographics(context: &Context) -> Markup {
             table {
                 caption { "Unit: case. Ages are in whole years; 90 stands for 90 and over." }
                 thead { tr {
-                    th { "Part" } th.n { "Cases" } th.n { "Female" } th.n { "Male" } th.n { "Other or not stated" }
+                    th { "Part" } th.n { "Cases" } th.n { "Female" } th.n { "Male" } th.n { "Other" } th.n { "Not stated" }
                     th.n { "Median age" } th.n { "Youngest" } th.n { "Oldest" }
                 } }
                 tbody {
@@ -240,14 +242,19 @@ fn demographics_row(split: Split, cases: &[&CaseRow]) -> Markup {
     let mut ages: Vec<i32> = cases.iter().filter_map(|case| case.patient_age_years).collect();
     ages.sort_unstable();
     let age = |i: usize| ages.get(i).map_or("not stated".to_string(), i32::to_string);
+    let n_unstated = cases.iter().filter(|case| case.patient_sex.is_none()).count();
+    // Of an even number the mean of the two in the middle.
+    let median = ages.get(ages.len() / 2).zip(ages.get(ages.len().saturating_sub(1) / 2));
+    let median = median.map(|(a, b)| f64::from(a + b) / 2.0);
     html! {
         tr {
             th scope="row" { (split) }
             td.n { (cases.len()) }
             td.n { (of_sex("F")) }
             td.n { (of_sex("M")) }
-            td.n { (cases.len() - of_sex("F") - of_sex("M")) }
-            td.n { (age(ages.len() / 2)) }
+            td.n { (cases.len() - of_sex("F") - of_sex("M") - n_unstated) }
+            td.n { (n_unstated) }
+            td.n { (median.map_or("not stated".into(), |years| years.to_string())) }
             td.n { (age(0)) }
             td.n { (age(ages.len().saturating_sub(1))) }
         }

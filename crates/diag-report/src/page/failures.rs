@@ -34,8 +34,8 @@ pub(crate) fn section(context: &Context) -> Markup {
             table {
                 caption { "Unit: case. Surest slice: the slice with the highest probability of the class called. Lesion: share of the lungs, where it is known." }
                 thead { tr {
-                    th { "Case" } th { "True class" } th { "Called" } th.n { "Probability of true class" } th.n { "Of class called" }
-                    th.n { "Slices voting true / called / other" } th.n { "Surest slice" } th { "Scanner, kernel" } th.n { "Lesion" } th { "Noted at ingest" }
+                    th { "Case" } th { "True class" } th { "Called" } th.n.wrap { "Probability of true class" } th.n.wrap { "Of class called" }
+                    th.n.wrap { "Slices voting true / called / other" } th.n.wrap { "Surest slice" } th { "Scanner, kernel" } th.n { "Lesion" } th { "Noted at ingest" }
                 } }
                 tbody { @for (rank, case) in &wrong { (row(context, *rank, case)) } }
             }

@@ -3,7 +3,7 @@
 use diag_metrics::Measure;
 use maud::{Markup, html};
 
-use super::{Context, bounds, estimate_cell, number};
+use super::{Context, bounds, estimate_cell, few_cases, number};
 use crate::ReportError;
 use crate::chart::{Band, Chart, Series, figure, points_table};
 use crate::numbers::{NamedEstimate, UnitNumbers, find};
@@ -11,6 +11,7 @@ use crate::numbers::{NamedEstimate, UnitNumbers, find};
 pub(crate) fn section(context: &Context) -> Result<Markup, ReportError> {
     let (by_case, by_slice) = (&context.numbers.by_case, &context.numbers.by_slice);
     Ok(html! {
+        (few_cases(context))
         h3 { "Confusion" }
         div.pair { (confusion(context, by_case)) (confusion(context, by_slice)) }
         h3 { "Each class against the rest" }
@@ -19,7 +20,11 @@ pub(crate) fn section(context: &Context) -> Result<Markup, ReportError> {
         h3 { "Over all classes" }
         (overall(context))
         h3 { "Curves, each class against the rest" }
-        div.charts { (roc(context, by_case)?) (precision_recall(context, by_case)?) (roc(context, by_slice)?) }
+        p.note { "Bands: pointwise, 95 %, by case. A curve without a visible band did not change in any resample: with few cases that is no certainty." }
+        div.charts.pairs {
+            (roc(context, by_case)?) (precision_recall(context, by_case)?)
+            (roc(context, by_slice)?) (precision_recall(context, by_slice)?)
+        }
         h3 { "Heads, by case" }
         (heads(context))
         h3 { "Subgroups, by case" }
@@ -134,18 +139,20 @@ fn subgroups(context: &Context) -> Markup {
     html! {
         div.scroll {
             table {
-                caption { "Unit: case. Wilson score intervals, 95 %. Balanced accuracy is over the classes that occur in the subgroup. Small subgroups differ by chance; lesion load is the share of the lungs, where the truth is known." }
+                caption { "Unit: case. Wilson score intervals, 95 %. Balanced accuracy is over the classes that occur in the subgroup. Subgroups with fewer than 10 cases differ by chance; lesion load is the share of the lungs, where the truth is known." }
                 thead { tr {
                     th { "Property" } th { "Value" }
                     @for name in context.labels() { th.n { (name) } }
-                    th.n { "right" } th.n { "Accuracy" } th.n { "Balanced accuracy" }
+                    th.n { "all" } th.n { "right" } th.n { "Accuracy" } th.n { "Balanced accuracy" }
                 } }
                 tbody {
-                    @for group in &context.numbers.subgroups {
-                        tr {
-                            td { (group.property) }
+                    @for (i, group) in context.numbers.subgroups.iter().enumerate() {
+                        @let first = i == 0 || context.numbers.subgroups[i - 1].property != group.property;
+                        tr.first[first] {
+                            td { @if first { (group.property) } @else { span.again { (group.property) } } }
                             td { (group.value) }
                             @for n in &group.cases_per_class { td.n { (n) } }
+                            td.n { (group.cases_per_class.iter().sum::<u64>()) }
                             td.n { (group.n_right) }
                             td.n { (number(group.accuracy)) span.ci { (bounds(group.low, group.high)) } }
                             td.n { (number(group.balanced_accuracy)) }
@@ -168,7 +175,7 @@ fn roc(context: &Context, unit: &UnitNumbers) -> Result<Markup, ReportError> {
             };
             Band { low: edge(false), high: edge(true) }
         });
-        series.push(Series { name: name.clone(), points, band, markers: false });
+        series.push(Series { band, markers: false, ..Series::line(name.clone(), points) });
     }
     if series.is_empty() {
         return Ok(html! { p.note { "ROC by " (unit.unit) ": undefined with a single class." } });
@@ -194,11 +201,18 @@ fn precision_recall(context: &Context, unit: &UnitNumbers) -> Result<Markup, Rep
     for (k, name) in context.labels().iter().enumerate() {
         let Some(curve) = &unit.precision_recall[k] else { continue };
         let points = thin(curve.iter().map(|p| (p.recall, p.precision)).collect());
-        series.push(Series { name: name.clone(), points, band: None, markers: false });
+        let band = unit.precision_recall_band[k].as_ref().map(|band| Band {
+            low: band.iter().map(|p| (p.recall, p.low)).collect(),
+            high: band.iter().map(|p| (p.recall, p.high)).collect(),
+        });
+        series.push(Series { band, markers: false, ..Series::line(name.clone(), points) });
     }
     let chart = Chart {
         title: &format!("Precision and recall by {}", unit.unit),
-        alt: &format!("Precision-recall curves by {} of each class; areas are in the table above", unit.unit),
+        alt: &format!(
+            "Precision-recall curves by {} of each class with 95 percent bands; areas are in the table above",
+            unit.unit
+        ),
         x_label: "recall (sensitivity)",
         y_label: "precision (PPV)",
         x: Some((0.0, 1.0)),

@@ -3,13 +3,13 @@
 use diag_metrics::Measure;
 use maud::{Markup, html};
 
-use super::{Context, count, interval_text, plain};
+use super::{Context, count, interval_words, plain};
 use crate::load::Run;
 use crate::numbers::{Numbers, UnitNumbers};
 
 pub(crate) fn title(runs: &[Run]) -> String {
     let what = match runs {
-        [run] => format!("Chest-CT classification with {}", run.info.backbone),
+        [run] => format!("Chest-CT classification by the network {}", run.info.backbone),
         _ => format!("Chest-CT classification: {} runs", runs.len()),
     };
     if runs.iter().any(|run| run.info.shards.synthetic) { format!("{what}, on synthetic data") } else { what }
@@ -61,7 +61,7 @@ pub(crate) fn section(context: &Context) -> Markup {
                     div.tile {
                         span.name { (measure.title()) }
                         span.value { (estimate.value.map_or("undefined".into(), plain)) }
-                        span.ci { "95 % CI " (interval_text(estimate)) }
+                        span.ci { (interval_words(estimate)) }
                         span.unit { "by case, n = " (by_case.n) }
                     }
                 }
@@ -86,7 +86,7 @@ fn sentence(unit: &UnitNumbers, measure: Measure, name: &str) -> Markup {
     html! {
         @match estimate.value {
             Some(value) => {
-                (name) " is " strong { (plain(value)) } " (95 % CI " (interval_text(estimate)) ", by case). "
+                (name) " is " strong { (plain(value)) } " (" (interval_words(estimate)) "; by case). "
             }
             None => { (name) " is undefined here. " }
         }
@@ -101,7 +101,7 @@ fn weakest(context: &Context) -> Markup {
     html! {
         @if let Some((k, value, estimate)) = weakest {
             "Least often found is " (context.labels()[k]) ": sensitivity " strong { (plain(value)) }
-            " (95 % CI " (interval_text(estimate)) ", by case)."
+            " (" (interval_words(estimate)) "; by case)."
         }
     }
 }

@@ -53,6 +53,10 @@ pub(crate) fn section(context: &Context) -> Result<Markup, ReportError> {
                 None => { "Training has not ended: no epoch was chosen yet." }
             }
         }
+        p.note {
+            "Unit: slice, unless a chart says case. Losses are means over the slices of the part; training losses are over the epoch while the weights change, validation losses after it. "
+            "alpha, beta, class and head weights: their values at the end of the epoch. No chart has intervals: one training run was made."
+        }
         div.charts { @for chart in figures.into_iter().flatten() { (chart) } }
     })
 }

@@ -30,6 +30,8 @@ pub struct Fixture {
     pub skill: f64,
     /// Whether the first training and the first test case are of one patient.
     pub leaks: bool,
+    /// Scanner model of every case.
+    pub model: Option<String>,
     /// Seed of the predictions; cases and pictures do not depend on it.
     pub seed: u64,
 }
@@ -44,6 +46,7 @@ impl Fixture {
             side: 24,
             skill: 1.2,
             leaks: false,
+            model: None,
             seed: 1,
         }
     }
@@ -103,6 +106,7 @@ pub fn write(root: &Path, name: &str, fixture: &Fixture) -> Result<RunDir, DataE
     })?;
     run.write_epochs(&(1..=20).map(|epoch| draw_epoch(epoch, &labels)).collect::<Vec<_>>())?;
     files::write_atomic(&run.plan(), b"# drawn, not run\nseed = 1\n")?;
+    write_decision(&run, &labels)?;
     Predictions { rows: draw_predictions(fixture)?, labels, heads: HEADS.map(String::from).to_vec() }
         .write(&run.predictions())?;
     Ok(run)
@@ -235,7 +239,7 @@ fn write_shards(target: &Path, labels: &LabelSet, fixture: &Fixture) -> Result<(
             study_uid_hash: None,
             series_uid_hash: None,
             manufacturer: Some(vendor.into()),
-            model: None,
+            model: fixture.model.clone(),
             kernel: Some(if vendor == "SIEMENS" { "B70f" } else { "LUNG" }.into()),
             slice_thickness_mm: Some(5.0),
             patient_sex: Some(if case.number % 2 == 0 { "F" } else { "M" }.into()),
@@ -248,6 +252,28 @@ fn write_shards(target: &Path, labels: &LabelSet, fixture: &Fixture) -> Result<(
     let outcome = Outcome { synthetic: true, flow, cases: rows, quarantined: Vec::new() };
     writer.finish(outcome, |_| BTreeMap::new())?;
     Ok(())
+}
+
+/// A drawn operating point, in the form that `diag-train evaluate` writes.
+fn write_decision(run: &RunDir, labels: &LabelSet) -> Result<(), DataError> {
+    let model_sha256 = files::sha256_hex(b"model");
+    let decision = serde_json::json!({
+        "format_version": 1, "model_sha256": model_sha256, "n_validation_cases": 6, "temperature": 1.25,
+        "positive": labels.names()[0], "threshold": 0.4375, "wanted_sensitivity": 0.95,
+        "sets": { "coverage": 0.9 },
+    });
+    let sets = serde_json::json!({
+        "coverage": 0.9, "mean_size": 1.5, "singletons": 0.5, "singleton_accuracy": 0.8, "empty": 0.0,
+    });
+    let at_threshold = serde_json::json!({ "sensitivity": 0.75, "specificity": 0.5 });
+    let applied = serde_json::json!({
+        "aggregation": "top-3 mean", "sets": sets, "at_threshold": at_threshold,
+    });
+    let metrics = serde_json::json!({
+        "format_version": 1, "model_sha256": model_sha256, "splits": { "test": { "decision": applied } },
+    });
+    files::write_json(&run.decision(), &decision)?;
+    files::write_json(&run.metrics(), &metrics)
 }
 
 struct Case {
