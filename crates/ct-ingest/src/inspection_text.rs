@@ -56,7 +56,9 @@ fn write(text: &mut String, found: &Inspection) -> std::fmt::Result {
     }
     if !found.others.is_empty() {
         let total: usize = found.others.values().sum();
-        writeln!(text, "\n{} left out, as they should be:", count(total, "file is", "files are"))?;
+        let total =
+            count(total, "file is left out, as it should be", "files are left out, as they should be");
+        writeln!(text, "\n{total}:")?;
         for (reason, n) in &found.others {
             writeln!(text, "  {n:>5}  {reason}")?;
         }

@@ -1,7 +1,7 @@
 //! SHA-256 of two files at once.
 //!
 //! A round of SHA-256 waits for the one before it, so that the processor's SHA
-//! instructions idle half of their time on one stream. Source files come in
+//! instructions idle much of their time on one stream. Source files come in
 //! series of equal length: two are hashed side by side, in far less time than
 //! one after the other. Hashing is the largest part of reading plain CT.
 

@@ -76,6 +76,7 @@ fn mutated(seed: &[u8], other: &[u8], rng: &mut ChaCha8Rng) -> Vec<u8> {
 
 /// Knocks at a door with mutations of the seeds until patience or `n_inputs` end.
 #[track_caller]
+#[expect(clippy::print_stderr, reason = "how long a siege was is told with its result")]
 fn knock(seeds: &[Vec<u8>], n_inputs: usize, door: fn(&[u8])) {
     let Siege { patience, n_inputs, seed } = Siege::of(n_inputs);
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
