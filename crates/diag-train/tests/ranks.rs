@@ -108,7 +108,6 @@ fn check_equality(recipe: &str) {
     check_success(&fit(folder, "one").output().unwrap());
     train(folder, "two", 2);
     let (of_weights, of_losses) = distance(folder, "one", "two");
-    eprintln!("two ranks against one: weights {of_weights:e}, losses {of_losses:e}");
     assert!(of_weights <= 1e-5 && of_losses <= 1e-5, "weights {of_weights:e}, losses {of_losses:e}");
     train(folder, "again", 2);
     for file in ["model.safetensors", "epochs.jsonl"] {
@@ -264,7 +263,6 @@ mod mpi {
             check_success(&mpirun(folder, run).output().unwrap());
         }
         let (of_weights, of_losses) = distance(folder, "one", "two");
-        eprintln!("two ranks against one: weights {of_weights:e}, losses {of_losses:e}");
         assert!(of_weights <= 1e-5 && of_losses <= 1e-5, "weights {of_weights:e}, losses {of_losses:e}");
         for file in ["model.safetensors", "epochs.jsonl"] {
             assert!(read(folder, "two", file) == read(folder, "again", file), "{file} differs");
