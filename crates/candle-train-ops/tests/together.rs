@@ -113,6 +113,6 @@ fn two_processes_get_the_bits_of_one_in_two_parts() {
     // Without parts the order of the sums differs, and nothing else.
     let close = pass(0, 4, None);
     for (got, want) in close.input_gradient.iter().zip(&whole.input_gradient) {
-        assert!((got - want).abs() <= 1e-6 * want.abs().max(1e-3), "{got} instead of {want}");
+        assert!((got - want).abs() <= 1e-5 * want.abs().max(1e-2), "{got} instead of {want}");
     }
 }

@@ -96,6 +96,9 @@ impl Joint {
             let place = filling.places.get(&weight.id()).copied();
             place.map_or(Ok(()), |place| filling.add(place, gradient))
         };
+        // A factor of 0 would make candle skip the pass, and with it the sums that the other
+        // ranks wait for; what stands in counts nothing anyway.
+        let share = if share == 0.0 { 1.0 } else { share };
         let mut gradients = observe_weight_gradients(observer, || (total * share)?.backward())?;
         let mut filling = filling.borrow_mut();
         for (place, var) in self.vars.iter().enumerate() {
