@@ -218,8 +218,7 @@ fn bands_hold_their_curves_and_copies_of_slices_do_not_narrow_them() {
             let here = curve.iter().find(|p| p.recall + 1e-12 >= point.recall).unwrap();
             point.low <= here.precision && here.precision <= point.high
         });
-        // Where one case decides, resamples lean to one side, and the band may miss the curve.
-        assert!(inside.count() >= 60, "class {class}");
+        assert!(inside.count() >= 98, "class {class}");
         assert!(band.iter().any(|p| p.low < p.high) && band.iter().all(|p| p.low >= 0.0 && p.high <= 1.0));
         let of_copies = precision_recall_band(&copies, &copied_case_n, class, &plan()).unwrap().unwrap();
         for (a, b) in band.iter().zip(&of_copies) {
@@ -230,7 +229,9 @@ fn bands_hold_their_curves_and_copies_of_slices_do_not_narrow_them() {
         let curve = net_benefit_curve(&prob_n, &event_n, &thresholds).unwrap();
         let band = net_benefit_band(&cases, &case_n, class, &thresholds, &plan()).unwrap();
         assert_eq!(band.len(), curve.len());
-        let inside = band.iter().zip(&curve).filter(|(b, c)| b.low <= c.model && c.model <= b.high);
+        // Where no resample differs, the two sums may round apart.
+        let inside =
+            band.iter().zip(&curve).filter(|(b, c)| b.low - 1e-12 <= c.model && c.model <= b.high + 1e-12);
         assert!(inside.count() >= 97, "class {class}");
     }
 }
