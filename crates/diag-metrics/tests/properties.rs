@@ -229,7 +229,9 @@ fn bands_hold_their_curves_and_copies_of_slices_do_not_narrow_them() {
         let curve = net_benefit_curve(&prob_n, &event_n, &thresholds).unwrap();
         let band = net_benefit_band(&cases, &case_n, class, &thresholds, &plan()).unwrap();
         assert_eq!(band.len(), curve.len());
-        let inside = band.iter().zip(&curve).filter(|(b, c)| b.low <= c.model && c.model <= b.high);
+        // Where no resample differs, the two sums may round apart.
+        let inside =
+            band.iter().zip(&curve).filter(|(b, c)| b.low - 1e-12 <= c.model && c.model <= b.high + 1e-12);
         assert!(inside.count() >= 97, "class {class}");
     }
 }

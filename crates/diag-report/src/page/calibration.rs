@@ -225,7 +225,7 @@ fn operating_point(context: &Context) -> Markup {
             table {
                 caption {
                     "Unit: case. Fitted on " (count(point.n_validation_cases, "validation case"))
-                    " before any case of this part was read, and as the evaluation recorded it (metrics.json, decision.json); without intervals. "
+                    ", without looking at test cases, and as the evaluation recorded it (metrics.json, decision.json); without intervals. "
                     "Slices are joined by " (point.aggregation) ", chosen there too; the rest of this page uses the plain mean."
                 }
                 thead { tr { th { "What" } th.n { "Value" } } }
