@@ -104,6 +104,16 @@ pub enum TrainError {
         /// What is wrong.
         problem: String,
     },
+    /// A document asks for a table that cannot be made.
+    #[error("line {line}: {reason}: {}", file.display())]
+    Document {
+        /// The document.
+        file: PathBuf,
+        /// Line of the marker, from 1.
+        line: usize,
+        /// What is wrong.
+        reason: String,
+    },
     /// The thread pool could not be made.
     #[error("cannot start {n_threads} threads: {reason}")]
     Threads {
@@ -132,10 +142,13 @@ impl TrainError {
             Self::Diverged { .. } => {
                 "lower the learning rate or lengthen the warm-up; the last good checkpoint is kept".into()
             }
-            Self::Interrupted { .. } => "run the same command with --resume to go on".into(),
+            Self::Interrupted { .. } => "run the same command again, a fit with --resume, to go on".into(),
             Self::Stopped => "run the same command again".into(),
             Self::Truth { .. } => "pass truth.json of the phantoms behind the shards, made with \
                                    --crop none and --keep-case-ids, or leave --truth out"
+                .into(),
+            Self::Document { .. } => "correct the marker, or sum the sweep up again: \
+                                      `means`, `gains` and `runs` are explained in data/sweeps/README.md"
                 .into(),
             Self::Threads { .. } => "set a smaller `threads` in the recipe".into(),
         }
