@@ -1,14 +1,16 @@
-//! `results.parquet` of a sweep: one number a row.
+//! The results of a sweep, one number a row: `results.parquet`, and `results.csv` for a
+//! choice of them.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
+use serde::{Deserialize, Serialize};
 
-use crate::DataError;
+use crate::{DataError, files};
 
 /// One number that one run measured, with the settings that tell the runs apart.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ResultRow {
     /// Folder of the run.
     pub run: String,
@@ -69,4 +71,59 @@ pub fn write(path: &Path, rows: &[ResultRow]) -> Result<(), DataError> {
     let batch =
         RecordBatch::try_from_iter_with_nullable(columns).map_err(|err| DataError::malformed(path, err))?;
     crate::shard::write_table(path, &batch)
+}
+
+/// Writes rows as text, in the order given and with all digits, so that a change of one
+/// number changes one line.
+///
+/// # Errors
+/// When the disk refuses.
+pub fn write_csv(path: &Path, rows: &[ResultRow]) -> Result<(), DataError> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    for row in rows {
+        writer.serialize(row).map_err(|err| DataError::malformed(path, err))?;
+    }
+    let bytes = writer.into_inner().map_err(|err| DataError::malformed(path, err))?;
+    files::write_atomic(path, &bytes)
+}
+
+/// Reads rows that [`write_csv`] wrote.
+///
+/// # Errors
+/// When the file cannot be read, lacks a column, or holds what is no number.
+pub fn read_csv(path: &Path) -> Result<Vec<ResultRow>, DataError> {
+    let bytes = files::read(path)?;
+    let mut reader = csv::Reader::from_reader(bytes.as_slice());
+    reader.deserialize().collect::<Result<_, _>>().map_err(|err| DataError::malformed(path, err))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_survive_the_text_file() {
+        let row = |fold: Option<i64>, value: f64| ResultRow {
+            run: "saal_ratio-1-5-1_seed-1".into(),
+            variant: "saal".into(),
+            loss: "saal".into(),
+            seed: 1,
+            fold,
+            class_ratio: fold.map(|_| "1:5:1".into()),
+            label_noise: 0.1,
+            best_epoch: 12,
+            split: "test".into(),
+            unit: "case".into(),
+            aggregation: Some("mean".into()),
+            measure: "f1/covid-19".into(),
+            value,
+        };
+        let rows = [row(None, 0.1 + 0.2), row(Some(3), 1.0 / 3.0)];
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("results.csv");
+        write_csv(&path, &rows).unwrap();
+        assert_eq!(read_csv(&path).unwrap(), rows);
+        std::fs::write(&path, "run,value\nsaal,high\n").unwrap();
+        assert!(read_csv(&path).is_err());
+    }
 }

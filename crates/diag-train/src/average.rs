@@ -14,7 +14,8 @@ pub(crate) struct Average {
 impl Average {
     /// Starts at the network's present weights.
     pub fn new(decay: f64, network: &Network) -> Result<Self> {
-        Ok(Self { decay, state: network.state()? })
+        let state = network.state()?.into_iter().map(|(name, tensor)| (name, tensor.detach()));
+        Ok(Self { decay, state: state.collect() })
     }
 
     /// Moves towards the present weights. Early on it forgets faster, so that the
@@ -24,7 +25,8 @@ impl Average {
         let decay = self.decay.min((1.0 + n) / (10.0 + n));
         for (name, now) in network.state()? {
             if let Some(average) = self.state.get_mut(&name) {
-                *average = ((&*average * decay)? + (now * (1.0 - decay))?)?;
+                // Detached: a graph from step to step would keep the weights of every one.
+                *average = ((average.detach() * decay)? + (now.detach() * (1.0 - decay))?)?;
             }
         }
         Ok(())
@@ -41,5 +43,30 @@ impl Average {
         }
         self.state = state;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use diag_model::{Backbone, Fusion, NetworkSpec, SideStages};
+
+    use super::*;
+
+    #[test]
+    fn the_average_keeps_no_graph() {
+        let spec = NetworkSpec {
+            backbone: Backbone::Tiny,
+            n_classes: 2,
+            deep_supervision: false,
+            side_stages: SideStages::default(),
+            fusion: Fusion::default(),
+            dropout: 0.0,
+        };
+        let network = Network::new(&spec, 1).unwrap();
+        let mut average = Average::new(0.9, &network).unwrap();
+        for n_steps in 1..=2 {
+            average.update(&network, n_steps).unwrap();
+            assert!(average.state().values().all(|tensor| !tensor.track_op()), "after step {n_steps}");
+        }
     }
 }

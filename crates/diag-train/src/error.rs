@@ -152,6 +152,16 @@ pub enum TrainError {
         /// How many were started.
         n_ranks: usize,
     },
+    /// A document asks for a table that cannot be made.
+    #[error("line {line}: {reason}: {}", file.display())]
+    Document {
+        /// The document.
+        file: PathBuf,
+        /// Line of the marker, from 1.
+        line: usize,
+        /// What is wrong.
+        reason: String,
+    },
     /// The thread pool could not be made.
     #[error("cannot start {n_threads} threads: {reason}")]
     Threads {
@@ -193,7 +203,7 @@ impl TrainError {
             Self::Diverged { .. } => {
                 "lower the learning rate or lengthen the warm-up; the last good checkpoint is kept".into()
             }
-            Self::Interrupted { .. } => "run the same command with --resume to go on".into(),
+            Self::Interrupted { .. } => "run the same command again, a fit with --resume, to go on".into(),
             Self::Stopped => "run the same command again".into(),
             Self::Truth { .. } => "pass truth.json of the phantoms behind the shards, made with \
                                    --crop none and --keep-case-ids, or leave --truth out"
@@ -210,6 +220,9 @@ impl TrainError {
                                          a file system that all of them see, and the same kind of processor"
                 .into(),
             Self::TooManyRanks { .. } => "start fewer ranks, or raise `batch_size` in the recipe".into(),
+            Self::Document { .. } => "correct the marker, or sum the sweep up again: \
+                                      `means`, `gains` and `runs` are explained in data/sweeps/README.md"
+                .into(),
             Self::Threads { .. } => "set a smaller `threads` in the recipe".into(),
         }
     }

@@ -10,13 +10,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Parser, Subcommand};
 use diag_data::case::Split;
+use diag_data::files;
 use diag_train::audit::{self, Attribute, AuditJob};
 use diag_train::evaluate::{EvaluateJob, evaluate};
 use diag_train::explain::{ExplainJob, explain};
 use diag_train::find_rate::{FindRateJob, find_rate};
 use diag_train::fit::{FitJob, fit_on};
 use diag_train::progress::Event;
-use diag_train::sweep::{SweepEvent, SweepJob, SweepSpec, sweep, this_program};
+use diag_train::sweep::{SweepEvent, SweepJob, SweepSpec, fill_tables, sweep, this_program};
 use diag_train::{DeviceChoice, Ranks, TrainError};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -131,9 +132,20 @@ enum Command {
         /// Folder of the sweep to make.
         #[arg(long)]
         out: PathBuf,
+        /// Start nothing; sum up the runs that are finished.
+        #[arg(long)]
+        finished: bool,
         /// Print one JSON document instead of tables.
         #[arg(long)]
         json: bool,
+    },
+    /// Makes the marked tables of a Markdown document anew from the results of sweeps.
+    Tables {
+        /// The document.
+        document: PathBuf,
+        /// Change nothing; exit code 3 where a table is not what its results make.
+        #[arg(long)]
+        check: bool,
     },
 }
 
@@ -250,7 +262,7 @@ impl Told {
     }
 }
 
-/// Exit code of a sweep some of whose runs failed.
+/// Exit code of a sweep some of whose runs failed, and of a check that found something.
 const SET_ASIDE: u8 = 3;
 
 fn run(command: Command, ranks: &Arc<Ranks>) -> Result<Told, TrainError> {
@@ -303,7 +315,22 @@ fn run(command: Command, ranks: &Arc<Ranks>) -> Result<Told, TrainError> {
                 render::explained_words(&explained, &job.run)
             }))
         }
-        Command::Sweep { file, out, json } => run_sweep(SweepSpec::read(&file)?, out, json, &stop),
+        Command::Sweep { file, out, finished, json } => {
+            run_sweep(SweepSpec::read(&file)?, out, finished, json, &stop)
+        }
+        Command::Tables { document, check } => {
+            let filled = fill_tables(&document)?;
+            let same = files::read(&document)? == filled.as_bytes();
+            let result = if same {
+                "every table is what its results make"
+            } else if check {
+                "a table is not what its results make"
+            } else {
+                files::write_atomic(&document, filled.as_bytes())?;
+                "tables written"
+            };
+            Ok(Told { result: result.to_owned(), whole: same || !check })
+        }
         Command::FindRate { shards, recipe, steps, json } => {
             let found = find_rate(&FindRateJob { shards, recipe, n_steps: steps }, &stop)?;
             Ok(Told::whole(if json { render::json(&found) } else { render::rate_table(&found) }))
@@ -317,13 +344,20 @@ fn run(command: Command, ranks: &Arc<Ranks>) -> Result<Told, TrainError> {
             Ok(Told::whole(if json { render::json(&found) } else { render::shortcut_words(&found) }))
         }
         Command::Audit { audit: Audit::Leakage { shards, recipe, seeds, out, json } } => {
-            run_sweep(audit::leakage(&shards, &recipe, seeds), out, json, &stop)
+            run_sweep(audit::leakage(&shards, &recipe, seeds), out, false, json, &stop)
         }
     }
 }
 
-fn run_sweep(spec: SweepSpec, out: PathBuf, json: bool, stop: &AtomicBool) -> Result<Told, TrainError> {
-    let summary = sweep(&SweepJob { spec, out, program: this_program()? }, stop, &mut sweep_line)?;
+fn run_sweep(
+    spec: SweepSpec,
+    out: PathBuf,
+    finished_only: bool,
+    json: bool,
+    stop: &AtomicBool,
+) -> Result<Told, TrainError> {
+    let job = SweepJob { spec, out, program: this_program()?, finished_only };
+    let summary = sweep(&job, stop, &mut sweep_line)?;
     let result = if json { render::json(&summary) } else { summary.markdown() };
     Ok(Told { result, whole: summary.failed.is_empty() })
 }

@@ -6,10 +6,12 @@
 //! | `runs/RUN/` | its run folder |
 //! | `logs/RUN.txt` | what it said |
 //! | `results.parquet` | one number a row |
+//! | `results.csv` | those that the summary compares |
 //! | `summary.json`, `summary.md` | mean, spread, paired tests |
 //!
 //! A sweep that was stopped goes on: finished runs are kept, others resume.
 
+mod document;
 mod spec;
 mod summary;
 
@@ -22,13 +24,18 @@ use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use diag_data::DataError;
+use diag_data::case::{LabelSet, Split};
 use diag_data::files;
+use diag_data::predictions::Predictions;
 use diag_data::results::{self, ResultRow};
 use diag_data::run::RunDir;
+use diag_metrics::{Aggregation, Bootstrap, aggregate, summarise};
 
 use crate::TrainError;
 use crate::fit::available_threads;
+use crate::inference::{case_numbers, scores};
 use crate::plan::TrainPlan;
+pub use document::fill_tables;
 use spec::{Cell, join};
 pub use spec::{SummarySpec, SweepSpec, Variant};
 pub use summary::{Compared, Condition, Setting, Summary};
@@ -42,6 +49,8 @@ pub struct SweepJob {
     pub out: PathBuf,
     /// The diag-train program, which runs each cell in a process of its own.
     pub program: PathBuf,
+    /// Whether to start nothing and to sum up the runs that are finished.
+    pub finished_only: bool,
 }
 
 /// Something happened in a sweep.
@@ -69,7 +78,10 @@ pub fn sweep(
     stop: &AtomicBool,
     progress: &mut dyn FnMut(SweepEvent),
 ) -> Result<Summary, TrainError> {
-    let cells = job.spec.cells()?;
+    let mut cells = job.spec.cells()?;
+    if job.finished_only {
+        cells.retain(|cell| run_dir(job, cell).metrics().exists());
+    }
     for folder in ["recipes", "runs", "logs"] {
         let path = job.out.join(folder);
         std::fs::create_dir_all(&path).map_err(|source| DataError::Io { action: "create", path, source })?;
@@ -124,9 +136,12 @@ pub fn sweep(
     let mut rows = Vec::new();
     let done: Vec<&Cell> = cells.iter().filter(|cell| !failed.contains(&cell.name)).collect();
     for cell in &done {
-        rows.extend(rows_of(cell, &run_dir(job, cell))?);
+        rows.extend(rows_of(cell, &run_dir(job, cell), &job.spec.summary)?);
     }
     results::write(&job.out.join("results.parquet"), &rows)?;
+    let compared: Vec<ResultRow> =
+        rows.iter().filter(|row| job.spec.summary.compares(row)).cloned().collect();
+    results::write_csv(&job.out.join("results.csv"), &compared)?;
     let summary = summary::summarise(&job.spec, &rows, done.len(), failed);
     files::write_json(&job.out.join("summary.json"), &summary)?;
     files::write_atomic(&job.out.join("summary.md"), summary.markdown().as_bytes())?;
@@ -214,9 +229,12 @@ fn wait(child: &mut Child, stop: &AtomicBool) -> std::io::Result<Option<bool>> {
     }
 }
 
-/// Every number of a run's `metrics.json`.
-fn rows_of(cell: &Cell, run: &RunDir) -> Result<Vec<ResultRow>, TrainError> {
+/// Every number of a run's `metrics.json`; where the summary asks for intervals, their
+/// bounds besides.
+fn rows_of(cell: &Cell, run: &RunDir, summary: &SummarySpec) -> Result<Vec<ResultRow>, TrainError> {
     let metrics: serde_json::Value = files::read_json(&run.metrics())?;
+    let labels: LabelSet = serde_json::from_value(metrics["labels"].clone())
+        .map_err(|err| DataError::Malformed { path: run.metrics(), why: format!("`labels`: {err}") })?;
     let info = run.read_info()?;
     let recipe = &TrainPlan::read(&run.plan())?.recipe;
     let row = |split: &str, unit: &str, aggregation: Option<&str>, measure: &str, value: f64| ResultRow {
@@ -236,10 +254,18 @@ fn rows_of(cell: &Cell, run: &RunDir) -> Result<Vec<ResultRow>, TrainError> {
     };
     let mut rows = Vec::new();
     let mut add = |split: &str, unit: &str, aggregation: Option<&str>, measures: &serde_json::Value| {
-        for (name, value) in measures.as_object().into_iter().flatten() {
-            if let Some(value) = value.as_f64() {
-                rows.push(row(split, unit, aggregation, name, value));
+        let mut of_table = |measures: &serde_json::Value, ending: &str| {
+            for (name, value) in measures.as_object().into_iter().flatten() {
+                if let Some(value) = value.as_f64() {
+                    rows.push(row(split, unit, aggregation, &format!("{name}{ending}"), value));
+                }
             }
+        };
+        of_table(measures, "");
+        for (name, of_class) in
+            labels.names().iter().zip(measures["classes"].as_array().into_iter().flatten())
+        {
+            of_table(of_class, &format!("/{name}"));
         }
     };
     for (split, of_split) in metrics["splits"].as_object().into_iter().flatten() {
@@ -251,7 +277,37 @@ fn rows_of(cell: &Cell, run: &RunDir) -> Result<Vec<ResultRow>, TrainError> {
         add(split, "case", Some("decision"), &of_split["decision"]["sets"]);
         add(split, "case", Some("decision"), &of_split["decision"]["at_threshold"]);
     }
+    if summary.intervals {
+        for (measure, value) in bounds(run, &labels, summary)? {
+            rows.push(row(&summary.split, "case", Some("mean"), &measure, value));
+        }
+    }
     Ok(rows)
+}
+
+/// 95 % bootstrap bounds by case of the summary's measures, under the names
+/// `MEASURE:low` and `MEASURE:high`.
+fn bounds(run: &RunDir, labels: &LabelSet, summary: &SummarySpec) -> Result<Vec<(String, f64)>, TrainError> {
+    let mut predictions = Predictions::read(&run.predictions(), labels)?;
+    let split: Split = summary.split.parse()?;
+    predictions.rows.retain(|row| row.split == split);
+    let slices = scores(&predictions.rows, predictions.heads.len().saturating_sub(1), labels.len())?;
+    let cases = aggregate(&slices, &case_numbers(&predictions.rows), Aggregation::Mean)?.scores;
+    let numbers: Vec<usize> = (0..cases.len()).collect();
+    let summarised = summarise(&cases, &numbers, &Bootstrap::default())?;
+    let mut bounds = Vec::new();
+    for &(measure, estimate) in summarised.estimates() {
+        let name = match measure.class() {
+            None => measure.key().to_owned(),
+            Some(class) => format!("{}/{}", measure.key(), labels.names()[class]),
+        };
+        if summary.measures.contains(&name) {
+            let ends = [("low", estimate.low), ("high", estimate.high)];
+            bounds
+                .extend(ends.into_iter().filter_map(|(end, value)| Some((format!("{name}:{end}"), value?))));
+        }
+    }
+    Ok(bounds)
 }
 
 /// The program that is running: the one that runs the cells.

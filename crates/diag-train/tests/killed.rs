@@ -81,6 +81,10 @@ seeds = [1, 2]
 class_ratios = [[1, 1, 1], [1, 2, 1]]
 label_noise = [0.0, 0.2]
 
+[summary]
+measures = ["macro_f1", "balanced_accuracy", "f1/normal"]
+intervals = true
+
 [[variants]]
 name = "ce"
 set = { loss = { name = "cross-entropy" } }
@@ -113,9 +117,33 @@ fn a_sweep_makes_one_table_and_goes_on_where_it_was_stopped() {
         assert_eq!(compared["difference"]["n"], 2);
     }
     let table = read(folder, "out", "results.parquet");
+    // The text table holds what the summary compares, each between its bounds.
+    let compared = diag_data::results::read_csv(&folder.join("out/results.csv")).unwrap();
+    let value_of = |run: &str, measure: &str| {
+        let found = compared.iter().find(|row| row.run == run && row.measure == measure);
+        found.map(|row| row.value).unwrap_or_else(|| panic!("no {measure} of {run}"))
+    };
+    assert_eq!(compared.iter().filter(|row| !row.measure.contains(':')).count(), 16 * 3);
+    for measure in ["macro_f1", "balanced_accuracy", "f1/normal"] {
+        let of = |end: &str| value_of("focal_ratio-1-1-1_seed-2", &format!("{measure}{end}"));
+        assert!(of(":low") <= of("") && of("") <= of(":high"), "{measure}");
+    }
     // Two runs are undone: one as if it had never begun, one as if it had stopped before its evaluation.
     std::fs::remove_dir_all(folder.join("out/runs/ce_ratio-1-1-1_seed-1")).unwrap();
     std::fs::remove_file(folder.join("out/runs/focal_ratio-1-2-1_noise-0.2_seed-2/metrics.json")).unwrap();
+    // What is finished can be summed up without starting anything.
+    let so_far = program()
+        .arg("sweep")
+        .arg(folder.join("sweep.toml"))
+        .arg("--finished")
+        .arg("--out")
+        .arg(folder.join("out"))
+        .output()
+        .unwrap();
+    assert!(so_far.status.success(), "{}", String::from_utf8_lossy(&so_far.stderr));
+    let summary: serde_json::Value = serde_json::from_slice(&read(folder, "out", "summary.json")).unwrap();
+    assert_eq!(summary["n_runs"], 14);
+    assert!(!folder.join("out/runs/ce_ratio-1-1-1_seed-1").exists());
     let second = sweep(folder, "sweep.toml", "out");
     let said = String::from_utf8_lossy(&second.stderr).into_owned();
     assert_eq!(said.matches(": done before").count(), 14, "{said}");

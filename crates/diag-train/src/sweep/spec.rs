@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use diag_data::files;
+use diag_data::results::ResultRow;
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
@@ -66,8 +67,26 @@ pub struct SummarySpec {
     pub unit: String,
     /// `mean`, `top_k_mean` or `decision`; for slices without meaning.
     pub aggregation: String,
-    /// Names of measures, as in `metrics.json`.
+    /// Names of measures, as in `metrics.json`; `f1/CLASS` is that of a class.
     pub measures: Vec<String>,
+    /// Whether the tables also hold each run's 95 % bootstrap interval by case; of
+    /// `unit = "case"` and `aggregation = "mean"` alone.
+    pub intervals: bool,
+}
+
+impl SummarySpec {
+    /// Whether a number is one of those that the summary compares, or a bound of one.
+    pub(super) fn compares(&self, row: &ResultRow) -> bool {
+        let measure = row.measure.split_once(':').map_or(row.measure.as_str(), |(name, _)| name);
+        self.is_about(row) && self.measures.iter().any(|wanted| wanted == measure)
+    }
+
+    /// Whether a number is of the summary's part of the data and unit.
+    pub(super) fn is_about(&self, row: &ResultRow) -> bool {
+        row.split == self.split
+            && row.unit == self.unit
+            && (self.unit == "slice" || row.aggregation.as_ref() == Some(&self.aggregation))
+    }
 }
 
 impl Default for SummarySpec {
@@ -78,6 +97,7 @@ impl Default for SummarySpec {
             unit: text("case"),
             aggregation: text("mean"),
             measures: ["macro_f1", "balanced_accuracy", "macro_auroc"].map(text).to_vec(),
+            intervals: false,
         }
     }
 }
@@ -124,6 +144,13 @@ impl SweepSpec {
         }
         if spec.processes == Some(0) || spec.folds.is_some_and(|folds| folds < 2) {
             return Err(bad("processes must be at least 1, folds at least 2".to_owned()));
+        }
+        if spec.summary.intervals
+            && (spec.summary.unit.as_str(), spec.summary.aggregation.as_str()) != ("case", "mean")
+        {
+            return Err(
+                bad("summary.intervals are of unit = \"case\" and aggregation = \"mean\"".to_owned()),
+            );
         }
         Ok(spec)
     }

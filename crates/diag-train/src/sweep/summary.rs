@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::spec::SweepSpec;
 
 /// Level of the intervals.
-const LEVEL: f64 = 0.95;
+pub(super) const LEVEL: f64 = 0.95;
 
 /// `summary.json`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -76,15 +76,11 @@ pub struct Compared {
 }
 
 /// Seed and fold: what runs are paired by.
-type Pair = (i64, Option<i64>);
+pub(super) type Pair = (i64, Option<i64>);
 
 pub(super) fn summarise(spec: &SweepSpec, rows: &[ResultRow], n_runs: usize, failed: Vec<String>) -> Summary {
     let wanted = &spec.summary;
-    let of_summary = |row: &&ResultRow| {
-        row.split == wanted.split
-            && row.unit == wanted.unit
-            && (wanted.unit == "slice" || row.aggregation.as_ref() == Some(&wanted.aggregation))
-    };
+    let of_summary = |row: &&ResultRow| wanted.is_about(row);
     let mut conditions: Vec<Condition> = Vec::new();
     let mut values: Vec<BTreeMap<String, BTreeMap<Pair, f64>>> = Vec::new();
     for measure in &wanted.measures {
@@ -140,19 +136,25 @@ pub(super) fn summarise(spec: &SweepSpec, rows: &[ResultRow], n_runs: usize, fai
 }
 
 fn setting(condition: &Condition, variant: &str, values: &BTreeMap<Pair, f64>) -> Setting {
-    let n = values.len();
-    let mean = values.values().sum::<f64>() / n as f64;
-    let squares: f64 = values.values().map(|value| (value - mean).powi(2)).sum();
+    let (mean, deviation) = mean_and_deviation(values.values().copied());
     let extreme = |pick: fn(f64, f64) -> f64| values.values().copied().reduce(pick).unwrap_or(f64::NAN);
     Setting {
         condition: condition.clone(),
         variant: variant.to_owned(),
-        n,
+        n: values.len(),
         mean,
-        deviation: (n > 1).then(|| (squares / (n - 1) as f64).sqrt()),
+        deviation,
         lowest: extreme(f64::min),
         highest: extreme(f64::max),
     }
+}
+
+/// Mean, and standard deviation (n - 1) of more than one value.
+pub(super) fn mean_and_deviation(values: impl Iterator<Item = f64> + Clone) -> (f64, Option<f64>) {
+    let n = values.clone().count();
+    let mean = values.clone().sum::<f64>() / n as f64;
+    let squares: f64 = values.map(|value| (value - mean).powi(2)).sum();
+    (mean, (n > 1).then(|| (squares / (n - 1) as f64).sqrt()))
 }
 
 impl Summary {
