@@ -47,12 +47,6 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
         ));
     } else {
         steps.push(("tests", vec!["test", "--release", "--locked", "--workspace", "--no-fail-fast"]));
-        // One crate, unoptimised: in the release profile the feature changes what most
-        // dependencies are built with, and all of them would be built again.
-        steps.push((
-            "object stores",
-            vec!["test", "--locked", "--package", "diag-data", "--features", "cloud", "--test", "cloud"],
-        ));
     }
     let mut summary = Vec::new();
     for (name, arguments) in steps {
