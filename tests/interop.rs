@@ -1,8 +1,9 @@
 //! The shards as other Arrow tools see them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
-use covid19_diag_tests::{program, python, smoke_run, succeed, tiny_cohort, workspace};
+use covid19_diag_tests::{program, python, python_with, smoke_run, succeed, tiny_cohort, workspace};
 use diag_data::case::Split;
 use diag_data::files::sha256_hex;
 use diag_data::shard::ShardSet;
@@ -71,6 +72,50 @@ fn mlcroissant_and_datasets_load_raw_shards() {
 #[test]
 fn mlcroissant_and_datasets_load_image_shards() {
     check_cards("hf");
+}
+
+/// The SQL that the page shows, run by both engines it names.
+#[test]
+fn sql_of_the_docs() {
+    let Some(python) = python_with("datafusion, duckdb") else { return };
+    let shards = smoke_run().join("shards");
+    let set = ShardSet::open(&shards).unwrap();
+    let mut by_scanner: BTreeMap<[String; 4], (BTreeSet<String>, u64)> = BTreeMap::new();
+    let mut little_lung = BTreeSet::new();
+    for row in Split::ALL.iter().flat_map(|split| set.slices(*split)).map(|row| row.unwrap()) {
+        let label = set.manifest().spec.labels.name(row.label).unwrap().to_owned();
+        let (manufacturer, model) = (row.acquisition.manufacturer.unwrap(), row.acquisition.model.unwrap());
+        let count = by_scanner.entry([manufacturer, model, label, row.split.to_string()]).or_default();
+        count.0.insert(row.case_id.to_string());
+        count.1 += 1;
+        if row.selection.lung_fraction.unwrap() < 0.25 {
+            little_lung.insert((row.case_id.to_string(), row.slice_index));
+        }
+    }
+    assert!(by_scanner.len() > 10 && little_lung.len() > 5, "the cohort is too uniform to tell anything");
+    let by_scanner: Vec<Value> = by_scanner
+        .into_iter()
+        .map(|([manufacturer, model, label, split], (cases, n_slices))| {
+            json!([manufacturer, model, label, split, cases.len(), n_slices])
+        })
+        .collect();
+    let script = workspace().join("tests/queries.py");
+    let document = workspace().join("docs/query.md");
+    let output = succeed(Command::new(python).arg(script).arg(document).arg(&shards));
+    let answers: Value = serde_json::from_slice(&output.stdout).unwrap();
+    for engine in ["DuckDB", "DataFusion"] {
+        let answer = &answers[engine];
+        assert_eq!(answer["by scanner"], Value::Array(by_scanner.clone()), "{engine}");
+        let rows = answer["little lung"].as_array().unwrap();
+        let found: BTreeSet<(String, i32)> = rows
+            .iter()
+            .map(|row| (row[0].as_str().unwrap().to_owned(), row[1].as_i64().unwrap() as i32))
+            .collect();
+        assert_eq!(found, little_lung, "{engine}");
+        let n_slices: u64 =
+            answer["by kernel"].as_array().unwrap().iter().map(|row| row[2].as_u64().unwrap()).sum();
+        assert_eq!(n_slices, set.manifest().table.iter().map(|row| row.n_slices).sum::<u64>(), "{engine}");
+    }
 }
 
 #[test]

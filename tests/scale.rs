@@ -181,7 +181,14 @@ fn gnu_parallel_repeats_only_what_failed() {
     // A folder in the way lets one part fail, three times.
     let in_the_way = folder.path().join("shards.parts/part-1/other");
     fs::create_dir_all(&in_the_way).unwrap();
-    assert!(!output(&mut run()).status.success());
+    let failed = output(&mut run());
+    assert!(!failed.status.success());
+    assert!(stderr(&failed).contains("run again to repeat them: 1\n"), "{}", stderr(&failed));
+    let retry_list = || {
+        let mut command = Command::new(workspace().join("deploy/failed-parts.sh"));
+        String::from_utf8(succeed(command.arg(folder.path().join("shards.parts")).arg("3")).stdout).unwrap()
+    };
+    assert_eq!(retry_list(), "1\n");
     let modified = |index| {
         let part = folder.path().join(format!("shards.parts/part-{index}/part.json"));
         fs::metadata(part).unwrap().modified().unwrap()
@@ -190,5 +197,6 @@ fn gnu_parallel_repeats_only_what_failed() {
     fs::remove_dir(&in_the_way).unwrap();
     succeed(&mut run());
     assert_eq!([modified(0), modified(2)], before, "whole parts were made again");
+    assert_eq!(retry_list(), "\n");
     assert_eq!(sums(&shards), want);
 }

@@ -64,11 +64,14 @@ pub fn test_data(below: &str) -> Option<PathBuf> {
 
 /// A Python with the packages of `tests/requirements.txt`.
 pub fn python() -> Option<PathBuf> {
+    python_with("datasets, duckdb, mlcroissant, polars, pyarrow, sklearn")
+}
+
+/// A Python with some of them.
+pub fn python_with(modules: &str) -> Option<PathBuf> {
     let own = workspace().join(".venv/bin/python");
     let python = std::env::var_os("COVID19_DIAG_PYTHON").map_or(own, PathBuf::from);
-    let check = Command::new(&python)
-        .args(["-c", "import datasets, duckdb, mlcroissant, polars, pyarrow, sklearn"])
-        .output();
+    let check = Command::new(&python).arg("-c").arg(format!("import {modules}")).output();
     let works = check.is_ok_and(|output| output.status.success());
     tool(works.then_some(python), "a Python with tests/requirements.txt (set COVID19_DIAG_PYTHON)")
 }

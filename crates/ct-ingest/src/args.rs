@@ -29,6 +29,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Join what runs with --shard made.
     Merge(MergeArgs),
+    /// Copy finished shards, or a part, between folders and object stores.
+    Copy(CopyArgs),
     /// Check hashes, schema, counts, and that nothing crosses the split.
     Verify(VerifyArgs),
     /// Count cases and slices, and hold them against a declared table.
@@ -147,7 +149,7 @@ pub struct MergeArgs {
     /// The parts: what `--shard 0/N` to `N-1/N` wrote.
     #[arg(required = true, value_name = "PART")]
     pub parts: Vec<PathBuf>,
-    /// New folder for the shards.
+    /// New folder for the shards, or a URL.
     #[arg(long, value_name = "SHARDS")]
     pub out: PathBuf,
     /// Worker threads; default one a core.
@@ -159,8 +161,17 @@ pub struct MergeArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct CopyArgs {
+    /// What was finished: a folder or URL.
+    pub from: PathBuf,
+    /// New folder or URL.
+    #[arg(long, value_name = "PLACE")]
+    pub out: PathBuf,
+}
+
+#[derive(Debug, Args)]
 pub struct VerifyArgs {
-    /// A shard folder.
+    /// A shard folder, or its URL.
     pub shards: PathBuf,
     /// Print the result as one JSON document.
     #[arg(long)]
@@ -169,7 +180,7 @@ pub struct VerifyArgs {
 
 #[derive(Debug, Args)]
 pub struct TableArgs {
-    /// A shard folder.
+    /// A shard folder, or its URL.
     pub shards: PathBuf,
     /// The declared table.
     #[arg(long, value_name = "FILE.toml")]
@@ -182,7 +193,7 @@ pub struct TableArgs {
 /// What all formats share.
 #[derive(Debug, Args)]
 pub struct SharedArgs {
-    /// New folder for the shards.
+    /// New folder for the shards; or, with the feature `cloud`, a URL: s3://, gs://, az://.
     #[arg(long, value_name = "SHARDS")]
     pub out: PathBuf,
     /// Side of the stored picture in pixels.

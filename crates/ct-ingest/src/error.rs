@@ -72,6 +72,16 @@ pub enum IngestError {
         /// What is missing or wrong.
         why: String,
     },
+    /// Finished output could not be copied to its store.
+    #[error("the output is finished in {}, but not in {}", folder.display(), store.display())]
+    NotDelivered {
+        /// Where it lies.
+        folder: PathBuf,
+        /// Where it should be.
+        store: PathBuf,
+        /// What broke the copy off.
+        source: DataError,
+    },
     /// Reading or writing of shards failed.
     #[error(transparent)]
     Data(#[from] DataError),
@@ -94,6 +104,12 @@ impl IngestError {
                 "run the same command again: finished cases are kept, and not read again".into()
             }
             Self::Parts { .. } => "give every part of one run once, as --shard 0/N to N-1/N made them".into(),
+            Self::NotDelivered { folder, store, source } => format!(
+                "{}; then `ct-ingest copy {} --out {}` repeats the copy alone",
+                source.remedy(),
+                folder.display(),
+                store.display()
+            ),
             Self::Data(err) if is_disk_full(err) => {
                 "free some disk space, or write to another disk; nothing half-written was left".into()
             }

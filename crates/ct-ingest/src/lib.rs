@@ -20,6 +20,7 @@ pub mod books;
 pub mod cards;
 pub mod decode;
 pub mod deidentify;
+pub mod delivery;
 pub mod dicom_run;
 pub mod doors;
 mod error;

@@ -5,15 +5,17 @@ mod console;
 mod inspection_text;
 mod report;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
 use ct_ingest::IngestError;
+use ct_ingest::delivery::{self, Delivery};
 use ct_ingest::dicom_run::{self, DicomRun};
 use ct_ingest::images_run::{self, ImagesRun};
 use ct_ingest::settings::{Format, Match};
 use ct_ingest::{inspect, part, run, verify};
+use diag_data::place::WorkingCopy;
 
 use crate::args::{Cli, Command, ImagesArgs, MergeArgs, TableArgs, VolumeArgs};
 use crate::console::Console;
@@ -29,6 +31,9 @@ fn main() -> ExitCode {
         Command::Inspect(args) => {
             inspect::inspect(&args.dir, args.keep_paths).map(|found| report::inspection(&found, args.json))
         }
+        Command::Copy(args) => {
+            delivery::copy(&args.from, &args.out).map(|n_files| report::copied(n_files, &args.out))
+        }
         Command::Verify(args) => {
             verify::verify(&args.shards).map(|verified| report::verified(&verified, args.json))
         }
@@ -38,36 +43,45 @@ fn main() -> ExitCode {
 }
 
 fn volumes(format: Format, dir: &Path, matching: Match, args: &VolumeArgs) -> Result<ExitCode, IngestError> {
+    let delivery = Delivery::to(&args.shared.out)?;
     let run = DicomRun {
         format,
         root: dir.into(),
         labels: args.labels.clone(),
-        out: args.shared.out.clone(),
+        out: delivery.folder().into(),
         matching,
         settings: args.settings(),
     };
     let console = Console::start();
     let summary = dicom_run::ingest(&run, &console.control())?;
+    delivery.deliver()?;
     Ok(console.finish(&summary, &args.shared.out, args.shared.json))
 }
 
 fn images(args: &ImagesArgs) -> Result<ExitCode, IngestError> {
+    let delivery = Delivery::to(&args.shared.out)?;
     let run = ImagesRun {
         root: args.dir.clone(),
         labels: args.labels.clone(),
         split_lists: args.split_lists.clone(),
-        out: args.shared.out.clone(),
+        out: delivery.folder().into(),
         settings: args.shared.settings(),
     };
     let console = Console::start();
     let summary = images_run::ingest(&run, &console.control())?;
+    delivery.deliver()?;
     Ok(console.finish(&summary, &args.shared.out, args.shared.json))
 }
 
 fn merge(args: &MergeArgs) -> Result<ExitCode, IngestError> {
     let console = Console::start();
-    let joined = || part::merge(&args.parts, &args.out, &console.control());
+    let delivery = Delivery::to(&args.out)?;
+    let copies: Vec<WorkingCopy> =
+        args.parts.iter().map(|part| WorkingCopy::of(part)).collect::<Result<_, _>>()?;
+    let parts: Vec<PathBuf> = copies.iter().map(|copy| copy.path().to_path_buf()).collect();
+    let joined = || part::merge(&parts, delivery.folder(), &console.control());
     let summary = run::with_threads(args.jobs.map(usize::from), joined)?;
+    delivery.deliver()?;
     Ok(console.finish(&summary, &args.out, args.json))
 }
 

@@ -1,6 +1,7 @@
 //! Results of `inspect`, `verify` and `table` as text or JSON.
 #![expect(clippy::print_stdout, reason = "the result of a command goes to standard output")]
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use ct_ingest::inspect::Inspection;
@@ -23,6 +24,12 @@ pub fn inspection(found: &Inspection, as_json: bool) -> ExitCode {
     }
     print!("{}", inspection_text::of(found));
     code(found.broken.is_empty())
+}
+
+/// What was copied.
+pub fn copied(n_files: usize, to: &Path) -> ExitCode {
+    println!("{n_files} files are in {}", to.display());
+    ExitCode::SUCCESS
 }
 
 /// What was checked; exit code 3 when something crosses the split.

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::place::is_store;
+
 /// What can go wrong between the stages.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
@@ -51,6 +53,12 @@ pub enum DataError {
         /// The folder under construction.
         path: PathBuf,
     },
+    /// The URL of a store, and no client for it.
+    #[error("this program was built without object stores: {}", path.display())]
+    NoObjectStores {
+        /// The URL.
+        path: PathBuf,
+    },
     /// A recorded hash differs from the file's.
     #[error("hash differs from SHA256SUMS: {}", path.display())]
     HashMismatch {
@@ -70,6 +78,14 @@ impl DataError {
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
                 "check the path; the stage that writes it may not have run yet".into()
             }
+            Self::Io { path, source, .. }
+                if is_store(path) && source.kind() == std::io::ErrorKind::PermissionDenied =>
+            {
+                "renew the credential in the environment, or ask for access to the bucket (docs/scaling.md)".into()
+            }
+            Self::Io { path, .. } if is_store(path) => {
+                "check the URL, the endpoint and the network, and run again; ten tries did not help".into()
+            }
             Self::Io { .. } => "check that the path and its permissions are right".into(),
             Self::Malformed { .. } => {
                 "make the file again with the stage that writes it, or check its version".into()
@@ -77,6 +93,10 @@ impl DataError {
             Self::Parquet { .. } => "make the shards again with ct-ingest".into(),
             Self::OutputExists { .. } => "choose a new output folder, or delete this one".into(),
             Self::InUse { .. } => "wait for the other run to end, or choose another output folder".into(),
+            Self::NoObjectStores { .. } => {
+                "build it with `cargo build --release --workspace --bins --features diag-data/cloud`, or copy the files here"
+                    .into()
+            }
             Self::HashMismatch { .. } => {
                 "the file was changed or damaged after it was written; make the shards again".into()
             }

@@ -1,13 +1,14 @@
 //! Files that are either whole or absent, and their hashes.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use sha2::{Digest, Sha256};
 
 use crate::DataError;
+use crate::place::Place;
 
 /// Writes a file so that a reader sees the old content or the new, never a part.
 ///
@@ -27,12 +28,14 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), DataError> {
     })
 }
 
-/// Reads a whole file.
+/// Reads a whole file, here or in a store (see [`place`](crate::place)).
 ///
 /// # Errors
 /// When it cannot be read; the error names it.
 pub fn read(path: &Path) -> Result<Vec<u8>, DataError> {
-    fs::read(path).map_err(DataError::io("read", path))
+    let mut bytes = Vec::new();
+    Place::of(path)?.open()?.read_to_end(&mut bytes).map_err(DataError::io("read", path))?;
+    Ok(bytes)
 }
 
 /// Reads a JSON file into a checked type.
@@ -62,14 +65,14 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// SHA-256 of a file, in hex, read piece by piece.
+/// SHA-256 of a file, here or in a store, in hex, read piece by piece.
 ///
 /// # Errors
 /// When it cannot be read.
 pub fn sha256_file(path: &Path) -> Result<String, DataError> {
-    let mut file = fs::File::open(path).map_err(DataError::io("read", path))?;
+    let place = Place::of(path)?;
     let mut hasher = Sha256::new();
-    std::io::copy(&mut file, &mut hasher).map_err(DataError::io("read", path))?;
+    std::io::copy(&mut place.open()?, &mut hasher).map_err(DataError::io("read", path))?;
     Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
@@ -178,7 +181,7 @@ impl Drop for StagedDir {
 }
 
 /// `dir/name` becomes `dir/.name.suffix`: the same file system, so that a rename is atomic.
-fn sibling(path: &Path, suffix: &str) -> PathBuf {
+pub(crate) fn sibling(path: &Path, suffix: &str) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.{suffix}"))
 }

@@ -14,6 +14,7 @@ pub mod files;
 pub mod heatmaps;
 pub mod lesions;
 pub mod manifest;
+pub mod place;
 pub mod predictions;
 pub mod results;
 pub mod run;

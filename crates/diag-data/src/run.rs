@@ -25,6 +25,7 @@ use crate::DataError;
 use crate::case::LabelSet;
 use crate::files;
 use crate::manifest::{Flow, TableRow};
+use crate::place;
 
 /// Paths of a run folder.
 #[derive(Clone, Debug)]
@@ -99,6 +100,11 @@ impl RunDir {
     /// `explanations.json`.
     pub fn explanations(&self) -> PathBuf {
         self.0.join("explanations.json")
+    }
+
+    /// The shards that `run.json` names, as they are found from here.
+    pub fn shards(&self, info: &RunInfo) -> PathBuf {
+        place::seen_from(&self.0, &info.shards.path)
     }
 
     /// `report.html`.

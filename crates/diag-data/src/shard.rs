@@ -23,6 +23,7 @@ use crate::DataError;
 use crate::case::Split;
 use crate::files;
 use crate::manifest::{CaseRow, FORMAT_VERSION, Flow, Manifest, Quarantined, ShardSpec};
+use crate::place::Place;
 use crate::slice::CtSlice;
 
 /// What the writer of a shard folder knows beside its slices.
@@ -109,7 +110,7 @@ impl ShardWriter {
     }
 }
 
-/// A shard folder that can be read.
+/// A shard folder that can be read, here or in a store.
 #[derive(Clone, Debug)]
 pub struct ShardSet {
     root: PathBuf,
@@ -117,7 +118,7 @@ pub struct ShardSet {
 }
 
 impl ShardSet {
-    /// Opens a folder by its manifest.
+    /// Opens a folder, or a prefix of a store (see [`place`](crate::place)), by its manifest.
     ///
     /// # Errors
     /// When there is no manifest, or it is of another format version.
@@ -233,6 +234,9 @@ fn write_parquet(path: &Path, batch: &RecordBatch, properties: WriterProperties)
     Ok(())
 }
 
+/// Rows of a table, a batch at a time.
+type Batches = Box<dyn Iterator<Item = Result<RecordBatch, DataError>>>;
+
 /// Writes a small table with this project's compression.
 pub(crate) fn write_table(path: &Path, batch: &RecordBatch) -> Result<(), DataError> {
     let staged = path.with_extension("parquet.part");
@@ -244,17 +248,22 @@ pub(crate) fn write_table(path: &Path, batch: &RecordBatch) -> Result<(), DataEr
     written
 }
 
-/// Reads a table batch by batch.
-pub(crate) fn read_table(
-    path: &Path,
-) -> Result<impl Iterator<Item = Result<RecordBatch, DataError>> + use<>, DataError> {
-    let path = path.to_path_buf();
+/// Reads a table batch by batch, from a file or an object.
+pub(crate) fn read_table(path: &Path) -> Result<Batches, DataError> {
+    match Place::of(path)? {
+        Place::Local(path) => read_file(path),
+        #[cfg(feature = "cloud")]
+        Place::Store(object) => Ok(Box::new(object.batches(ROWS_PER_GROUP)?)),
+    }
+}
+
+fn read_file(path: PathBuf) -> Result<Batches, DataError> {
     let file = File::open(&path).map_err(DataError::io("read", &path))?;
     let parquet = |source| DataError::Parquet { path: path.clone(), source };
     let reader = ParquetRecordBatchReaderBuilder::try_new(file)
         .and_then(|builder| builder.with_batch_size(ROWS_PER_GROUP).build())
         .map_err(parquet)?;
-    Ok(reader.map(move |batch| batch.map_err(|err| DataError::malformed(&path, err))))
+    Ok(Box::new(reader.map(move |batch| batch.map_err(|err| DataError::malformed(&path, err)))))
 }
 
 #[cfg(test)]

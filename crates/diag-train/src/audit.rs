@@ -51,7 +51,7 @@ impl Audited {
         }
         let info = run.read_info()?;
         let plan = TrainPlan::read(&run.plan())?;
-        let shards_path = job.shards.clone().unwrap_or_else(|| run.root().join(&info.shards.path));
+        let shards_path = job.shards.clone().unwrap_or_else(|| run.shards(&info));
         let shards = ShardSet::open(&shards_path)?;
         if shards.sha256()? != plan.shards_sha256 {
             return Err(TrainError::Changed { what: "shards", run: job.run.clone() });

@@ -87,7 +87,7 @@ pub fn evaluate(job: &EvaluateJob, stop: &AtomicBool) -> Result<Metrics, TrainEr
     let info = run.read_info()?;
     let plan = TrainPlan::read(&run.plan())?;
     let model = SavedModel::read(&run.model(), &run.weights())?;
-    let shards_path = job.shards.clone().unwrap_or_else(|| run.root().join(&info.shards.path));
+    let shards_path = job.shards.clone().unwrap_or_else(|| run.shards(&info));
     let shards = ShardSet::open(&shards_path)?;
     let shards_sha256 = shards.sha256()?;
     let spec = &shards.manifest().spec;

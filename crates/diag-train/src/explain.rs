@@ -86,7 +86,7 @@ pub fn explain(job: &ExplainJob, stop: &AtomicBool) -> Result<Explained, TrainEr
     }
     let (info, plan) = (run.read_info()?, TrainPlan::read(&run.plan())?);
     let model = SavedModel::read(&run.model(), &run.weights())?;
-    let shards = ShardSet::open(&job.shards.clone().unwrap_or_else(|| run.root().join(&info.shards.path)))?;
+    let shards = ShardSet::open(&job.shards.clone().unwrap_or_else(|| run.shards(&info)))?;
     let (spec, wanted) = (&shards.manifest().spec, &model.card.input);
     if spec.labels != model.card.labels || (spec.height, spec.width) != (wanted.height, wanted.width) {
         return Err(TrainError::Changed { what: "labels or image size of the shards", run: job.run.clone() });

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::{Parser, Subcommand};
 use diag_data::case::Split;
 use diag_data::files;
+use diag_data::place::WorkingCopy;
 use diag_train::audit::{self, Attribute, AuditJob};
 use diag_train::evaluate::{EvaluateJob, evaluate};
 use diag_train::explain::{ExplainJob, explain};
@@ -34,13 +35,13 @@ enum Command {
     /// Trains a network; leaves a run folder. Started by mpirun, torchrun or srun, all
     /// processes train it together.
     Fit {
-        /// Folder of shards, made by ct-ingest.
+        /// Folder of shards, made by ct-ingest; or, with the feature `cloud`, a URL.
         #[arg(long)]
         shards: PathBuf,
         /// Recipe in TOML.
         #[arg(long)]
         recipe: PathBuf,
-        /// Run folder to make.
+        /// Run folder to make, or a URL: worked on here, written there after every epoch.
         #[arg(long)]
         out: PathBuf,
         /// auto, cpu or cuda:N.
@@ -262,6 +263,10 @@ impl Told {
     }
 }
 
+/// Files of a run that a store gets last: a checkpoint is older than the trail
+/// beside it, which a resume cuts back, and never newer.
+const RUN_LAST: [&str; 3] = ["epochs.jsonl", "steps.jsonl", "run.json"];
+
 /// Exit code of a sweep some of whose runs failed, and of a check that found something.
 const SET_ASIDE: u8 = 3;
 
@@ -270,37 +275,52 @@ fn run(command: Command, ranks: &Arc<Ranks>) -> Result<Told, TrainError> {
     match command {
         Command::Fit { shards, recipe, out, device, resume, checkpoint_seconds, threads, json } => {
             let recipe_name = recipe.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let copy = WorkingCopy::of(&out)?;
             let job = FitJob {
                 command: format!("diag-train fit --shards SHARDS --recipe {recipe_name} --out RUN"),
                 shards,
                 recipe,
-                run: out,
+                run: copy.path().into(),
                 device,
                 resume,
                 checkpoint_seconds,
                 threads: threads.map(usize::from),
             };
             let bar = Bar::new();
-            let summary = fit_on(ranks, &job, &stop, &mut |event| bar.show(event))?;
+            let fitted = fit_on(ranks, &job, &stop, &mut |event| {
+                let epoch_ends = matches!(event, Event::EpochEnds { .. });
+                bar.show(event);
+                // Another try follows after the next epoch, and the last one counts.
+                if epoch_ends
+                    && ranks.is_first()
+                    && let Err(err) = copy.hand_in(&RUN_LAST)
+                {
+                    tracing::warn!("the run is not in {} yet: {err}", out.display());
+                }
+            });
             bar.0.finish_and_clear();
-            Ok(Told::whole(if json {
-                render::fit_json(&summary)
-            } else {
-                render::fit_words(&summary, &job.run)
-            }))
+            if ranks.is_first() && matches!(fitted, Ok(_) | Err(TrainError::Interrupted { .. })) {
+                copy.hand_in(&RUN_LAST)?;
+            }
+            let summary = fitted?;
+            Ok(Told::whole(if json { render::fit_json(&summary) } else { render::fit_words(&summary, &out) }))
         }
         Command::Evaluate { run, shards, split, device, threads, json } => {
             let threads = threads.map(usize::from);
-            let metrics = evaluate(&EvaluateJob { run, shards, split, device, threads }, &stop)?;
+            let copy = WorkingCopy::of(&run)?;
+            let job = EvaluateJob { run: copy.path().into(), shards, split, device, threads };
+            let metrics = evaluate(&job, &stop)?;
+            copy.hand_in(&RUN_LAST)?;
             Ok(Told::whole(if json { render::json(&metrics) } else { render::metrics_table(&metrics) }))
         }
         Command::Explain { run, shards, split, truth, slices, occlusion_slices, device, json } => {
+            let copy = WorkingCopy::of(&run)?;
             let with_truth = if truth.is_some() { " --truth TRUTH" } else { "" };
             let job = ExplainJob {
                 command: format!(
                     "diag-train explain RUN --split {split} --slices {slices} --occlusion-slices {occlusion_slices}{with_truth}"
                 ),
-                run,
+                run: copy.path().into(),
                 shards,
                 split,
                 truth,
@@ -309,10 +329,11 @@ fn run(command: Command, ranks: &Arc<Ranks>) -> Result<Told, TrainError> {
                 device,
             };
             let explained = explain(&job, &stop)?;
+            copy.hand_in(&RUN_LAST)?;
             Ok(Told::whole(if json {
                 render::explained_json(&explained)
             } else {
-                render::explained_words(&explained, &job.run)
+                render::explained_words(&explained, &run)
             }))
         }
         Command::Sweep { file, out, finished, json } => {
@@ -336,11 +357,14 @@ fn run(command: Command, ranks: &Arc<Ranks>) -> Result<Told, TrainError> {
             Ok(Told::whole(if json { render::json(&found) } else { render::rate_table(&found) }))
         }
         Command::Audit { audit: Audit::Noise { run, shards, json } } => {
-            let found = audit::label_noise(&AuditJob { run, shards }, &stop)?;
+            let copy = WorkingCopy::of(&run)?;
+            let found = audit::label_noise(&AuditJob { run: copy.path().into(), shards }, &stop)?;
             Ok(Told::whole(if json { render::json(&found) } else { render::noise_table(&found) }))
         }
         Command::Audit { audit: Audit::Shortcut { run, shards, attribute, json } } => {
-            let found = audit::shortcut(&AuditJob { run, shards }, attribute, &stop)?;
+            let copy = WorkingCopy::of(&run)?;
+            let job = AuditJob { run: copy.path().into(), shards };
+            let found = audit::shortcut(&job, attribute, &stop)?;
             Ok(Told::whole(if json { render::json(&found) } else { render::shortcut_words(&found) }))
         }
         Command::Audit { audit: Audit::Leakage { shards, recipe, seeds, out, json } } => {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
+use diag_data::place;
 use diag_data::run::{RunDir, RunInfo, ShardSource};
 use diag_data::shard::ShardSet;
 
@@ -98,8 +99,11 @@ fn instruction_set() -> &'static str {
     "portable"
 }
 
-/// `to` as seen from the folder `from`, where both exist and share a root.
+/// `to` as seen from the folder `from`, where both exist and share a root; a store is seen from anywhere.
 fn relative(from: &Path, to: &Path) -> PathBuf {
+    if place::is_store(to) {
+        return to.to_path_buf();
+    }
     let (Ok(from), Ok(to)) = (from.canonicalize(), to.canonicalize()) else {
         return to.to_path_buf();
     };

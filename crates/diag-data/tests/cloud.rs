@@ -1,0 +1,238 @@
+//! Shards and runs in an object store that fails, against an S3 server on loopback
+//! with a proxy before it (tests/object_store.py of the workspace).
+//!
+//! The store is found by the environment, so the work is done by a program of its
+//! own: the example `place`.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
+
+use diag_data::case::{CaseId, Label, LabelSet, Split};
+use diag_data::manifest::{Layout, ShardSpec};
+use diag_data::shard::{Job, Outcome, ShardWriter};
+use diag_data::slice::{Acquisition, CtSlice, Geometry, Provenance, Selection};
+use serde_json::{Value, json};
+
+const SHARDS: &str = "s3://bucket/some/shards";
+
+/// The server and the proxy before it.
+struct Store {
+    child: Child,
+    commands: ChildStdin,
+    answers: BufReader<ChildStdout>,
+    port: u16,
+    /// Where working copies are made.
+    scratch: tempfile::TempDir,
+}
+
+impl Store {
+    /// `None`, with a loud word, where Python or moto is missing.
+    fn start() -> Option<Self> {
+        let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let own = workspace.join(".venv/bin/python");
+        let python = std::env::var_os("COVID19_DIAG_PYTHON").map_or(own, PathBuf::from);
+        let check = Command::new(&python).args(["-c", "import moto.server"]).output();
+        if !check.is_ok_and(|output| output.status.success()) {
+            assert!(
+                std::env::var_os("COVID19_DIAG_REQUIRE_TOOLS").is_none(),
+                "a Python with moto is required here and missing"
+            );
+            eprintln!("SKIPPED: needs a Python with tests/requirements.txt (set COVID19_DIAG_PYTHON)");
+            return None;
+        }
+        let mut child = Command::new(python)
+            .arg(workspace.join("tests/object_store.py"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let (commands, mut answers) =
+            (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+        let mut port = String::new();
+        answers.read_line(&mut port).unwrap();
+        let scratch = tempfile::tempdir().unwrap();
+        Some(Self { child, commands, answers, port: port.trim().parse().unwrap(), scratch })
+    }
+
+    fn ask(&mut self, command: &str) -> String {
+        writeln!(self.commands, "{command}").unwrap();
+        let mut answer = String::new();
+        self.answers.read_line(&mut answer).unwrap();
+        answer
+    }
+
+    /// The next `count` requests that hold `of` fail.
+    fn fault(&mut self, kind: &str, count: usize, of: &str) {
+        assert_eq!(self.ask(&format!("fault {kind} {count} {of}")).trim(), "ok");
+    }
+
+    /// Method, path, range, status and fault of what was asked for since the last call.
+    fn requests(&mut self) -> Vec<Value> {
+        serde_json::from_str(&self.ask("requests")).unwrap()
+    }
+
+    fn place(&self, arguments: &[&str]) -> Output {
+        let test = std::env::current_exe().unwrap();
+        let program = test.parent().and_then(Path::parent).unwrap().join("examples/place");
+        Command::new(program)
+            .args(arguments)
+            .env("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{}", self.port))
+            .env("AWS_ALLOW_HTTP", "true")
+            .env("AWS_REGION", "us-east-1")
+            .env("AWS_ACCESS_KEY_ID", "test")
+            .env("AWS_SECRET_ACCESS_KEY", "test")
+            .env("TMPDIR", self.scratch.path())
+            .output()
+            .unwrap()
+    }
+
+    #[track_caller]
+    fn succeed(&self, arguments: &[&str]) -> String {
+        let output = self.place(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    #[track_caller]
+    fn fail(&self, arguments: &[&str]) -> String {
+        let output = self.place(arguments);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {}", stderr(&output));
+        stderr(&output)
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// 420 slices that do not compress: two row groups of training slices in a file of
+/// more than 8 MiB, which is uploaded in parts, and one small file.
+fn make_shards(target: &Path) {
+    const SIDE: u32 = 160;
+    let spec = ShardSpec {
+        labels: LabelSet::paper(),
+        height: SIDE,
+        width: SIDE,
+        window: None,
+        resize: "none".into(),
+        layout: Layout::Raw,
+        with_hu: false,
+        split_seed: None,
+    };
+    let job = Job { spec, tool: "test 0".into(), config: json!({}) };
+    let mut writer = ShardWriter::create(target, job).unwrap();
+    let mut state = 1u64;
+    let mut grey = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    };
+    for i in 0..420 {
+        let slice = CtSlice {
+            case_id: CaseId::new(format!("case-{i:04}")).unwrap(),
+            slice_index: 0,
+            label: Label((i % 3) as u8),
+            split: if i < 400 { Split::Train } else { Split::Test },
+            pixels: (0..SIDE * SIDE).map(|_| grey()).collect(),
+            hu: None,
+            geometry: Geometry::default(),
+            acquisition: Acquisition::default(),
+            selection: Selection::default(),
+            provenance: Provenance::default(),
+        };
+        writer.append(vec![slice]).unwrap();
+    }
+    writer.finish(Outcome::default(), |_| BTreeMap::from([("README.md".into(), b"card".to_vec())])).unwrap();
+}
+
+/// One test, because a fault is for whoever asks next.
+#[test]
+fn a_store_that_fails() {
+    let Some(mut store) = Store::start() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let local = folder.path().join("shards");
+    make_shards(&local);
+    let local = local.to_str().unwrap();
+    let want = store.succeed(&["verify", local]);
+
+    // A copy that broke off is not taken for a whole one; the token is told to nobody.
+    store.fault("expired", 1000, "SHA256SUMS");
+    let said = store.fail(&["copy", local, SHARDS]);
+    assert!(said.contains("ExpiredToken: The provided token has expired."), "{said}");
+    assert!(said.contains("fix: renew the credential"), "{said}");
+    assert!(!said.contains("secret-of-the-test"), "the token is in the message: {said}");
+    store.fault("500", 0, "");
+    let said = store.fail(&["verify", SHARDS]);
+    assert!(said.contains("s3://bucket/some/shards/manifest.json"), "{said}");
+
+    // Repeated, also over 500s, it is whole; what makes it so came last.
+    store.requests();
+    store.fault("500", 3, "PUT /bucket/some/shards/data/train");
+    store.succeed(&["copy", local, SHARDS]);
+    let asked = store.requests();
+    assert_eq!(count(&asked, "500"), 3);
+    let wrote = asked.iter().filter(|request| request[0] == "PUT" && request[3] == 200);
+    assert_eq!(wrote.last().unwrap()[1], "/bucket/some/shards/manifest.json");
+    assert!(
+        asked.iter().any(|request| request[1].as_str().unwrap().contains("partNumber=2")),
+        "no file was written in parts"
+    );
+
+    // Read there, by range only: the same rows and hashes.
+    assert_eq!(store.succeed(&["verify", SHARDS]), want);
+    let asked = store.requests();
+    let of_data: Vec<&Value> = asked
+        .iter()
+        .filter(|request| request[0] == "GET" && request[1].as_str().unwrap().contains("/data/"))
+        .collect();
+    assert!(of_data.len() > 5, "{of_data:?}");
+    assert!(of_data.iter().all(|request| request[2].is_string()), "a whole file was asked for: {of_data:?}");
+
+    // Faults that pass.
+    for (kind, n_faults, of) in [
+        ("500", 3, "GET /bucket/some/shards"),
+        ("500", 2, "HEAD /bucket/some/shards"),
+        ("truncated", 3, "GET /bucket/some/shards/data"),
+        ("slow", 1, "GET /bucket/some/shards/data"),
+    ] {
+        store.fault(kind, n_faults, of);
+        assert_eq!(store.succeed(&["verify", SHARDS]), want, "{kind} {of}");
+        let asked = store.requests();
+        assert_eq!(count(&asked, kind), n_faults, "{kind} {of}");
+    }
+
+    // Faults that stay.
+    store.fault("500", 1000, "GET /bucket/some/shards/data");
+    let said = store.fail(&["verify", SHARDS]);
+    assert!(said.contains("s3://bucket/some/shards/data/") && said.contains("fix: check the URL"), "{said}");
+    store.fault("truncated", 1000, "GET /bucket/some/shards/data");
+    let said = store.fail(&["verify", SHARDS]);
+    assert!(said.contains("s3://bucket/some/shards/data/"), "{said}");
+    store.fault("500", 0, "");
+
+    // Back to a folder: the same bytes.
+    let back = folder.path().join("back");
+    store.succeed(&["copy", SHARDS, back.to_str().unwrap()]);
+    let same = Command::new("diff").args(["-r", local]).arg(&back).status().unwrap();
+    assert!(same.success());
+
+    // A run is worked on in a copy, which a second program finds again, and which goes.
+    let run = "s3://bucket/runs/one";
+    assert_eq!(store.succeed(&["work", run, "run.json"]).trim(), "run.json");
+    assert_eq!(store.succeed(&["work", run, "metrics.json"]).trim(), "metrics.json run.json");
+    assert_eq!(std::fs::read_dir(store.scratch.path()).unwrap().count(), 0);
+}
+
+/// How often a fault happened.
+fn count(asked: &[Value], kind: &str) -> usize {
+    asked.iter().filter(|request| request[4] == kind).count()
+}
