@@ -27,7 +27,8 @@ fn the_pipeline_learns_and_a_control_on_shuffled_labels_does_not() {
     assert_eq!(stderr(&output).matches("skipped, inputs unchanged").count(), 6, "{}", stderr(&output));
 
     let learnt = metric(&out.join("run"), &BALANCED_ACCURACY);
-    assert!(learnt >= 0.8, "balanced accuracy by case {learnt}");
+    // Four fifths are no exact number.
+    assert!(learnt >= 0.8 - 1e-9, "balanced accuracy by case {learnt}");
 
     one_study_is_predicted_with_probabilities_that_sum_to_one(&out);
 
