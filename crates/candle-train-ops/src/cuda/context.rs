@@ -135,12 +135,8 @@ impl Drop for RawHandle {
 pub(super) struct Shape4(pub sys::cudnnTensorDescriptor_t);
 
 impl Shape4 {
-    pub fn empty() -> Result<Self> {
-        result::create_tensor_descriptor().map(Self).map_err(candle_core::Error::wrap)
-    }
-
     pub fn nchw<T: Number>(op: &'static str, dims: Dims) -> Result<Self> {
-        let shape = Self::empty()?;
+        let shape = Self(result::create_tensor_descriptor().map_err(candle_core::Error::wrap)?);
         let format = sys::cudnnTensorFormat_t::CUDNN_TENSOR_NCHW;
         let extents = extents(op, [dims.n, dims.c, dims.h, dims.w])?;
         // SAFETY: the descriptor is live.

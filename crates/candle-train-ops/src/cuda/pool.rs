@@ -1,7 +1,7 @@
 //! Maximum and average over sliding windows.
 #![expect(unsafe_code, reason = "cuDNN is a C library; each block says why it is sound")]
 
-use std::ptr::from_ref;
+use std::{ffi::c_void, ptr::from_ref};
 
 use candle_core::{
     CpuStorage, CudaStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Tensor,
@@ -161,10 +161,10 @@ fn forward<T: Number>(pool: Pool, x: &CudaStorage, layout: &Layout) -> Result<(C
                 window.0,
                 from_ref(&one).cast(),
                 x_shape.0,
-                x as *const _,
+                x as *const c_void,
                 from_ref(&zero).cast(),
                 y_shape.0,
-                y as *mut _,
+                y as *mut c_void,
             )
         }
         .map_err(candle_core::Error::wrap)?;
@@ -199,14 +199,14 @@ fn backward<T: Number>(
                 window.0,
                 from_ref(&one).cast(),
                 y_shape.0,
-                y as *const _,
+                y as *const c_void,
                 y_shape.0,
-                dy as *const _,
+                dy as *const c_void,
                 x_shape.0,
-                x as *const _,
+                x as *const c_void,
                 from_ref(&zero).cast(),
                 x_shape.0,
-                dx as *mut _,
+                dx as *mut c_void,
             )
         }
         .result()
