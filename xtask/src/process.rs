@@ -1,5 +1,6 @@
 //! Child processes that end when we are told to end.
 
+use std::ffi::OsString;
 use std::process::{Command, ExitStatus};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -44,8 +45,14 @@ pub fn run(command: &mut Command) -> Result<ExitStatus, Failure> {
 
 /// Runs `cargo` in the workspace; anything but success is an error.
 pub fn cargo(args: &[&str]) -> Result<(), Failure> {
+    cargo_with(args, &[])
+}
+
+/// [`cargo`] with more in its environment.
+pub fn cargo_with(args: &[&str], environment: &[(&str, OsString)]) -> Result<(), Failure> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(args).current_dir(workspace_root());
+    command.envs(environment.iter().map(|(name, value)| (*name, value)));
     let status = run(&mut command)?;
     if status.success() {
         return Ok(());

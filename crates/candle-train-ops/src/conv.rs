@@ -119,7 +119,7 @@ pub(crate) struct Geometry {
 }
 
 impl Geometry {
-    fn new(input: Dims, weight_oihw: &[usize], spec: Conv2dSpec) -> Checked<Self> {
+    pub(crate) fn new(input: Dims, weight_oihw: &[usize], spec: Conv2dSpec) -> Checked<Self> {
         let &[out_channels, group_channels, kernel_h, kernel_w] = weight_oihw else {
             return Err(OpError::Shape {
                 op: OP,

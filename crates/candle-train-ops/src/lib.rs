@@ -16,6 +16,8 @@ mod activation;
 mod arithmetic;
 mod buffer;
 mod conv;
+#[cfg(feature = "cudnn")]
+pub mod cuda;
 mod element;
 mod error;
 mod joining;

@@ -42,11 +42,11 @@ pub fn avg_pool2d(x: &Activation, kernel: usize, stride: usize, padding: usize) 
     dispatch!(x, x => avg_pool_feature(x, window).map(Activation::from))
 }
 
-fn square(kernel: usize, stride: usize, padding: usize) -> Window {
+pub(crate) fn square(kernel: usize, stride: usize, padding: usize) -> Window {
     Window { kernel_h: kernel, kernel_w: kernel, stride, padding }
 }
 
-fn output_dims(op: &'static str, window: Window, input: Dims) -> Checked<Dims> {
+pub(crate) fn output_dims(op: &'static str, window: Window, input: Dims) -> Checked<Dims> {
     if window.padding > window.kernel_h / 2 {
         return Err(OpError::Setting {
             op,
