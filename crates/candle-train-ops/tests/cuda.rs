@@ -11,6 +11,7 @@ use rand_chacha::ChaCha8Rng;
 /// f32 of a GPU is held against the f64 of the CPU.
 const PRECISIONS: [(DType, f64); 2] = [(DType::F64, 1e-10), (DType::F32, 1e-4)];
 
+#[expect(clippy::print_stderr, reason = "a test that skips says so")]
 fn gpu() -> Option<Device> {
     match cuda::device(0) {
         Ok(device) => Some(device),
