@@ -60,9 +60,9 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
         ("CUDARC_CUDA_VERSION", "13000".into()),
     ];
     if !args.quick {
-        let check =
-            ["check", "--release", "--locked", "-p", "candle-train-ops", "--features", "cudnn", "--tests"];
-        steps.push((CUDA, check.to_vec()));
+        let crates = ["-p", "candle-train-ops", "-p", "diag-train", "--features", "diag-train/cuda"];
+        let check = [&["check", "--release", "--locked", "--tests", "--examples"], &crates[..]].concat();
+        steps.push((CUDA, check));
         // Against a server on this machine that fails on purpose; unoptimised, since it waits more than it works.
         let cloud = ["--locked", "-p", "diag-data", "--features", "cloud"];
         steps.push(("object store client", [&["build", "--example", "place"], &cloud[..]].concat()));

@@ -1,8 +1,10 @@
 """Times what examples/step_bench.rs does in PyTorch, channels last.
 
-usage: step_torch.py [train|infer|train-bf16|infer-bf16] [threads] [steps] [batch]
+usage: step_torch.py [train|infer][-cuda][-bf16][-compiled] [threads] [steps] [batch]
 
-bf16 is autocast: weights and optimiser stay f32.
+bf16 is autocast: weights and optimiser stay f32. On a GPU a "step" is the median over
+groups of ten, with cuDNN's benchmark mode and the fused optimiser; `compiled` is
+torch.compile. The share of the convolutions is that of PyTorch's profiler.
 """
 
 import resource
@@ -48,16 +50,44 @@ class ResNet18(nn.Module):
         return self.head(self.blocks(x).mean((2, 3)))
 
 
+def on_gpu(step, mode, batch, groups):
+    def group():
+        start = time.perf_counter()
+        for _ in range(10):
+            step()
+        torch.cuda.synchronize()
+        return (time.perf_counter() - start) * 100
+
+    for _ in range(3):
+        group()
+    wall = sorted(group() for _ in range(groups))[groups // 2]
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        group()
+    convolutions = everything = 0.0
+    for event in profile.key_averages():
+        everything += event.self_device_time_total
+        name = event.key.lower()
+        if any(word in name for word in ("conv", "xmma", "cutlass", "dgrad", "wgrad", "implicit")):
+            convolutions += event.self_device_time_total
+    print(
+        f"PyTorch {torch.__version__} {mode} batch {batch}: wall {wall:.3f} ms, kernels {everything / 1e4:.3f} ms, "
+        f"of these convolutions {convolutions / 1e4:.3f} ms, "
+        f"peak {torch.cuda.max_memory_allocated() / 2**20:.0f} MiB on the GPU"
+    )
+
+
 def main():
     mode = sys.argv[1] if len(sys.argv) > 1 else "train"
     threads, steps, batch = (int(arg) for arg in (sys.argv[2:] + ["1", "5", "16"][len(sys.argv) - 2 :]))
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    net = ResNet18().to(memory_format=torch.channels_last)
-    x = torch.randn(batch, 1, 224, 224).to(memory_format=torch.channels_last)
-    label = torch.arange(batch) % 3
-    optimiser = torch.optim.AdamW(net.parameters(), lr=1e-4)
-    autocast = torch.autocast("cpu", torch.bfloat16, enabled=mode.endswith("bf16"))
+    torch.backends.cudnn.benchmark = True
+    device = "cuda" if "-cuda" in mode else "cpu"
+    net = ResNet18().to(device, memory_format=torch.channels_last)
+    x = torch.randn(batch, 1, 224, 224).to(device, memory_format=torch.channels_last)
+    label = (torch.arange(batch) % 3).to(device)
+    optimiser = torch.optim.AdamW(net.parameters(), lr=1e-4, fused=device == "cuda")
+    autocast = torch.autocast(device, torch.bfloat16, enabled="-bf16" in mode)
 
     def train():
         with autocast:
@@ -73,6 +103,11 @@ def main():
 
     net.train(mode.startswith("train"))
     step = train if mode.startswith("train") else infer
+    if mode.endswith("-compiled"):
+        net = torch.compile(net)
+    if device == "cuda":
+        on_gpu(step, mode, batch, steps)
+        return
     best_wall = best_cpu = float("inf")
     for _ in range(steps):
         wall, cpu = time.perf_counter(), time.process_time()

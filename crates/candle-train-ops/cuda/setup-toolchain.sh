@@ -4,7 +4,7 @@
 #
 #   crates/candle-train-ops/cuda/setup-toolchain.sh [DIR]   (default: target/cuda-toolchain)
 #   . target/cuda-toolchain/env.sh
-#   cargo build --release -p candle-train-ops --features cudnn
+#   cargo build --release -p candle-train-ops --features cuda
 #
 # Needs: bash, python3 with pip, gcc/g++ (any that CUDA 13.0 takes: gcc <= 15), cargo.
 # Run it in the folder of the workspace: it reads the symbol names to link from the

@@ -5,6 +5,9 @@
 //! prints one line: the fastest wall and CPU time of a step, in milliseconds, and the
 //! highest memory of the process. MODE is `train`, `infer`, one of them with `-bf16`, or
 //! `gemm`: the product of two 1024 x 1024 matrices, what this machine can do at best.
+//!
+//! With `-cuda` behind `train` or `infer` (feature `cuda`) the first GPU does it; a "step"
+//! is then the median over groups of ten, and the share of the convolutions is printed too.
 #![expect(clippy::print_stdout, reason = "the measurement is the result")]
 
 use std::time::Instant;
@@ -31,58 +34,79 @@ fn main() -> Result<()> {
     let (n_threads, n_steps, batch) = (number(1), number(5), number(16));
     let pool =
         rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().map_err(candle_core::Error::wrap)?;
-    let (work, bf16) = match mode.strip_suffix("-bf16") {
-        Some(work) => (work, true),
-        None => (mode.as_str(), false),
-    };
-    if bf16 && !bf16_available() {
+    let (rest, bf16) = without(&mode, "-bf16");
+    let (work, on_gpu) = without(rest, "-cuda");
+    if bf16 && !on_gpu && !bf16_available() {
         candle_core::bail!("this processor does not multiply bf16");
     }
     set_bf16(bf16);
-    let [wall, cpu] = pool.install(|| match work {
-        "train" => train(n_steps, batch),
-        "infer" => infer(n_steps, batch),
+    let device = if on_gpu { gpu()? } else { Device::Cpu };
+    let measured = pool.install(|| match work {
+        "train" => train(&device, n_steps, batch),
+        "infer" => infer(&device, n_steps, batch),
         "gemm" => gemm(n_steps),
         other => candle_core::bail!("unknown mode {other}"),
     })?;
     println!(
-        "candle-train-ops {mode} batch {batch} threads {n_threads}: wall {wall:.1} ms, cpu {cpu:.1} ms, \
-         peak {:.0} MiB",
+        "candle-train-ops {mode} batch {batch} threads {n_threads}: {measured}, peak {:.0} MiB",
         peak_mib()
     );
     Ok(())
 }
 
-/// The fastest wall and CPU time of a training step.
-fn train(n_steps: usize, batch: usize) -> Result<[f64; 2]> {
-    let mut params = Params::new();
+fn without<'a>(mode: &'a str, part: &str) -> (&'a str, bool) {
+    mode.strip_suffix(part).map_or((mode, false), |rest| (rest, true))
+}
+
+#[cfg(feature = "cuda")]
+fn gpu() -> Result<Device> {
+    candle_train_ops::cuda::device(0)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn gpu() -> Result<Device> {
+    candle_core::bail!("built without the feature cuda")
+}
+
+/// The time of a training step.
+fn train(device: &Device, n_steps: usize, batch: usize) -> Result<String> {
+    let mut params = Params::new(device);
     let net = ResNet18::new(&mut params)?;
     let image_nchw = params.rng_tensor(&[batch, 1, SIZE, SIZE], 1.0)?;
     let mut optimiser = AdamW::new(params.named, AdamWParams::default())?;
     let labels: Vec<u32> = (0..batch).map(|i| (i % CLASSES) as u32).collect();
-    let label_n = Tensor::from_vec(labels, batch, &Device::Cpu)?;
-    fastest(n_steps, || {
+    let label_n = Tensor::from_vec(labels, batch, device)?;
+    measured(device, n_steps, || {
         let loss = cross_entropy(&net.forward(&image_nchw)?, &label_n)?;
         optimiser.step(&loss.backward()?, 1e-4)
     })
 }
 
-/// The fastest wall and CPU time of a pass with folded normalisation.
-fn infer(n_steps: usize, batch: usize) -> Result<[f64; 2]> {
-    let mut params = Params::new();
+/// The time of a pass with folded normalisation.
+fn infer(device: &Device, n_steps: usize, batch: usize) -> Result<String> {
+    let mut params = Params::new(device);
     let mut net = ResNet18::new(&mut params)?;
     net.fold()?;
     let image_nchw = params.rng_tensor(&[batch, 1, SIZE, SIZE], 1.0)?;
-    fastest(n_steps, || net.forward(&image_nchw).map(drop))
+    measured(device, n_steps, || net.forward(&image_nchw).map(drop))
 }
 
-/// The fastest wall and CPU time of a product of matrices.
-fn gemm(n_steps: usize) -> Result<[f64; 2]> {
-    let matrix = Params::new().rng_tensor(&[1024, 1024], 1.0)?;
-    fastest(n_steps, || matrix.matmul(&matrix).map(drop))
+/// The time of a product of matrices.
+fn gemm(n_steps: usize) -> Result<String> {
+    let matrix = Params::new(&Device::Cpu).rng_tensor(&[1024, 1024], 1.0)?;
+    measured(&Device::Cpu, n_steps, || matrix.matmul(&matrix).map(drop))
 }
 
-fn fastest(n_steps: usize, mut step: impl FnMut() -> Result<()>) -> Result<[f64; 2]> {
+fn measured(device: &Device, n_steps: usize, step: impl FnMut() -> Result<()>) -> Result<String> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(_) => on_gpu(device, n_steps, step),
+        _ => fastest(n_steps, step),
+    }
+}
+
+/// The fastest wall and CPU time.
+fn fastest(n_steps: usize, mut step: impl FnMut() -> Result<()>) -> Result<String> {
     let mut best = [f64::INFINITY; 2];
     for _ in 0..n_steps {
         let (start, cpu) = (Instant::now(), cpu_ms());
@@ -92,7 +116,33 @@ fn fastest(n_steps: usize, mut step: impl FnMut() -> Result<()>) -> Result<[f64;
             *best = best.min(time);
         }
     }
-    Ok(best)
+    Ok(format!("wall {:.1} ms, cpu {:.1} ms", best[0], best[1]))
+}
+
+/// The median wall time over groups of ten steps, after five that are not counted; the
+/// time that the processor needs to queue a step; the time of the convolutions alone.
+#[cfg(feature = "cuda")]
+fn on_gpu(device: &Device, n_groups: usize, mut step: impl FnMut() -> Result<()>) -> Result<String> {
+    const GROUP: usize = 10;
+    let convolutions = || candle_train_ops::cuda::convolution_ms(device);
+    let mut group = || {
+        let (start, before) = (Instant::now(), convolutions()?);
+        for _ in 0..GROUP {
+            step()?;
+        }
+        let queued = start.elapsed().as_secs_f64() * 1e3;
+        device.synchronize()?;
+        let wall = start.elapsed().as_secs_f64() * 1e3;
+        Ok([wall, queued, convolutions()? - before].map(|ms| ms / GROUP as f64))
+    };
+    // Engines are timed once their shapes prove to be common.
+    for _ in 0..5 {
+        group()?;
+    }
+    let mut groups = (0..n_groups.max(1)).map(|_| group()).collect::<Result<Vec<_>>>()?;
+    groups.sort_by(|a, b| a[0].total_cmp(&b[0]));
+    let [wall, queued, convolutions] = groups[groups.len() / 2];
+    Ok(format!("wall {wall:.3} ms, queued in {queued:.3} ms, convolutions alone {convolutions:.3} ms"))
 }
 
 /// Time on a CPU of all threads so far, from the scheduler's account.

@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::{
     OpError,
     buffer::Buffer,
@@ -25,7 +27,8 @@ pub(crate) const BLOCK: usize = 16;
 /// Activation in whatever layout the operations prefer on this machine: plain
 /// NCHW, or blocks of 16 channels (`[N, C/16, H, W, 16]`) for the vector kernels.
 ///
-/// Holds f32 (fast) or f64 (for checking gradients), on the CPU. A gradient
+/// Holds f32 (fast) or f64 (for checking gradients) on the CPU; with the feature `cuda`
+/// also f32 or bf16 on a GPU, `[N, H, W, C]`. A gradient
 /// flows through every operation of this crate by `loss.backward()`; two
 /// backward passes through one graph must not run at the same time.
 ///
@@ -48,14 +51,19 @@ pub struct Activation(pub(crate) Repr);
 pub(crate) enum Repr {
     F32(Feature<f32>),
     F64(Feature<f64>),
+    #[cfg(feature = "cuda")]
+    Gpu(cuda::Feature),
 }
 
-/// Runs a generic function on whichever number type an activation holds.
+/// Runs a generic function on whichever number type an activation holds, or another one
+/// where it is on a GPU.
 macro_rules! dispatch {
-    ($activation:expr, $feature:ident => $body:expr) => {
+    ($activation:expr, $feature:ident => $body:expr, on_gpu: $on_gpu:expr) => {
         match &$activation.0 {
             $crate::activation::Repr::F32($feature) => $body,
             $crate::activation::Repr::F64($feature) => $body,
+            #[cfg(feature = "cuda")]
+            $crate::activation::Repr::Gpu($feature) => $on_gpu,
         }
     };
 }
@@ -65,11 +73,15 @@ impl Activation {
     /// Takes a tensor in; its gradient comes back through it.
     ///
     /// # Shapes
-    /// - `image_nchw`: `[N, C, H, W]`, f32 or f64, none of the axes empty
+    /// - `image_nchw`: `[N, C, H, W]`, f32 or f64 (f32 on a GPU), none of the axes empty
     ///
     /// # Errors
     /// Another rank, an empty axis, another element type or device.
     pub fn from_nchw(image_nchw: &Tensor) -> Result<Self> {
+        #[cfg(feature = "cuda")]
+        if image_nchw.device().is_cuda() {
+            return cuda::Feature::from_nchw(image_nchw).map(Into::into);
+        }
         match image_nchw.dtype() {
             DType::F64 => feature_from_nchw::<f64>(image_nchw).map(|x| Self(Repr::F64(x))),
             _ => feature_from_nchw::<f32>(image_nchw).map(|x| Self(Repr::F32(x))),
@@ -81,13 +93,12 @@ impl Activation {
     /// # Errors
     /// None of its own; candle's if memory cannot be had.
     pub fn to_nchw(&self) -> Result<Tensor> {
-        dispatch!(self, x => x.token.apply_op1(ToNchw(x.clone_without_token())))
+        dispatch!(self, x => x.token.apply_op1(ToNchw(x.clone_without_token())), on_gpu: x.to_nchw())
     }
 
     /// `(N, C, H, W)`.
     pub fn dims(&self) -> (usize, usize, usize, usize) {
-        let Dims { n, c, h, w } = dispatch!(self, x => x.dims);
-        (n, c, h, w)
+        dispatch!(self, x => x.dims, on_gpu: x.dims).to_tuple()
     }
 
     /// Mean over all pixels, `[N, C]`, differentiable.
@@ -95,7 +106,11 @@ impl Activation {
     /// # Errors
     /// None of its own; candle's if memory cannot be had.
     pub fn global_avg_pool(&self) -> Result<Tensor> {
-        dispatch!(self, x => x.token.apply_op1(GlobalAvgPool(x.clone_without_token())))
+        dispatch!(
+            self,
+            x => x.token.apply_op1(GlobalAvgPool(x.clone_without_token())),
+            on_gpu: x.global_avg_pool()
+        )
     }
 
     /// The same numbers, cut off from the graph: no gradient flows back.
@@ -103,7 +118,16 @@ impl Activation {
         match &self.0 {
             Repr::F32(x) => Self(Repr::F32(x.detach())),
             Repr::F64(x) => Self(Repr::F64(x.detach())),
+            #[cfg(feature = "cuda")]
+            Repr::Gpu(x) => x.detach().into(),
         }
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl From<cuda::Feature> for Activation {
+    fn from(feature: cuda::Feature) -> Self {
+        Self(Repr::Gpu(feature))
     }
 }
 
@@ -131,6 +155,10 @@ pub(crate) struct Dims {
 impl Dims {
     pub(crate) fn count(self) -> usize {
         self.n * self.c * self.h * self.w
+    }
+
+    pub(crate) fn to_tuple(self) -> (usize, usize, usize, usize) {
+        (self.n, self.c, self.h, self.w)
     }
 
     pub(crate) fn to_vec(self) -> Vec<usize> {

@@ -12,8 +12,9 @@ pub fn set_winograd(enabled: bool) {
 }
 
 /// Lets convolutions round their factors to bf16, or forbids it again; it starts
-/// forbidden. Sums, activations, weights, statistics and optimisers stay f32. Where
-/// [`bf16_available`] is false nothing changes: f32 throughout.
+/// forbidden. Sums, weights, statistics and optimisers stay f32, on the CPU activations
+/// too; on a GPU they are stored in bf16. Where [`bf16_available`] is false nothing changes
+/// on the CPU: f32 throughout.
 pub fn set_bf16(enabled: bool) {
     BF16.store(enabled, Ordering::Relaxed);
 }
@@ -31,7 +32,7 @@ pub(crate) fn winograd() -> bool {
     WINOGRAD.load(Ordering::Relaxed)
 }
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", feature = "cuda"))]
 pub(crate) fn bf16() -> bool {
     BF16.load(Ordering::Relaxed)
 }

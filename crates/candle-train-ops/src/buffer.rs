@@ -149,4 +149,6 @@ pub fn release_buffers() {
     let free_f64 = std::mem::take(&mut lock::<f64>().free);
     lock::<f64>().free_len = 0;
     drop((free_f32, free_f64));
+    #[cfg(feature = "cuda")]
+    crate::cuda::release_buffers();
 }

@@ -106,6 +106,8 @@ pub fn conv2d(x: &Activation, weight_oihw: &Tensor, spec: Conv2dSpec) -> Result<
             }
             conv2d_general(x, weight_oihw, geometry).map(Activation::from)
         }
+        #[cfg(feature = "cuda")]
+        Repr::Gpu(x) => crate::cuda::conv2d(x, weight_oihw, spec).map(Activation::from),
     }
 }
 

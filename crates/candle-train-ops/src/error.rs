@@ -85,7 +85,7 @@ impl OpError {
             Self::Setting { op, .. } => format!("change the settings of {op}"),
             Self::DType { argument, expected, .. } => format!("convert {argument} to {expected} first"),
             Self::Device { argument, .. } => {
-                format!("move {argument} to Device::Cpu; other devices are not supported yet")
+                format!("move {argument} to Device::Cpu; NVIDIA GPUs need the feature `cuda`")
             }
             Self::State { .. } => {
                 "load the state that was saved with the same variables and optimiser".to_owned()

@@ -26,7 +26,11 @@ use crate::{
 /// # Errors
 /// None of its own; candle's if memory cannot be had.
 pub fn pad_end(x: &Activation, rows: usize, cols: usize) -> Result<Activation> {
-    dispatch!(x, x => pad_feature(x, rows, cols).map(Activation::from))
+    dispatch!(
+        x,
+        x => pad_feature(x, rows, cols).map(Activation::from),
+        on_gpu: crate::cuda::pad_end(x, rows, cols).map(Activation::from)
+    )
 }
 
 fn pad_feature<T: Element>(x: &Feature<T>, rows: usize, cols: usize) -> Result<Feature<T>> {
@@ -65,6 +69,10 @@ pub fn concat_channels(first: &Activation, second: &Activation) -> Result<Activa
     match (&first.0, &second.0) {
         (Repr::F32(first), Repr::F32(second)) => concat_features(first, second).map(Activation::from),
         (Repr::F64(first), Repr::F64(second)) => concat_features(first, second).map(Activation::from),
+        #[cfg(feature = "cuda")]
+        (Repr::Gpu(first), Repr::Gpu(second)) => {
+            crate::cuda::concat_channels(first, second).map(Activation::from)
+        }
         _ => Err(OpError::DType {
             op: OP,
             argument: "second",

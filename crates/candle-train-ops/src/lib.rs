@@ -16,7 +16,7 @@ mod activation;
 mod arithmetic;
 mod buffer;
 mod conv;
-#[cfg(feature = "cudnn")]
+#[cfg(feature = "cuda")]
 pub mod cuda;
 mod element;
 mod error;

@@ -21,7 +21,7 @@ const OP: &str = "batch_norm";
 const EPSILON: f64 = 1e-5;
 
 /// Weight of the new batch in the running statistics, as PyTorch.
-const MOMENTUM: f64 = 0.1;
+pub(crate) const MOMENTUM: f64 = 0.1;
 
 /// Running mean and unbiased variance per channel, `[C]` f32; updated by every
 /// training pass, used by evaluation, saved with the model. Clones share them.
@@ -36,6 +36,9 @@ struct Moments {
     epsilon: f64,
     /// Joins the statistics of a batch whose parts lie in several processes.
     sum: Option<BatchSum>,
+    /// Mean and variance while a GPU has them; those above are then out of date.
+    #[cfg(feature = "cuda")]
+    on_gpu: Option<(Tensor, Tensor)>,
 }
 
 impl RunningStats {
@@ -47,8 +50,14 @@ impl RunningStats {
     /// As [`new`](Self::new); normalisation with these statistics adds `epsilon`
     /// to the variance and not 1e-5. TensorFlow's networks use 1e-3.
     pub fn with_epsilon(channels: usize, epsilon: f64) -> Self {
-        let moments = Moments { mean: vec![0.0; channels], var: vec![1.0; channels], epsilon, sum: None };
-        Self(Arc::new(Mutex::new(moments)))
+        Self(Arc::new(Mutex::new(Moments {
+            mean: vec![0.0; channels],
+            var: vec![1.0; channels],
+            epsilon,
+            sum: None,
+            #[cfg(feature = "cuda")]
+            on_gpu: None,
+        })))
     }
 
     /// What is added to the variance.
@@ -64,14 +73,25 @@ impl RunningStats {
         self.lock().sum = Some(sum);
     }
 
+    /// Number of channels.
+    pub fn channels(&self) -> usize {
+        self.lock().mean.len()
+    }
+
     /// Mean per channel.
-    pub fn mean(&self) -> Vec<f32> {
-        self.lock().mean.clone()
+    ///
+    /// # Errors
+    /// A GPU that holds it and cannot be asked.
+    pub fn mean(&self) -> Result<Vec<f32>> {
+        Ok(self.on_host()?.mean.clone())
     }
 
     /// Unbiased variance per channel.
-    pub fn var(&self) -> Vec<f32> {
-        self.lock().var.clone()
+    ///
+    /// # Errors
+    /// As [`mean`](Self::mean).
+    pub fn var(&self) -> Result<Vec<f32>> {
+        Ok(self.on_host()?.var.clone())
     }
 
     /// Replaces both, when a model is loaded.
@@ -93,7 +113,54 @@ impl RunningStats {
             }
         }
         (moments.mean, moments.var) = (mean, var);
+        #[cfg(feature = "cuda")]
+        {
+            moments.on_gpu = None;
+        }
         Ok(())
+    }
+
+    /// The moments, brought back from a GPU if one has them.
+    fn on_host(&self) -> Result<MutexGuard<'_, Moments>> {
+        #[cfg_attr(not(feature = "cuda"), expect(unused_mut, reason = "a GPU may have them"))]
+        let mut moments = self.lock();
+        #[cfg(feature = "cuda")]
+        if let Some((mean, var)) = moments.on_gpu.take() {
+            (moments.mean, moments.var) = (mean.to_vec1()?, var.to_vec1()?);
+        }
+        Ok(moments)
+    }
+
+    /// Mean and variance on a GPU, whose kernels may move them from now on.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn on_gpu(&self, device: &Device) -> Result<(Tensor, Tensor)> {
+        let mut moments = self.on_host_unless(device)?;
+        if let Some(both) = &moments.on_gpu {
+            return Ok(both.clone());
+        }
+        let tensor = |values: &[f32]| Tensor::from_slice(values, values.len(), device);
+        let both = (tensor(&moments.mean)?, tensor(&moments.var)?);
+        moments.on_gpu = Some(both.clone());
+        Ok(both)
+    }
+
+    /// As [`on_host`](Self::on_host), but left where they are if that is on `device`.
+    #[cfg(feature = "cuda")]
+    fn on_host_unless(&self, device: &Device) -> Result<MutexGuard<'_, Moments>> {
+        let moments = self.lock();
+        match &moments.on_gpu {
+            Some((mean, _)) if !mean.device().same_device(device) => {
+                drop(moments);
+                self.on_host()
+            }
+            _ => Ok(moments),
+        }
+    }
+
+    /// Whether the batch lies in several processes.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn is_joined(&self) -> bool {
+        self.lock().sum.is_some()
     }
 
     fn lock(&self) -> MutexGuard<'_, Moments> {
@@ -169,6 +236,12 @@ pub fn batch_norm(
         (Repr::F64(x), Some(Repr::F64(residual))) => {
             feature(x, affine, stats, Some(residual), act, train).map(Into::into)
         }
+        #[cfg(feature = "cuda")]
+        (Repr::Gpu(x), None) => crate::cuda::batch_norm(x, affine, stats, None, act, train).map(Into::into),
+        #[cfg(feature = "cuda")]
+        (Repr::Gpu(x), Some(Repr::Gpu(residual))) => {
+            crate::cuda::batch_norm(x, affine, stats, Some(residual), act, train).map(Into::into)
+        }
         _ => Err(mixed().into()),
     }
 }
@@ -186,11 +259,11 @@ fn feature<T: Element>(
         check_kind(OP, argument, tensor, T::DTYPE)?;
         check_shape(OP, argument, tensor, &[dims.c])?;
     }
-    if stats.lock().mean.len() != dims.c {
+    if stats.channels() != dims.c {
         return Err(OpError::Shape {
             op: OP,
             argument: "stats",
-            got: vec![stats.lock().mean.len()],
+            got: vec![stats.channels()],
             expected: format!("[{}]", dims.c),
         }
         .into());
@@ -218,10 +291,10 @@ fn feature<T: Element>(
             let reason = "training needs more than one value per channel".to_owned();
             return Err(OpError::Setting { op: OP, reason }.into());
         }
-        stats.update(&statistics, count);
+        stats.update(&statistics, count)?;
         statistics
     } else {
-        Statistics::from_running(stats)
+        Statistics::from_running(stats)?
     };
 
     let affine = Tensor::cat(&[gamma_c, beta_c], 0)?;
@@ -260,13 +333,13 @@ struct Statistics {
 }
 
 impl Statistics {
-    fn from_running(stats: &RunningStats) -> Self {
-        let moments = stats.lock();
-        Self {
+    fn from_running(stats: &RunningStats) -> Result<Self> {
+        let moments = stats.on_host()?;
+        Ok(Self {
             mean: moments.mean.iter().map(|mean| f64::from(*mean)).collect(),
             var: moments.var.iter().map(|var| f64::from(*var)).collect(),
             epsilon: moments.epsilon,
-        }
+        })
     }
 
     fn inverse_deviation(&self, channel: usize) -> f64 {
@@ -275,9 +348,9 @@ impl Statistics {
 }
 
 impl RunningStats {
-    fn update(&self, batch: &Statistics, values_per_channel: f64) {
+    fn update(&self, batch: &Statistics, values_per_channel: f64) -> Result<()> {
         let unbias = values_per_channel / (values_per_channel - 1.0);
-        let mut moments = self.lock();
+        let mut moments = self.on_host()?;
         let blend = |old: f32, new: f64| ((1.0 - MOMENTUM) * f64::from(old) + MOMENTUM * new) as f32;
         for (running, mean) in moments.mean.iter_mut().zip(&batch.mean) {
             *running = blend(*running, *mean);
@@ -285,6 +358,7 @@ impl RunningStats {
         for (running, var) in moments.var.iter_mut().zip(&batch.var) {
             *running = blend(*running, *var * unbias);
         }
+        Ok(())
     }
 }
 
@@ -361,7 +435,7 @@ impl Channels {
         }
         // Sums of squares around a mean that all parts agree on: the running one is near
         // enough that they lose no digits that matter.
-        let centre = stats.mean();
+        let centre = stats.mean()?;
         let mut sums = vec![0.0; 1 + 2 * self.dims.c];
         for images in together::parts_of(n) {
             let part = Self { dims: Dims { n: images.len(), ..self.dims }, ..self };

@@ -26,7 +26,11 @@ use crate::{
 /// A window larger than the padded image, padding of more than half the window.
 pub fn max_pool2d(x: &Activation, kernel: usize, stride: usize, padding: usize) -> Result<Activation> {
     let window = square(kernel, stride, padding);
-    dispatch!(x, x => max_pool_feature(x, window).map(Activation::from))
+    dispatch!(
+        x,
+        x => max_pool_feature(x, window).map(Activation::from),
+        on_gpu: crate::cuda::max_pool2d(x, window).map(Activation::from)
+    )
 }
 
 /// Mean over windows of `kernel` x `kernel` pixels; padding counts as zeros in a
@@ -39,7 +43,11 @@ pub fn max_pool2d(x: &Activation, kernel: usize, stride: usize, padding: usize) 
 /// As [`max_pool2d`].
 pub fn avg_pool2d(x: &Activation, kernel: usize, stride: usize, padding: usize) -> Result<Activation> {
     let window = square(kernel, stride, padding);
-    dispatch!(x, x => avg_pool_feature(x, window).map(Activation::from))
+    dispatch!(
+        x,
+        x => avg_pool_feature(x, window).map(Activation::from),
+        on_gpu: crate::cuda::avg_pool2d(x, window).map(Activation::from)
+    )
 }
 
 pub(crate) fn square(kernel: usize, stride: usize, padding: usize) -> Window {

@@ -18,7 +18,7 @@ use crate::{
 /// # Errors
 /// None of its own; candle's if memory cannot be had.
 pub fn relu(x: &Activation) -> Result<Activation> {
-    dispatch!(x, x => relu_feature(x).map(Activation::from))
+    dispatch!(x, x => relu_feature(x).map(Activation::from), on_gpu: crate::cuda::relu(x).map(Activation::from))
 }
 
 fn relu_feature<T: Element>(x: &Feature<T>) -> Result<Feature<T>> {

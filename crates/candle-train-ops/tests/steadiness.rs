@@ -13,7 +13,7 @@ mod resnet18;
 /// Trains for some steps and returns all weights; `after` sees every step's number.
 fn train(size: usize, n_steps: usize, mut after: impl FnMut(usize)) -> Result<Vec<Vec<f32>>> {
     const BATCH: usize = 4;
-    let mut params = Params::new();
+    let mut params = Params::new(&Device::Cpu);
     let net = ResNet18::new(&mut params)?;
     let image_nchw = params.rng_tensor(&[BATCH, 1, size, size], 1.0)?;
     let vars = params.named;

@@ -62,7 +62,7 @@ fn pass(first: usize, n: usize, sum: Option<BatchSum>) -> Pass {
         input_gradient: gradient(&x),
         in_parts: [&conv, &weight, &bias].map(gradient).to_vec(),
         whole: [&gamma, &beta].map(gradient).to_vec(),
-        running: [stats.mean(), stats.var()].concat(),
+        running: [stats.mean().unwrap(), stats.var().unwrap()].concat(),
         n_reported,
     }
 }

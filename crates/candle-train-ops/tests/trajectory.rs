@@ -60,7 +60,7 @@ struct Errors {
 fn train(reference: &Value) -> Errors {
     let number = |key: &str| reference[key].as_u64().unwrap();
     let (batch, size) = (number("batch") as usize, number("size") as usize);
-    let mut params = Params::new();
+    let mut params = Params::new(&Device::Cpu);
     let net = ResNet18::new(&mut params).unwrap();
     let vars = params.named;
     set_weights(&vars);

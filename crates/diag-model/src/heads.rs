@@ -129,7 +129,7 @@ impl Heads {
             let pooled = dropped(side.features(stage, pass)?, self.dropout, pass, &side.name)?;
             heads.push((side.name.clone(), side.linear.forward(&pooled)?));
         }
-        let pooled = dropped(features.last.global_avg_pool()?, self.dropout, pass, FINAL_HEAD)?;
+        let pooled = dropped(pooled(&features.last)?, self.dropout, pass, FINAL_HEAD)?;
         let mut logits = self.final_linear.forward(&pooled)?;
         for (s, (_, side)) in heads.iter().enumerate() {
             logits = match (self.fusion, &self.fusion_weight) {
@@ -179,8 +179,13 @@ impl SideHead {
 
     /// `[N, C]`.
     fn features(&self, stage: &Activation, pass: Pass) -> Result<Tensor> {
-        self.conv.forward(stage, None, Act::Relu, pass.trains(HEADS_PART))?.global_avg_pool()
+        pooled(&self.conv.forward(stage, None, Act::Relu, pass.trains(HEADS_PART))?)
     }
+}
+
+/// Means over the image `[N, C]`, on the CPU: what follows is small, and most of it f64.
+fn pooled(x: &Activation) -> Result<Tensor> {
+    x.global_avg_pool()?.to_device(&Device::Cpu)
 }
 
 /// Sets features to 0 with the given chance and scales the others up, in training

@@ -80,12 +80,12 @@ impl Network {
                 report.kept.push((name.clone(), reason));
                 continue;
             }
-            var.set(&tensor.contiguous()?)?;
+            var.set(&tensor.contiguous()?.to_device(var.device())?)?;
             report.loaded.push(Loaded { name: name.clone(), source: source.clone(), folded });
         }
         for (name, stats) in &self.parameters.stats {
             let own = ["running_mean", "running_var"].map(|part| format!("{name}.{part}"));
-            let n_channels = stats.mean().len();
+            let n_channels = stats.channels();
             let [mean, var] =
                 own.each_ref().map(|own| find(own).filter(|(_, tensor)| tensor.dims() == [n_channels]));
             if let (Some(mean), Some(var)) = (mean, var) {

@@ -115,7 +115,7 @@ impl Pass {
     }
 }
 
-/// A deeply supervised network on the CPU.
+/// A deeply supervised network, on the CPU or with its convolutions on a GPU.
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
@@ -134,6 +134,7 @@ pub struct Network {
     spec: NetworkSpec,
     backbone: Extractor,
     heads: Heads,
+    device: Device,
     pub(crate) parameters: Parameters,
 }
 
@@ -141,6 +142,7 @@ pub struct Network {
 pub struct FoldedNetwork {
     backbone: Extractor,
     heads: Heads,
+    device: Device,
 }
 
 /// Logits, and the features that the final head reads.
@@ -170,10 +172,11 @@ impl FoldedNetwork {
     /// # Errors
     /// Another shape or dtype.
     pub fn answer(&self, image_nchw: &Tensor) -> Result<Answer> {
-        let features = self.backbone.forward(&Activation::from_nchw(image_nchw)?, Pass::Evaluate)?;
+        let image_nchw = image_nchw.to_device(&self.device)?;
+        let features = self.backbone.forward(&Activation::from_nchw(&image_nchw)?, Pass::Evaluate)?;
         Ok(Answer {
             logits: self.heads.forward(&features, Pass::Evaluate)?,
-            features_nc: features.last.global_avg_pool()?,
+            features_nc: features.last.global_avg_pool()?.to_device(&Device::Cpu)?,
         })
     }
 }
@@ -187,18 +190,31 @@ impl Network {
         Self::with_dtype(spec, seed, DType::F32)
     }
 
+    /// As [`new`](Self::new), with the convolutions and normalisations on a device of
+    /// [`candle_train_ops::cuda`](candle_train_ops), if it is one. Heads and logits stay on the CPU.
+    ///
+    /// # Errors
+    /// A device that the training operations do not know.
+    pub fn on_device(spec: &NetworkSpec, seed: u64, device: &Device) -> Result<Self> {
+        Self::build(spec, seed, DType::F32, device)
+    }
+
     /// As [`new`](Self::new), in f32 or f64; f64 is there to check gradients.
     ///
     /// # Errors
     /// Another element type; a dropout outside [0, 1).
     pub fn with_dtype(spec: &NetworkSpec, seed: u64, dtype: DType) -> Result<Self> {
+        Self::build(spec, seed, dtype, &Device::Cpu)
+    }
+
+    fn build(spec: &NetworkSpec, seed: u64, dtype: DType, device: &Device) -> Result<Self> {
         if !(0.0..1.0).contains(&spec.dropout) {
             candle_core::bail!("dropout {} is not in [0, 1)", spec.dropout);
         }
-        let mut builder = Builder::new(seed, dtype);
+        let mut builder = Builder::new(seed, dtype, device);
         let backbone = Extractor::new(spec.backbone, &mut builder)?;
         let heads = Heads::new(&mut builder, spec)?;
-        Ok(Self { spec: *spec, backbone, heads, parameters: builder.parameters })
+        Ok(Self { spec: *spec, backbone, heads, device: device.clone(), parameters: builder.parameters })
     }
 
     /// Computes the logits of every head.
@@ -210,7 +226,7 @@ impl Network {
     /// # Errors
     /// Another shape or dtype.
     pub fn forward(&self, image_nchw: &Tensor, pass: Pass) -> Result<HeadLogits> {
-        let features = self.backbone.forward(&Activation::from_nchw(image_nchw)?, pass)?;
+        let features = self.backbone.forward(&self.activation(image_nchw)?, pass)?;
         self.heads.forward(&features, pass)
     }
 
@@ -249,18 +265,29 @@ impl Network {
     /// # Errors
     /// A network in f64.
     pub fn folded(&self) -> Result<FoldedNetwork> {
-        Ok(FoldedNetwork { backbone: self.backbone.folded()?, heads: self.heads.folded()? })
+        let (backbone, heads) = (self.backbone.folded()?, self.heads.folded()?);
+        Ok(FoldedNetwork { backbone, heads, device: self.device.clone() })
+    }
+
+    /// Images as the backbone takes them.
+    fn activation(&self, image_nchw: &Tensor) -> Result<Activation> {
+        Activation::from_nchw(&image_nchw.to_device(&self.device)?)
     }
 
     /// The outputs of the backbone's stages, shallowest first, with the running statistics.
     pub(crate) fn stages(&self, image_nchw: &Tensor) -> Result<Vec<Activation>> {
-        Ok(self.backbone.forward(&Activation::from_nchw(image_nchw)?, Pass::Evaluate)?.stages)
+        Ok(self.backbone.forward(&self.activation(image_nchw)?, Pass::Evaluate)?.stages)
     }
 
     /// The logits of every head from the stages' outputs, with the running statistics.
     pub(crate) fn heads_of(&self, stages: &[Activation]) -> Result<HeadLogits> {
         let last = self.backbone.last(stages)?;
         self.heads.forward(&Features { stages: stages.to_vec(), last }, Pass::Evaluate)
+    }
+
+    /// Where the convolutions run.
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// What was built.
@@ -294,7 +321,7 @@ impl Network {
         self.parameters.vars.iter().map(|(_, var)| var.elem_count() as u64).sum()
     }
 
-    /// A copy of every weight and running statistic by name.
+    /// A copy of every weight and running statistic by name, weights where they are.
     ///
     /// # Errors
     /// None of its own; candle's if memory cannot be had.
@@ -304,7 +331,7 @@ impl Network {
             state.insert(name.clone(), var.as_tensor().copy()?);
         }
         for (name, stats) in &self.parameters.stats {
-            for (part, values) in [("running_mean", stats.mean()), ("running_var", stats.var())] {
+            for (part, values) in [("running_mean", stats.mean()?), ("running_var", stats.var()?)] {
                 let n_channels = values.len();
                 state.insert(format!("{name}.{part}"), Tensor::from_vec(values, n_channels, &Device::Cpu)?);
             }

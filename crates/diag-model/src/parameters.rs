@@ -28,6 +28,9 @@ pub(crate) struct Builder {
     pub style: Style,
     seed: u64,
     dtype: DType,
+    /// Where the layers of the backbone's activations are; what comes behind the means
+    /// over the image is on the CPU.
+    device: Device,
 }
 
 /// Conventions of the framework that a backbone was published in.
@@ -40,8 +43,9 @@ pub(crate) enum Style {
 }
 
 impl Builder {
-    pub fn new(seed: u64, dtype: DType) -> Self {
-        Self { parameters: Parameters::default(), part: 0, style: Style::Torch, seed, dtype }
+    pub fn new(seed: u64, dtype: DType, device: &Device) -> Self {
+        let device = device.clone();
+        Self { parameters: Parameters::default(), part: 0, style: Style::Torch, seed, dtype, device }
     }
 
     /// Convolution without bias, `NAME.weight`: He et al. 2015, fan-out, as torchvision.
@@ -59,15 +63,16 @@ impl Builder {
     ) -> Result<Conv> {
         let deviation = (2.0 / (outputs / groups * kernel * kernel) as f64).sqrt();
         let shape = [outputs, inputs / groups, kernel, kernel];
-        let weight = self.draw(format!("{name}.weight"), &shape, |rng| normal(rng) * deviation)?;
+        let weight =
+            self.draw(format!("{name}.weight"), &shape, &self.device.clone(), |rng| normal(rng) * deviation)?;
         let spec = Conv2dSpec { stride, padding: kernel / 2, groups };
         Ok(Conv { weight, spec, style: self.style })
     }
 
     /// Batch normalisation: weight 1, bias 0, as torchvision.
     pub fn norm(&mut self, name: &str, channels: usize) -> Result<Norm> {
-        let gamma = self.draw(format!("{name}.weight"), &[channels], |_| 1.0)?;
-        let beta = self.draw(format!("{name}.bias"), &[channels], |_| 0.0)?;
+        let gamma = self.draw(format!("{name}.weight"), &[channels], &self.device.clone(), |_| 1.0)?;
+        let beta = self.draw(format!("{name}.bias"), &[channels], &self.device.clone(), |_| 0.0)?;
         let stats = match self.style {
             Style::Torch => RunningStats::new(channels),
             Style::TensorFlow => RunningStats::with_epsilon(channels, 1e-3),
@@ -100,30 +105,32 @@ impl Builder {
         Ok(ConvNorm { conv, norm: self.norm(norm, channels)?, folded: None })
     }
 
-    /// Linear layer: uniform in ±1/√inputs, as PyTorch.
+    /// Linear layer, on the CPU: uniform in ±1/√inputs, as PyTorch.
     pub fn linear(&mut self, name: &str, inputs: usize, outputs: usize) -> Result<Linear> {
         let bound = 1.0 / (inputs as f64).sqrt();
         let uniform = |rng: &mut ChaCha8Rng| rng.random_range(-bound..bound);
-        let weight = self.draw(format!("{name}.weight"), &[outputs, inputs], uniform)?;
-        let bias = self.draw(format!("{name}.bias"), &[outputs], uniform)?;
+        let weight = self.draw(format!("{name}.weight"), &[outputs, inputs], &Device::Cpu, uniform)?;
+        let bias = self.draw(format!("{name}.bias"), &[outputs], &Device::Cpu, uniform)?;
         Ok(Linear { weight, bias })
     }
 
-    /// A tensor whose every number is `value`.
+    /// A tensor on the CPU whose every number is `value`.
     pub fn constant(&mut self, name: &str, shape: &[usize], value: f64) -> Result<Tensor> {
-        self.draw(name.to_owned(), shape, |_| value)
+        self.draw(name.to_owned(), shape, &Device::Cpu, |_| value)
     }
 
     fn draw(
         &mut self,
         name: String,
         shape: &[usize],
+        device: &Device,
         mut value: impl FnMut(&mut ChaCha8Rng) -> f64,
     ) -> Result<Tensor> {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         rng.set_stream(name_hash(&name));
         let values: Vec<f64> = (0..shape.iter().product()).map(|_| value(&mut rng)).collect();
-        let tensor = Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(self.dtype)?;
+        let tensor =
+            Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(self.dtype)?.to_device(device)?;
         let var = Var::from_tensor(&tensor)?;
         let weight = var.as_tensor().clone();
         self.parameters.vars.push((name, var));

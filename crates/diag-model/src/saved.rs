@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use candle_core::Device;
 use diag_data::case::LabelSet;
 use diag_data::files;
 use diag_data::units::HuWindow;
@@ -66,6 +67,14 @@ impl SavedModel {
     /// # Errors
     /// When a file is missing, of another version, or the weights are of another architecture.
     pub fn read(card_path: &Path, weights_path: &Path) -> Result<Self, ModelError> {
+        Self::read_to(card_path, weights_path, &Device::Cpu)
+    }
+
+    /// As [`read`](Self::read), with the network on a device: see [`Network::on_device`].
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn read_to(card_path: &Path, weights_path: &Path, device: &Device) -> Result<Self, ModelError> {
         let card: ModelCard = files::read_json(card_path)?;
         if card.format_version != FORMAT_VERSION {
             return Err(ModelError::Version {
@@ -74,7 +83,7 @@ impl SavedModel {
                 supported: FORMAT_VERSION,
             });
         }
-        let network = Network::new(&card.network, 0)?;
+        let network = Network::on_device(&card.network, 0, device)?;
         let (state, _) = tensors::read(weights_path)?;
         network
             .load_state(&state)

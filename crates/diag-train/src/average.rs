@@ -41,7 +41,11 @@ impl Average {
         if !state.keys().eq(self.state.keys()) {
             candle_core::bail!("the averaged weights are those of another network");
         }
-        self.state = state;
+        for (name, tensor) in state {
+            if let Some(average) = self.state.get_mut(&name) {
+                *average = tensor.to_device(average.device())?;
+            }
+        }
         Ok(())
     }
 }

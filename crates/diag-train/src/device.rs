@@ -2,12 +2,14 @@
 
 use std::str::FromStr;
 
+use candle_core::Device;
+
 use crate::TrainError;
 
 /// `--device`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// The best device that the training operations support.
+    /// The first GPU, or else the CPU.
     Auto,
     /// The CPU.
     Cpu,
@@ -30,14 +32,53 @@ impl FromStr for DeviceChoice {
 }
 
 impl DeviceChoice {
-    /// Refuses what the training operations cannot run on.
+    /// The device. `auto` takes the first GPU that this build can use, or else the CPU.
     ///
     /// # Errors
-    /// For a CUDA device.
-    pub fn check(self) -> Result<(), TrainError> {
+    /// A CUDA device that is not there, or a build without the feature `cuda`.
+    pub fn open(self) -> Result<Device, TrainError> {
         match self {
-            Self::Auto | Self::Cpu => Ok(()),
-            Self::Cuda(index) => Err(TrainError::Device { device: format!("cuda:{index}") }),
+            Self::Cpu => Ok(Device::Cpu),
+            Self::Auto => Ok(gpu(0).unwrap_or(Device::Cpu)),
+            Self::Cuda(index) => {
+                gpu(index).map_err(|reason| TrainError::Device { device: format!("cuda:{index}"), reason })
+            }
         }
     }
+}
+
+#[cfg(feature = "cuda")]
+fn gpu(index: usize) -> Result<Device, String> {
+    candle_train_ops::cuda::device(index).map_err(|err| err.to_string())
+}
+
+#[cfg(not(feature = "cuda"))]
+fn gpu(_: usize) -> Result<Device, String> {
+    Err("this program was built without the feature `cuda`".to_owned())
+}
+
+/// A device in words: `cpu, 2 threads, avx512` or `cuda, NVIDIA H100, 16 threads`.
+pub(crate) fn describe(device: &Device) -> String {
+    let n_threads = rayon::current_num_threads();
+    #[cfg(feature = "cuda")]
+    if device.is_cuda() {
+        let name = candle_train_ops::cuda::name(device).unwrap_or_else(|_| "unknown GPU".to_owned());
+        return format!("cuda, {name}, {n_threads} threads");
+    }
+    debug_assert!(device.is_cpu());
+    format!("cpu, {n_threads} threads, {}", instruction_set())
+}
+
+/// The vector instructions that the operations use on this processor.
+pub(crate) fn instruction_set() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if is_x86_feature_detected!("avx512f") {
+            return "avx512";
+        }
+        if is_x86_feature_detected!("avx2") {
+            return "avx2";
+        }
+    }
+    "portable"
 }

@@ -40,11 +40,16 @@ pub enum TrainError {
         expected: &'static str,
     },
     /// The device cannot be used.
-    #[error("device {device} cannot be used: the training operations run on the CPU only")]
+    #[error("device {device} cannot be used: {reason}")]
     Device {
         /// As it was named.
         device: String,
+        /// What is missing.
+        reason: String,
     },
+    /// Several ranks want a device that only one can have.
+    #[error("several ranks train on the CPU only")]
+    RanksOnGpu,
     /// There is nothing to train on or to evaluate.
     #[error("no {what} slices in the shards")]
     NoSlices {
@@ -195,7 +200,11 @@ impl TrainError {
             Self::Tensor(_) => "lower `batch_size` if memory is short; else report it as a bug".into(),
             Self::Recipe { .. } => "compare with data/recipes/default.toml; unknown keys are refused".into(),
             Self::Setting { key, .. } => format!("change `{key}` in the recipe"),
-            Self::Device { .. } => "pass --device cpu or --device auto".into(),
+            Self::Device { .. } => {
+                "pass --device cpu or --device auto, or build with --features cuda on a machine with an NVIDIA driver"
+                    .into()
+            }
+            Self::RanksOnGpu => "pass --device cpu, or start one process".into(),
             Self::NoSlices { what } => format!("pass shards with {what} slices, made by ct-ingest"),
             Self::RunExists { .. } => "pass --resume to go on with it, or another --out".into(),
             Self::NoRun { .. } => "pass the folder of a run that diag-train fit made".into(),

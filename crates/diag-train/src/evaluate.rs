@@ -77,7 +77,6 @@ pub struct SplitMetrics {
 /// A folder without a finished run, shards that are not there or have other
 /// labels or another image size, a stop by request.
 pub fn evaluate(job: &EvaluateJob, stop: &AtomicBool) -> Result<Metrics, TrainError> {
-    job.device.check()?;
     let run = RunDir::new(&job.run);
     for (what, path) in [("run.json", run.info()), ("model.safetensors", run.weights())] {
         if !path.exists() {
@@ -86,7 +85,7 @@ pub fn evaluate(job: &EvaluateJob, stop: &AtomicBool) -> Result<Metrics, TrainEr
     }
     let info = run.read_info()?;
     let plan = TrainPlan::read(&run.plan())?;
-    let model = SavedModel::read(&run.model(), &run.weights())?;
+    let model = SavedModel::read_to(&run.model(), &run.weights(), &job.device.open()?)?;
     let shards_path = job.shards.clone().unwrap_or_else(|| run.shards(&info));
     let shards = ShardSet::open(&shards_path)?;
     let shards_sha256 = shards.sha256()?;

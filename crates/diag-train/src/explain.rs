@@ -73,7 +73,6 @@ pub struct Explained {
 /// A folder without an evaluated run, shards that are not there or have another
 /// image size, a truth of other data, a stop by request.
 pub fn explain(job: &ExplainJob, stop: &AtomicBool) -> Result<Explained, TrainError> {
-    job.device.check()?;
     let run = RunDir::new(&job.run);
     for (what, path) in [
         ("run.json", run.info()),
@@ -85,7 +84,7 @@ pub fn explain(job: &ExplainJob, stop: &AtomicBool) -> Result<Explained, TrainEr
         }
     }
     let (info, plan) = (run.read_info()?, TrainPlan::read(&run.plan())?);
-    let model = SavedModel::read(&run.model(), &run.weights())?;
+    let model = SavedModel::read_to(&run.model(), &run.weights(), &job.device.open()?)?;
     let shards = ShardSet::open(&job.shards.clone().unwrap_or_else(|| run.shards(&info)))?;
     let (spec, wanted) = (&shards.manifest().spec, &model.card.input);
     if spec.labels != model.card.labels || (spec.height, spec.width) != (wanted.height, wanted.width) {
@@ -98,7 +97,7 @@ pub fn explain(job: &ExplainJob, stop: &AtomicBool) -> Result<Explained, TrainEr
     if slices.is_empty() {
         return Err(TrainError::NoSlices { what: job.split.to_string() });
     }
-    let random = Network::new(model.network.spec(), randomised_seed(&plan))?;
+    let random = Network::on_device(model.network.spec(), randomised_seed(&plan), model.network.device())?;
     let explainer = Explainer { job, stop, model: &model, random: &random, truth, shards: &shards };
     let pool = thread_pool(plan.recipe.threads.unwrap_or_else(available_threads))?;
     let rows = pool.install(|| explainer.rows(&slices, &called))?;

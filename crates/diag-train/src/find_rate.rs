@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use candle_core::Device;
 use diag_data::case::Split;
 use diag_data::files;
 use diag_data::shard::ShardSet;
@@ -72,7 +73,7 @@ pub fn find_rate(job: &FindRateJob, stop: &AtomicBool) -> Result<FoundRate, Trai
     let recipe = &plan.recipe;
     recipe.set_arithmetic();
     let search = || -> Result<Vec<RateStep>, TrainError> {
-        let (mut learner, _) = Learner::new(recipe, &dataset.labels, &plan.slices_per_class)?;
+        let (mut learner, _) = Learner::new(recipe, &dataset.labels, &plan.slices_per_class, &Device::Cpu)?;
         let loading = Loading {
             seed: recipe.seed,
             batch_size: recipe.batch_size,
@@ -85,12 +86,12 @@ pub fn find_rate(job: &FindRateJob, stop: &AtomicBool) -> Result<FoundRate, Trai
         while !ended {
             epoch += 1;
             let order = order(&dataset, &items, recipe.sampling, recipe.seed, epoch);
-            for_each_batch(&dataset, &order, &loading, epoch, 0, |batch| {
+            for_each_batch(&dataset, &order, &loading, &Device::Cpu, epoch, 0, |batch| {
                 let progress = steps.len() as f64 / f64::from(job.n_steps - 1);
                 let learning_rate = RATES.0 * (RATES.1 / RATES.0).powf(progress);
                 let noise_seed = steps.len() as u64;
                 let pass = Pass::Train { noise_seed, first_row: 0, n_frozen: recipe.n_frozen(1) };
-                let (record, gradients) = learner.gradients(batch, (dataset.height, dataset.width), pass)?;
+                let (record, gradients) = learner.gradients(batch, pass)?;
                 let loss = record.total;
                 let smoothed = match steps.last() {
                     Some(before) => SMOOTHING * before.smoothed + (1.0 - SMOOTHING) * loss,

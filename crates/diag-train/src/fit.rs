@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use candle_core::Device;
 use candle_core::backprop::GradStore;
 use diag_data::DataError;
 use diag_data::case::Split;
@@ -109,6 +110,7 @@ struct Prepared {
     shards: ShardSet,
     dataset: Dataset,
     n_threads: usize,
+    device: Device,
 }
 
 fn prepare(ranks: &Ranks, job: &FitJob) -> Result<Prepared, TrainError> {
@@ -126,7 +128,7 @@ fn prepare(ranks: &Ranks, job: &FitJob) -> Result<Prepared, TrainError> {
 }
 
 fn read(ranks: &Ranks, job: &FitJob) -> Result<Prepared, TrainError> {
-    job.device.check()?;
+    let device = if ranks.n_ranks() == 1 { job.device.open()? } else { on_the_cpu(job.device)? };
     let recipe = TrainSpec::read(&job.recipe)?;
     let shards = ShardSet::open(&job.shards)?;
     let run = RunDir::new(&job.run);
@@ -149,7 +151,15 @@ fn read(ranks: &Ranks, job: &FitJob) -> Result<Prepared, TrainError> {
         }
     }
     let n_threads = job.threads.or(recipe.threads).unwrap_or_else(available_threads);
-    Ok(Prepared { run, plan, shards, dataset, n_threads })
+    Ok(Prepared { run, plan, shards, dataset, n_threads, device })
+}
+
+/// The device of one of several ranks.
+fn on_the_cpu(choice: DeviceChoice) -> Result<Device, TrainError> {
+    match choice {
+        DeviceChoice::Auto | DeviceChoice::Cpu => Ok(Device::Cpu),
+        DeviceChoice::Cuda(_) => Err(TrainError::RanksOnGpu),
+    }
 }
 
 impl Prepared {
@@ -160,7 +170,7 @@ impl Prepared {
         stop: &AtomicBool,
         progress: &mut Progress<'_>,
     ) -> Result<FitSummary, TrainError> {
-        let Self { run, plan, shards, dataset, n_threads } = self;
+        let Self { run, plan, shards, dataset, n_threads, device } = self;
         if ranks.is_first() {
             std::fs::create_dir_all(run.root()).map_err(|source| DataError::Io {
                 action: "create",
@@ -179,7 +189,7 @@ impl Prepared {
         std::thread::scope(|scope| {
             let fitting = scope.spawn(|| {
                 let sender = sender;
-                pool.install(|| Fitting { ranks, job, run, plan, shards, dataset, stop }.run(&sender))
+                pool.install(|| Fitting { ranks, job, run, plan, shards, dataset, device, stop }.run(&sender))
             });
             for message in receiver {
                 if ranks.is_first() {
@@ -212,6 +222,7 @@ struct Fitting<'a> {
     plan: &'a TrainPlan,
     shards: &'a ShardSet,
     dataset: &'a Dataset,
+    device: &'a Device,
     stop: &'a AtomicBool,
 }
 
@@ -219,7 +230,8 @@ impl Fitting<'_> {
     fn run(&self, out: &Sender) -> Result<FitSummary, TrainError> {
         let clock = Clock::start();
         let recipe = &self.plan.recipe;
-        let (mut learner, start) = Learner::new(recipe, &self.dataset.labels, &self.plan.slices_per_class)?;
+        let (mut learner, start) =
+            Learner::new(recipe, &self.dataset.labels, &self.plan.slices_per_class, self.device)?;
         for note in start.notes {
             let _ = out.send(Message::Note(note));
         }
@@ -306,7 +318,7 @@ impl Fitting<'_> {
         let (mut saved, mut step_started) = (Instant::now(), Instant::now());
         // What came before belongs to no step.
         self.ranks.take_waited();
-        for_each_batch(self.dataset, &order, &loading, epoch, position.n_batches, |batch| {
+        for_each_batch(self.dataset, &order, &loading, self.device, epoch, position.n_batches, |batch| {
             let n_slices = batch.n_slices;
             let at = Place { epoch, step: position.step + 1 };
             let pass = self.pass(epoch, position.n_batches, batch.first_row);
@@ -404,8 +416,7 @@ impl Fitting<'_> {
         pass: Pass,
         at: Place,
     ) -> Result<(LossRecord, GradStore), TrainError> {
-        let shape = (self.dataset.height, self.dataset.width);
-        let (record, gradients) = learner.gradients(batch, shape, pass)?;
+        let (record, gradients) = learner.gradients(batch, pass)?;
         for (head, parts) in &record.heads {
             if let Some((part, _)) = parts.iter().find(|(_, value)| !value.is_finite()) {
                 return Err(at.diverged(head, part));

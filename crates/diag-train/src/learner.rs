@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use candle_core::backprop::GradStore;
-use candle_core::{Tensor, Var};
+use candle_core::{Device, Tensor, Var};
 use candle_train_ops::optim::clip_grad_norm;
 use diag_data::case::LabelSet;
 use diag_data::files;
 use diag_data::run::LossRecord;
-use diag_model::{Loss, Network, Pass, input, tensors};
+use diag_model::{Loss, Network, Pass, tensors};
 
 use crate::TrainError;
 use crate::average::Average;
@@ -53,8 +53,9 @@ impl Learner {
         recipe: &TrainSpec,
         labels: &LabelSet,
         slices_per_class: &[u64],
+        device: &Device,
     ) -> Result<(Self, Start), TrainError> {
-        let network = Network::new(&recipe.network(labels.len()), recipe.seed)?;
+        let network = Network::on_device(&recipe.network(labels.len()), recipe.seed, device)?;
         let start = match &recipe.init {
             Initialisation::Random => Start { initialisation: "random".to_owned(), notes: Vec::new() },
             Initialisation::File(path) => {
@@ -83,17 +84,12 @@ impl Learner {
 
     /// The loss of a batch and the gradients of everything that learns: those of the
     /// whole batch, where this is a rank's part of it.
-    pub fn gradients(
-        &self,
-        batch: Batch,
-        (height, width): (usize, usize),
-        pass: Pass,
-    ) -> Result<(LossRecord, GradStore), TrainError> {
+    pub fn gradients(&self, batch: Batch, pass: Pass) -> Result<(LossRecord, GradStore), TrainError> {
         if let Some(joint) = &self.joint {
             joint.begin(batch.share);
         }
         let sum = self.joint.as_ref().map(Joint::sum);
-        let image_nchw = input::from_scaled(batch.values, height, width)?;
+        let image_nchw = batch.images.tensor()?;
         let logits = self.network.forward(&image_nchw, pass)?;
         let terms = match &batch.partner {
             None => self.loss.terms_of_part(&logits, &batch.label_n, sum)?,
@@ -196,13 +192,16 @@ impl Learner {
         for (name, var) in self.loss.named_vars() {
             loss.insert(name.clone(), var.as_tensor().copy()?);
         }
-        let moments = self.optimisers.iter().flat_map(|part| part.optimiser.state()).collect();
+        let mut moments = BTreeMap::new();
+        for part in &self.optimisers {
+            moments.extend(part.optimiser.state()?);
+        }
         let average = self.average.as_ref().map(|average| average.state().clone()).unwrap_or_default();
         let groups = [
             ("network", self.network.state()?),
             ("loss", loss),
             ("optimiser", moments),
-            ("loss-optimiser", self.loss_optimiser.state()),
+            ("loss-optimiser", self.loss_optimiser.state()?),
             ("average", average),
         ];
         let named = |(group, tensors): (&str, BTreeMap<String, Tensor>)| {

@@ -3,6 +3,8 @@
 use std::ops::{ControlFlow, Range};
 use std::sync::mpsc;
 
+use candle_core::{Device, Tensor};
+use diag_model::input;
 use rayon::prelude::*;
 
 use crate::TrainError;
@@ -44,10 +46,8 @@ impl Part {
 }
 
 /// Slices of one step: those of this rank.
-#[derive(Clone, Debug)]
 pub(crate) struct Batch {
-    /// `N * height * width` values in [-1, 1].
-    pub values: Vec<f32>,
+    pub images: Images,
     /// `[N]`.
     pub label_n: Vec<usize>,
     /// The images that these are mixed with, if they are.
@@ -58,6 +58,53 @@ pub(crate) struct Batch {
     pub first_row: usize,
     /// Which share of it these are; 0 where one stands in for none.
     pub share: f64,
+}
+
+/// The images of a batch, `[N, 1, height, width]` in [-1, 1].
+pub(crate) enum Images {
+    Here(Tensor),
+    /// On their way to a GPU.
+    #[cfg(feature = "cuda")]
+    Sent(candle_train_ops::cuda::Upload),
+}
+
+impl Images {
+    pub fn tensor(self) -> candle_core::Result<Tensor> {
+        match self {
+            Self::Here(tensor) => Ok(tensor),
+            #[cfg(feature = "cuda")]
+            Self::Sent(upload) => upload.tensor(),
+        }
+    }
+}
+
+/// Takes the images of a batch to where they are needed, from the loader's thread.
+enum Transport {
+    Here,
+    #[cfg(feature = "cuda")]
+    Gpu(candle_train_ops::cuda::Uploader),
+}
+
+impl Transport {
+    fn to(device: &Device) -> candle_core::Result<Self> {
+        #[cfg(feature = "cuda")]
+        if device.is_cuda() {
+            return candle_train_ops::cuda::Uploader::new(device).map(Self::Gpu);
+        }
+        debug_assert!(device.is_cpu());
+        Ok(Self::Here)
+    }
+
+    fn take(&mut self, values: Vec<f32>, (height, width): (usize, usize)) -> candle_core::Result<Images> {
+        match self {
+            Self::Here => input::from_scaled(values, height, width).map(Images::Here),
+            #[cfg(feature = "cuda")]
+            Self::Gpu(uploader) => {
+                let shape = [values.len() / (height * width), 1, height, width];
+                uploader.send(&values, &shape).map(Images::Sent)
+            }
+        }
+    }
 }
 
 /// What the images of a batch are mixed with.
@@ -76,22 +123,25 @@ pub(crate) fn n_batches(n_slices: usize, batch_size: usize) -> usize {
 }
 
 /// Calls `step` with every batch of an epoch but the first `n_done`, in order,
-/// until it breaks or fails.
+/// until it breaks or fails. The images are brought to `device`.
 pub(crate) fn for_each_batch(
     dataset: &Dataset,
     order: &[usize],
     loading: &Loading,
+    device: &Device,
     epoch: u32,
     n_done: usize,
     mut step: impl FnMut(Batch) -> Result<ControlFlow<()>, TrainError>,
 ) -> Result<(), TrainError> {
     let pool = crate::fit::thread_pool(rayon::current_num_threads())?;
     let (sender, receiver) = mpsc::sync_channel(BATCHES_AHEAD);
+    let mut transport = Transport::to(device)?;
     std::thread::scope(|scope| {
         scope.spawn(move || {
             let batches = order.chunks(loading.batch_size).take(n_batches(order.len(), loading.batch_size));
             for (b, items) in batches.enumerate().skip(n_done) {
-                let batch = pool.install(|| assemble(dataset, items, loading, epoch, b as u32));
+                let batch =
+                    pool.install(|| assemble(dataset, items, loading, epoch, b as u32, &mut transport));
                 // The loop hung up: it stopped early.
                 if sender.send(batch).is_err() {
                     return;
@@ -100,7 +150,7 @@ pub(crate) fn for_each_batch(
         });
         // The receiver lives in here, so that a stop unblocks the loader.
         for batch in receiver {
-            if step(batch)?.is_break() {
+            if step(batch?)?.is_break() {
                 break;
             }
         }
@@ -109,7 +159,14 @@ pub(crate) fn for_each_batch(
 }
 
 /// Batch `b` of an epoch, of which `items` are the slices: the rows that fall to this rank.
-fn assemble(dataset: &Dataset, items: &[usize], loading: &Loading, epoch: u32, b: u32) -> Batch {
+fn assemble(
+    dataset: &Dataset,
+    items: &[usize],
+    loading: &Loading,
+    epoch: u32,
+    b: u32,
+    transport: &mut Transport,
+) -> candle_core::Result<Batch> {
     let shape = (dataset.height, dataset.width);
     let size = dataset.height * dataset.width;
     let own = loading.part.rows(items.len());
@@ -142,14 +199,14 @@ fn assemble(dataset: &Dataset, items: &[usize], loading: &Loading, epoch: u32, b
         let label_n = rows.clone().map(|row| label(mixture.partners[row])).collect();
         Partner { label_n, share: mixture.share }
     });
-    Batch {
-        values,
+    Ok(Batch {
+        images: transport.take(values, shape)?,
         label_n: rows.clone().map(label).collect(),
         partner,
         n_slices: items.len(),
         first_row: rows.start,
         share: own.len() as f64 / items.len() as f64,
-    }
+    })
 }
 
 #[cfg(test)]

@@ -42,7 +42,7 @@ impl Optimiser {
         }
     }
 
-    pub fn state(&self) -> BTreeMap<String, Tensor> {
+    pub fn state(&self) -> Result<BTreeMap<String, Tensor>> {
         match self {
             Self::AdamW(optimiser) => optimiser.state(),
             Self::Sgd(optimiser) => optimiser.state(),

@@ -32,9 +32,12 @@ pub struct TrainSpec {
     #[serde(default = "default_winograd")]
     pub winograd: bool,
     /// Whether convolutions round their factors to bf16, where the processor multiplies
-    /// it; f32 elsewhere.
+    /// it; f32 elsewhere. On a GPU activations are then stored in bf16.
     #[serde(default)]
     pub bf16: bool,
+    /// Whether a GPU gives the same bits every time, more slowly. The CPU always does.
+    #[serde(default)]
+    pub deterministic: bool,
     /// Feature extractor.
     pub backbone: Backbone,
     /// Whether the chosen stages have side heads.
@@ -202,6 +205,8 @@ impl TrainSpec {
         candle_train_ops::set_winograd(self.winograd);
         candle_train_ops::set_bf16(self.bf16);
         candle_train_ops::set_batch_parts(self.batch_parts);
+        #[cfg(feature = "cuda")]
+        candle_train_ops::cuda::set_deterministic(self.deterministic);
     }
 
     /// The network that the recipe asks for.

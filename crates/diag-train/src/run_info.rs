@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
+use candle_core::Device;
 use diag_data::place;
 use diag_data::run::{RunDir, RunInfo, ShardSource};
 use diag_data::shard::ShardSet;
 
 use crate::TrainError;
 use crate::dataset::Dataset;
+use crate::device;
 use crate::learner::Learner;
 use crate::plan::TrainPlan;
 use crate::ranks::Ranks;
@@ -40,7 +42,7 @@ pub(crate) fn describe(
     Ok(RunInfo {
         tool: format!("diag-train {}", env!("CARGO_PKG_VERSION")),
         libraries: libraries(),
-        device: device(ranks),
+        device: describe_device(learner.network.device(), ranks),
         seed: plan.recipe.seed,
         labels: dataset.labels.clone(),
         heads: learner.network.head_names(),
@@ -67,11 +69,13 @@ pub(crate) fn describe(
 }
 
 /// The device in words.
-fn device(ranks: &Ranks) -> String {
-    let (n_threads, instructions) = (rayon::current_num_threads(), instruction_set());
+fn describe_device(device: &Device, ranks: &Ranks) -> String {
     match ranks.n_ranks() {
-        1 => format!("cpu, {n_threads} threads, {instructions}"),
-        n => format!("cpu, {n} ranks linked by {} of {n_threads} threads, {instructions}", ranks.describe()),
+        1 => device::describe(device),
+        n => {
+            let (n_threads, instructions) = (rayon::current_num_threads(), device::instruction_set());
+            format!("cpu, {n} ranks linked by {} of {n_threads} threads, {instructions}", ranks.describe())
+        }
     }
 }
 
@@ -84,19 +88,6 @@ fn libraries() -> BTreeMap<String, String> {
     };
     let names = ["candle-core", "candle-nn", "candle-train-ops", "gemm", "rand_chacha"];
     names.into_iter().filter_map(|name| Some((name.to_owned(), version(name)?))).collect()
-}
-
-fn instruction_set() -> &'static str {
-    #[cfg(target_arch = "x86_64")]
-    {
-        if is_x86_feature_detected!("avx512f") {
-            return "avx512";
-        }
-        if is_x86_feature_detected!("avx2") {
-            return "avx2";
-        }
-    }
-    "portable"
 }
 
 /// `to` as seen from the folder `from`, where both exist and share a root; a store is seen from anywhere.

@@ -1,7 +1,7 @@
 //! ResNet-18 for one-channel images, built from the operations of this crate; shared
 //! by the benchmark and the test against PyTorch.
 
-use candle_core::{DType, Device, Result, Tensor, Var};
+use candle_core::{Device, Result, Tensor, Var};
 use candle_train_ops::{
     Act, Activation, Conv2dSpec, FoldedConv2d, RunningStats, batch_norm, conv2d, linear, max_pool2d,
 };
@@ -14,18 +14,23 @@ pub const CLASSES: usize = 3;
 /// Variables in the order of their making, drawn from one seeded stream.
 pub struct Params {
     pub named: Vec<(String, Var)>,
+    device: Device,
     rng: ChaCha8Rng,
 }
 
 impl Params {
-    pub fn new() -> Self {
-        Self { named: Vec::new(), rng: ChaCha8Rng::seed_from_u64(0) }
+    pub fn new(device: &Device) -> Self {
+        Self { named: Vec::new(), device: device.clone(), rng: ChaCha8Rng::seed_from_u64(0) }
     }
 
     pub fn rng_tensor(&mut self, shape: &[usize], bound: f32) -> Result<Tensor> {
         let count = shape.iter().product();
         let values: Vec<f32> = (0..count).map(|_| self.rng.random_range(-bound..bound)).collect();
-        Tensor::from_vec(values, shape, &Device::Cpu)
+        Tensor::from_vec(values, shape, &self.device)
+    }
+
+    fn filled(&mut self, count: usize, value: f32) -> Result<Tensor> {
+        self.add(&Tensor::from_vec(vec![value; count], count, &self.device)?)
     }
 
     fn add(&mut self, tensor: &Tensor) -> Result<Tensor> {
@@ -58,8 +63,8 @@ impl ConvNorm {
         Ok(Self {
             folded: None,
             weight_oihw: params.random(&[out_channels, in_channels, kernel, kernel])?,
-            gamma_c: params.add(&Tensor::ones(out_channels, DType::F32, &Device::Cpu)?)?,
-            beta_c: params.add(&Tensor::zeros(out_channels, DType::F32, &Device::Cpu)?)?,
+            gamma_c: params.filled(out_channels, 1.0)?,
+            beta_c: params.filled(out_channels, 0.0)?,
             stats: RunningStats::new(out_channels),
             spec: Conv2dSpec { stride, padding: kernel / 2, groups: 1 },
         })
@@ -127,7 +132,7 @@ impl ResNet18 {
             stem,
             blocks,
             weight_oc: params.random(&[CLASSES, channels])?,
-            bias_o: params.add(&Tensor::zeros(CLASSES, DType::F32, &Device::Cpu)?)?,
+            bias_o: params.filled(CLASSES, 0.0)?,
         })
     }
 

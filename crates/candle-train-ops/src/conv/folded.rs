@@ -56,14 +56,23 @@ const OP: &str = "folded_conv2d";
 /// # }
 /// ```
 #[derive(Clone)]
-pub struct FoldedConv2d(Arc<Folded>);
+pub struct FoldedConv2d {
+    form: Form,
+    shape_oihw: Vec<usize>,
+    spec: Conv2dSpec,
+}
+
+#[derive(Clone)]
+enum Form {
+    Cpu(Arc<Folded>),
+    #[cfg(feature = "cuda")]
+    Gpu(Arc<crate::cuda::Folded>),
+}
 
 struct Folded {
     /// OIHW, scaled.
     weight: Vec<f32>,
-    shape_oihw: Vec<usize>,
     bias: Vec<f32>,
-    spec: Conv2dSpec,
     #[cfg(target_arch = "x86_64")]
     packed: OnceLock<Buffer<f32>>,
     #[cfg(target_arch = "x86_64")]
@@ -88,17 +97,23 @@ impl FoldedConv2d {
         stats: &RunningStats,
         spec: Conv2dSpec,
     ) -> Result<Self> {
-        for (argument, tensor) in [("weight_oihw", weight_oihw), ("gamma_c", gamma_c), ("beta_c", beta_c)] {
-            check_kind(OP, argument, tensor, DType::F32)?;
-        }
         let channels = weight_oihw.dims4()?.0;
         check_shape(OP, "gamma_c", gamma_c, &[channels])?;
         check_shape(OP, "beta_c", beta_c, &[channels])?;
-        let (mean, var) = (stats.mean(), stats.var());
-        if mean.len() != channels {
-            let expected = format!("[{channels}]");
-            return Err(OpError::Shape { op: OP, argument: "stats", got: vec![mean.len()], expected }.into());
+        if stats.channels() != channels {
+            let (got, expected) = (vec![stats.channels()], format!("[{channels}]"));
+            return Err(OpError::Shape { op: OP, argument: "stats", got, expected }.into());
         }
+        let shape_oihw = weight_oihw.dims().to_vec();
+        #[cfg(feature = "cuda")]
+        if weight_oihw.device().is_cuda() {
+            let folded = crate::cuda::Folded::new(weight_oihw, gamma_c, beta_c, stats)?;
+            return Ok(Self { form: Form::Gpu(Arc::new(folded)), shape_oihw, spec });
+        }
+        for (argument, tensor) in [("weight_oihw", weight_oihw), ("gamma_c", gamma_c), ("beta_c", beta_c)] {
+            check_kind(OP, argument, tensor, DType::F32)?;
+        }
+        let (mean, var) = (stats.mean()?, stats.var()?);
         let numbers = |tensor: &Tensor| with_values::<f32, _>(OP, tensor, |values| Ok(values.to_vec()));
         let (mut weight, gamma, beta) = (numbers(weight_oihw)?, numbers(gamma_c)?, numbers(beta_c)?);
         let mut bias = vec![0.0; channels];
@@ -110,18 +125,17 @@ impl FoldedConv2d {
                 *value = (f64::from(*value) * scale) as f32;
             }
         }
-        Ok(Self(Arc::new(Folded {
+        let folded = Folded {
             weight,
-            shape_oihw: weight_oihw.dims().to_vec(),
             bias,
-            spec,
             #[cfg(target_arch = "x86_64")]
             packed: OnceLock::new(),
             #[cfg(target_arch = "x86_64")]
             transformed: OnceLock::new(),
             #[cfg(target_arch = "x86_64")]
             rounded: OnceLock::new(),
-        })))
+        };
+        Ok(Self { form: Form::Cpu(Arc::new(folded)), shape_oihw, spec })
     }
 
     /// `act(conv(x) + bias + residual)`, cut off from any graph.
@@ -133,23 +147,24 @@ impl FoldedConv2d {
     /// # Errors
     /// Shapes that do not fit, f64.
     pub fn forward(&self, x: &Activation, residual: Option<&Activation>, act: Act) -> Result<Activation> {
-        let x = single(x, "x")?;
-        let geometry = Geometry::new(x.dims, &self.0.shape_oihw, self.0.spec)?;
-        let residual = residual.map(|residual| single(residual, "residual")).transpose()?;
-        if let Some(residual) = residual.filter(|residual| residual.dims != geometry.output) {
-            let (got, expected) = (residual.dims.to_vec(), format!("{:?}", geometry.output.to_vec()));
+        let (n, c, h, w) = x.dims();
+        let geometry = Geometry::new(Dims { n, c, h, w }, &self.shape_oihw, self.spec)?;
+        if let Some(residual) = residual.filter(|residual| residual.dims() != geometry.output.to_tuple()) {
+            let (n, c, h, w) = residual.dims();
+            let (got, expected) = (vec![n, c, h, w], format!("{:?}", geometry.output.to_vec()));
             return Err(OpError::Shape { op: OP, argument: "residual", got, expected }.into());
         }
-        if depthwise::takes(&geometry) {
-            let Folded { weight, bias, .. } = &*self.0;
-            return depthwise::folded(x, weight, bias, residual, act.bounds(), geometry)
-                .map(Activation::from);
+        match &self.form {
+            Form::Cpu(folded) => {
+                let residual = residual.map(|residual| single(residual, "residual")).transpose()?;
+                folded.forward(single(x, "x")?, residual, act, &geometry).map(Activation::from)
+            }
+            #[cfg(feature = "cuda")]
+            Form::Gpu(folded) => {
+                let residual = residual.map(|residual| on_gpu(residual, "residual")).transpose()?;
+                folded.forward(on_gpu(x, "x")?, residual, &geometry, act).map(Activation::from)
+            }
         }
-        #[cfg(target_arch = "x86_64")]
-        if let Some(width) = vector_width().filter(|_| takes(&geometry)) {
-            return self.0.direct(width, x, residual, act, &geometry).map(Activation::from);
-        }
-        self.0.general(x, residual, act, &geometry).map(Activation::from)
     }
 }
 
@@ -165,10 +180,40 @@ fn single<'a>(x: &'a Activation, argument: &'static str) -> Checked<&'a Feature<
         Repr::F64(_) => {
             Err(OpError::DType { op: OP, argument, got: "f64".to_owned(), expected: "f32".to_owned() })
         }
+        #[cfg(feature = "cuda")]
+        Repr::Gpu(_) => Err(OpError::Device { op: OP, argument }),
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn on_gpu<'a>(x: &'a Activation, argument: &'static str) -> Checked<&'a crate::cuda::Feature> {
+    match &x.0 {
+        Repr::Gpu(x) => Ok(x),
+        _ => {
+            let reason = format!("{argument} is on the CPU, the weight on a GPU");
+            Err(OpError::Setting { op: OP, reason })
+        }
     }
 }
 
 impl Folded {
+    fn forward(
+        &self,
+        x: &Feature<f32>,
+        residual: Option<&Feature<f32>>,
+        act: Act,
+        geometry: &Geometry,
+    ) -> Result<Feature<f32>> {
+        if depthwise::takes(geometry) {
+            return depthwise::folded(x, &self.weight, &self.bias, residual, act.bounds(), *geometry);
+        }
+        #[cfg(target_arch = "x86_64")]
+        if let Some(width) = vector_width().filter(|_| takes(geometry)) {
+            return self.direct(width, x, residual, act, geometry);
+        }
+        self.general(x, residual, act, geometry)
+    }
+
     #[cfg(target_arch = "x86_64")]
     fn direct(
         &self,

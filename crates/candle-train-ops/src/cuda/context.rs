@@ -1,121 +1,353 @@
-//! What cuDNN needs on every thread: handles, plans, one workspace.
-#![expect(unsafe_code, reason = "cuDNN is a C library; each block says why it is sound")]
+//! What the operations need on a GPU: kernels, a cuDNN handle, plans, one workspace.
+#![expect(unsafe_code, reason = "CUDA and cuDNN are C libraries; each block says why it is sound")]
 
-use std::{cell::RefCell, collections::HashMap, rc::Rc, sync::Arc};
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    rc::Rc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use candle_core::{
-    CudaStorage, DType, Layout, Result,
+    CudaDevice, CudaStorage, DType, Device, Result, Shape, Storage, Tensor,
     cuda_backend::{
-        CudaDType, CudaDevice, DeviceId,
+        CudaDType, DeviceId,
         cudarc::{
-            cudnn::{Cudnn, CudnnDataType, result, sys},
-            driver::{CudaSlice, CudaView, DeviceRepr},
+            cudnn::{result, sys},
+            driver::{
+                CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, DeviceRepr, LaunchArgs,
+                LaunchConfig, PushKernelArg, result::device::get_default_mem_pool, sys as driver,
+            },
+            nvrtc::Ptx,
         },
     },
 };
 
-use super::conv::{Plan, PlanKey};
-use crate::{OpError, activation::Dims};
+use super::cudnn::{Plan, PlanKey};
+use crate::OpError;
 
-/// A number type that cuDNN computes in here.
-pub(super) trait Number: CudaDType + CudnnDataType + DeviceRepr + Copy + 'static {
-    const ONE: Self;
-    const ZERO: Self;
+/// The kernels, as `build.rs` compiled them.
+const KERNELS: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.ptx"));
+
+/// An address in the memory of a GPU; 0 is none.
+pub(super) type Address = u64;
+
+/// Number type of activations on a GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Kind {
+    F32,
+    Bf16,
 }
 
-impl Number for f32 {
-    const ONE: Self = 1.0;
-    const ZERO: Self = 0.0;
-}
-
-impl Number for f64 {
-    const ONE: Self = 1.0;
-    const ZERO: Self = 0.0;
-}
-
-/// Runs a generic function for the number type of a storage.
-macro_rules! by_number {
-    ($op:expr, $storage:expr, $function:ident ( $($argument:expr),* )) => {
-        match candle_core::backend::BackendStorage::dtype($storage) {
-            candle_core::DType::F32 => $function::<f32>($($argument),*),
-            candle_core::DType::F64 => $function::<f64>($($argument),*),
-            other => $crate::cuda::context::refuse($op, other),
+impl Kind {
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 => 2,
         }
-    };
-}
-pub(super) use by_number;
+    }
 
-pub(super) fn refuse<T>(op: &'static str, got: DType) -> Result<T> {
-    let (got, expected) = (got.as_str().to_owned(), "f32 or f64".to_owned());
-    Err(OpError::DType { op, argument: "x_nchw", got, expected }.into())
+    /// Numbers in 16 bytes, the widest access of a thread.
+    pub fn wide(self) -> usize {
+        16 / self.bytes()
+    }
+
+    /// How the kernels of this number type are named.
+    pub fn suffix(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
+
+    /// How the kernels are named that walk pixels with `channels` channels, and the
+    /// channels that one of their threads holds.
+    pub fn by_channels(self, channels: usize) -> (&'static str, usize) {
+        match (self, channels.is_multiple_of(self.wide())) {
+            (Self::F32, true) => ("f32x4", 4),
+            (Self::F32, false) => ("f32x1", 1),
+            (Self::Bf16, true) => ("bf16x8", 8),
+            (Self::Bf16, false) => ("bf16x1", 1),
+        }
+    }
 }
 
-/// cuDNN on one device, for one thread: a handle must not be shared between threads.
+/// Numbers in the memory of a GPU.
+///
+/// Kernels write through a shared reference: Rust never sees the memory, and everything
+/// that touches it runs on one stream, in order.
+pub(crate) struct Numbers {
+    /// Present until dropped.
+    bytes: Option<CudaSlice<u8>>,
+    pool: Arc<Pool>,
+    pub len: usize,
+    pub kind: Kind,
+}
+
+/// Memory of values that are gone, by size: the next step needs the same sizes, and asking
+/// the driver for each costs more than many a kernel. What is taken again may still be read
+/// by queued work; whatever writes to it is queued behind that.
+#[derive(Default)]
+struct Pool(Mutex<HashMap<usize, Vec<CudaSlice<u8>>>>);
+
+impl Pool {
+    fn lock(&self) -> MutexGuard<'_, HashMap<usize, Vec<CudaSlice<u8>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, n_bytes: usize) -> Option<CudaSlice<u8>> {
+        self.lock().get_mut(&n_bytes)?.pop()
+    }
+}
+
+impl Drop for Numbers {
+    fn drop(&mut self) {
+        if let Some(bytes) = self.bytes.take() {
+            self.pool.lock().entry(bytes.len()).or_default().push(bytes);
+        }
+    }
+}
+
+impl Numbers {
+    /// Numbers of unspecified value: the caller has every one written before it is read.
+    pub(super) fn unspecified(context: &Context, len: usize, kind: Kind) -> Result<Self> {
+        // Whole packs of 16 bytes, so that a kernel may end with one.
+        let n_bytes = (len * kind.bytes()).next_multiple_of(16).max(16);
+        let bytes = match context.pool.take(n_bytes) {
+            Some(bytes) => bytes,
+            // SAFETY: any byte is a number, and nobody reads one before a kernel wrote it.
+            None => unsafe { context.device.alloc::<u8>(n_bytes)? },
+        };
+        Ok(Self { bytes: Some(bytes), pool: Arc::clone(&context.pool), len, kind })
+    }
+
+    /// Where they are. Valid for work queued on the stream before `self` is dropped.
+    pub fn address(&self) -> Address {
+        self.bytes.as_ref().map_or(0, |bytes| bytes.device_ptr(bytes.stream()).0)
+    }
+
+    /// Packs of 16 bytes.
+    pub fn packs(&self) -> i64 {
+        self.len.div_ceil(self.kind.wide()) as i64
+    }
+}
+
+/// Kernels, plans and workspace on one device, for one thread: a cuDNN handle must not be
+/// shared between threads.
 ///
 /// Everything runs on the stream of candle's device, so it is ordered with candle's own
 /// kernels, and calls that follow each other may share one workspace. Fields are dropped
 /// in this order: plans before the handle that they were made with.
 pub(super) struct Context {
-    pub plans_f32: RefCell<HashMap<PlanKey, Rc<Plan<f32>>>>,
-    pub plans_f64: RefCell<HashMap<PlanKey, Rc<Plan<f64>>>>,
+    pub plans: RefCell<HashMap<PlanKey, Rc<Plan>>>,
     workspace: RefCell<Option<CudaSlice<u8>>>,
-    /// For convolutions, which cudarc wraps.
-    pub cudnn: Arc<Cudnn>,
-    /// For what it does not wrap; it keeps its own handle to itself.
-    pub raw: RawHandle,
+    pool: Arc<Pool>,
+    /// What the convolutions so far took, by the times of their engines.
+    pub convolution_ms: Cell<f64>,
+    pub cudnn: Handle,
+    functions: RefCell<HashMap<(&'static str, &'static str), CudaFunction>>,
+    module: Arc<CudaModule>,
     pub device: CudaDevice,
+    pub stream: Arc<CudaStream>,
+    n_processors: usize,
 }
 
 thread_local! {
     static CONTEXTS: RefCell<HashMap<DeviceId, Rc<Context>>> = RefCell::new(HashMap::new());
 }
 
+/// Gives the memory of values that are gone back to the driver.
+pub(crate) fn release_buffers() {
+    CONTEXTS.with_borrow(|contexts| contexts.values().for_each(|context| context.pool.lock().clear()));
+}
+
 impl Context {
-    /// The context of this thread for a device, made at the first call.
-    pub fn of(device: &CudaDevice) -> Result<Rc<Self>> {
+    /// The context of this thread for a CUDA device, made at the first call.
+    pub fn of(device: &Device) -> Result<Rc<Self>> {
+        let device = device.as_cuda_device()?;
         CONTEXTS.with(|contexts| {
             if let Some(context) = contexts.borrow().get(&device.id()) {
                 return Ok(Rc::clone(context));
             }
+            let wrap = candle_core::Error::wrap;
+            let stream = device.cuda_stream();
+            let attribute = driver::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+            let n_processors = stream.context().attribute(attribute).map_err(wrap)?;
             let context = Rc::new(Self {
-                plans_f32: RefCell::default(),
-                plans_f64: RefCell::default(),
+                plans: RefCell::default(),
                 workspace: RefCell::default(),
-                cudnn: Cudnn::new(device.cuda_stream()).map_err(candle_core::Error::wrap)?,
-                raw: RawHandle::new(device)?,
+                pool: Arc::default(),
+                convolution_ms: Cell::default(),
+                cudnn: Handle::new(&stream)?,
+                functions: RefCell::default(),
+                module: stream.context().load_module(Ptx::from_src(KERNELS)).map_err(wrap)?,
                 device: device.clone(),
+                n_processors: usize::try_from(n_processors).unwrap_or(1),
+                stream,
             });
             contexts.borrow_mut().insert(device.id(), Rc::clone(&context));
             Ok(context)
         })
     }
 
-    /// Lends the workspace, made larger if need be and never zeroed.
-    pub fn with_workspace<R>(
+    /// A kernel by the two parts of its name.
+    fn function(&self, name: &'static str, suffix: &'static str) -> Result<CudaFunction> {
+        if let Some(function) = self.functions.borrow().get(&(name, suffix)) {
+            return Ok(function.clone());
+        }
+        let joint = if suffix.is_empty() { "" } else { "_" };
+        let function =
+            self.module.load_function(&format!("{name}{joint}{suffix}")).map_err(candle_core::Error::wrap)?;
+        self.functions.borrow_mut().insert((name, suffix), function.clone());
+        Ok(function)
+    }
+
+    /// Queues a kernel. The arguments must have the types of its parameters, and the addresses
+    /// must be those of buffers as long as the extents beside them say.
+    pub fn launch(
         &self,
-        bytes: usize,
-        run: impl FnOnce(&mut CudaSlice<u8>) -> Result<R>,
-    ) -> Result<R> {
+        name: &'static str,
+        suffix: &'static str,
+        config: LaunchConfig,
+        arguments: &[&dyn Parameter],
+    ) -> Result<()> {
+        let function = self.function(name, suffix)?;
+        let mut call = self.stream.launch_builder(&function);
+        for argument in arguments {
+            argument.push(&mut call);
+        }
+        // SAFETY: as the callers, all in this module's folder, were told.
+        unsafe { call.launch(config) }.map_err(candle_core::Error::wrap)?;
+        Ok(())
+    }
+
+    /// Lends the workspace, made larger if need be and never zeroed.
+    pub fn workspace(&self, bytes: usize) -> Result<Address> {
         let mut slot = self.workspace.borrow_mut();
         let workspace = match slot.take() {
             Some(workspace) if workspace.len() >= bytes => workspace,
-            // The old one is freed in the order of the stream, after its last use.
-            _ => unspecified::<u8>(&self.device, bytes.max(1))?,
+            // SAFETY: cuDNN reads what it wrote there itself. The old one is freed in the
+            // order of the stream, after its last use.
+            _ => unsafe { self.device.alloc::<u8>(bytes.max(1))? },
         };
-        run(slot.insert(workspace))
+        let address = workspace.device_ptr(&self.stream).0;
+        *slot = Some(workspace);
+        Ok(address)
+    }
+
+    /// One thread a number, in grid-stride loops.
+    pub fn elementwise(&self, count: usize) -> LaunchConfig {
+        let blocks = count.div_ceil(256).clamp(1, 16 * self.n_processors);
+        LaunchConfig { grid_dim: (blocks as u32, 1, 1), block_dim: (256, 1, 1), shared_mem_bytes: 0 }
+    }
+
+    /// Threads along x for the channels of a pixel, along y for pixels, `held` channels a
+    /// thread; blocks along x share `rows` pixels. Memory for [`sum_rows`] of the kernels.
+    pub fn by_rows(&self, rows: usize, channels: usize, held: usize) -> LaunchConfig {
+        let lanes = channels.div_ceil(held);
+        let x = lanes.next_power_of_two().min(32);
+        let y = 256 / x;
+        let columns = lanes.div_ceil(x);
+        let most = (4 * self.n_processors / columns).max(1);
+        let blocks = rows.div_ceil(4 * y).clamp(1, most);
+        LaunchConfig {
+            grid_dim: (blocks as u32, columns as u32, 1),
+            block_dim: (x as u32, y as u32, 1),
+            shared_mem_bytes: (256 * held * size_of::<f32>()) as u32,
+        }
+    }
+
+    /// 32 channels a block, 32 threads a channel.
+    pub fn by_channel(&self, channels: usize) -> LaunchConfig {
+        LaunchConfig {
+            grid_dim: (channels.div_ceil(32) as u32, 1, 1),
+            block_dim: (32, 32, 1),
+            shared_mem_bytes: 0,
+        }
+    }
+
+    /// A tensor of f32 that a kernel will fill, and where it is.
+    pub fn tensor(&self, shape: impl Into<Shape>) -> Result<(Tensor, Address)> {
+        // SAFETY: every caller has a kernel write all of it before anything reads it.
+        let tensor = unsafe { Tensor::empty(shape, DType::F32, &Device::Cuda(self.device.clone()))? };
+        let address = address_of("tensor", "result", &tensor)?;
+        Ok((tensor, address))
+    }
+
+    /// A storage of f32 that a kernel will fill, and where it is.
+    pub fn storage(&self, len: usize) -> Result<(CudaStorage, Address)> {
+        // SAFETY: as in `tensor`.
+        let slice = unsafe { self.device.alloc::<f32>(len)? };
+        let address = slice.device_ptr(&self.stream).0;
+        Ok((f32::wrap_cuda_slice(slice, self.device.clone()), address))
     }
 }
 
-/// A cuDNN handle of our own on the stream of a device.
-pub(super) struct RawHandle(pub sys::cudnnHandle_t);
+/// The CUDA device of this number: one stream, and memory that stays with the process when
+/// it is freed.
+pub(super) fn device(index: usize) -> Result<Device> {
+    let wrap = candle_core::Error::wrap;
+    let device = Device::new_cuda_with_stream(index)?;
+    let cuda = device.as_cuda_device()?;
+    // SAFETY: events would order the work of several streams, and there is one.
+    unsafe { cuda.disable_event_tracking() };
+    let context = cuda.cuda_stream().context().clone();
+    context.bind_to_thread().map_err(wrap)?;
+    // SAFETY: the device is live; the pool is the process's own, and takes a u64 for its
+    // threshold. By default freed memory would go back to the driver at every wait.
+    unsafe {
+        let pool = get_default_mem_pool(context.cu_device()).map_err(wrap)?;
+        let attribute = driver::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        let mut everything = u64::MAX;
+        driver::cuMemPoolSetAttribute(pool, attribute, (&raw mut everything).cast())
+            .result()
+            .map_err(wrap)?;
+    }
+    Ok(device)
+}
 
-impl RawHandle {
-    fn new(device: &CudaDevice) -> Result<Self> {
-        let stream = device.cuda_stream();
+/// Queues a kernel: `launch!(context, "name", "suffix", config, arguments...)`.
+macro_rules! launch {
+    ($context:expr, $name:expr, $suffix:expr, $config:expr, $($argument:expr),+ $(,)?) => {
+        $context.launch($name, $suffix, $config, &[$(&$argument),+])?
+    };
+}
+pub(super) use launch;
+
+/// What a kernel takes as one of its parameters.
+pub(super) trait Parameter {
+    fn push<'a>(&'a self, call: &mut LaunchArgs<'a>);
+}
+
+impl<T: DeviceRepr> Parameter for T {
+    fn push<'a>(&'a self, call: &mut LaunchArgs<'a>) {
+        call.arg(self);
+    }
+}
+
+/// Where the numbers of a contiguous f32 tensor on a GPU are.
+pub(super) fn address_of(op: &'static str, argument: &'static str, tensor: &Tensor) -> Result<Address> {
+    let (storage, layout) = tensor.storage_and_layout();
+    let Storage::Cuda(storage) = &*storage else {
+        let reason = format!("{argument} is not on the GPU of the other arguments; move it with to_device");
+        return Err(OpError::Setting { op, reason }.into());
+    };
+    let Some((start, _)) = layout.contiguous_offsets() else {
+        return Err(OpError::Setting { op, reason: "internal: argument is not contiguous".to_owned() }.into());
+    };
+    let slice = storage.as_cuda_slice::<f32>()?;
+    Ok(slice.device_ptr(slice.stream()).0 + (start * size_of::<f32>()) as u64)
+}
+
+/// A cuDNN handle on a stream.
+pub(super) struct Handle(pub sys::cudnnHandle_t);
+
+impl Handle {
+    fn new(stream: &CudaStream) -> Result<Self> {
         stream.context().bind_to_thread().map_err(candle_core::Error::wrap)?;
         let handle = Self(result::create_handle().map_err(candle_core::Error::wrap)?);
         // SAFETY: the handle is live, and the stream outlives it: the context that holds
-        // the handle holds the device too.
+        // the handle holds the stream too.
         unsafe {
             result::set_stream(handle.0, stream.cu_stream().cast()).map_err(candle_core::Error::wrap)?;
         }
@@ -123,65 +355,10 @@ impl RawHandle {
     }
 }
 
-impl Drop for RawHandle {
+impl Drop for Handle {
     fn drop(&mut self) {
         // SAFETY: made by `create_handle`, destroyed once. An error at the end of a
         // thread has nobody to go to.
         let _ = unsafe { result::destroy_handle(self.0) };
-    }
-}
-
-/// The description of a plain tensor `[N, C, H, W]`, destroyed when dropped.
-pub(super) struct Shape4(pub sys::cudnnTensorDescriptor_t);
-
-impl Shape4 {
-    pub fn nchw<T: Number>(op: &'static str, dims: Dims) -> Result<Self> {
-        let shape = Self(result::create_tensor_descriptor().map_err(candle_core::Error::wrap)?);
-        let format = sys::cudnnTensorFormat_t::CUDNN_TENSOR_NCHW;
-        let extents = extents(op, [dims.n, dims.c, dims.h, dims.w])?;
-        // SAFETY: the descriptor is live.
-        unsafe {
-            result::set_tensor4d_descriptor(shape.0, format, T::DATA_TYPE, extents)
-                .map_err(candle_core::Error::wrap)?;
-        }
-        Ok(shape)
-    }
-}
-
-impl Drop for Shape4 {
-    fn drop(&mut self) {
-        // SAFETY: made by `create_tensor_descriptor`, destroyed once.
-        let _ = unsafe { result::destroy_tensor_descriptor(self.0) };
-    }
-}
-
-/// Extents as cuDNN wants them.
-pub(super) fn extents<const K: usize>(op: &'static str, sizes: [usize; K]) -> Result<[i32; K]> {
-    let mut extents = [0; K];
-    for (extent, size) in extents.iter_mut().zip(sizes) {
-        *extent = i32::try_from(size)
-            .map_err(|_| OpError::Setting { op, reason: format!("{size} is beyond cuDNN's limit") })?;
-    }
-    Ok(extents)
-}
-
-/// Numbers of unspecified value on the device: the caller has every one written.
-pub(super) fn unspecified<T: DeviceRepr>(device: &CudaDevice, len: usize) -> Result<CudaSlice<T>> {
-    // SAFETY: every use hands the slice to a cuDNN call that overwrites all of it
-    // (beta = 0) before anything reads it; scratch memory is never read by us.
-    unsafe { device.alloc::<T>(len) }
-}
-
-/// The numbers of a tensor, which the callers have made contiguous.
-pub(super) fn numbers<'a, T: Number>(
-    op: &'static str,
-    storage: &'a CudaStorage,
-    layout: &Layout,
-) -> Result<CudaView<'a, T>> {
-    match layout.contiguous_offsets() {
-        Some((start, end)) => Ok(storage.as_cuda_slice::<T>()?.slice(start..end)),
-        None => {
-            Err(OpError::Setting { op, reason: "internal: argument is not contiguous".to_owned() }.into())
-        }
     }
 }

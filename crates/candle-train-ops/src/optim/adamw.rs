@@ -38,7 +38,7 @@ impl AdamW {
     /// Decays every variable.
     ///
     /// # Errors
-    /// A variable that is not f32 on the CPU; two of the same name.
+    /// A variable that is not f32 on the CPU (or, with the feature `cuda`, on a GPU); two of the same name.
     pub fn new(named_vars: Vec<(String, Var)>, params: AdamWParams) -> Result<Self> {
         Self::with_decay(named_vars, params, |_, _| true)
     }
@@ -68,8 +68,13 @@ impl AdamW {
         let root_scale = (1.0 / (1.0 - beta2.powi(exponent)).sqrt()) as f32;
         let (keep1, keep2, eps) = (beta1 as f32, beta2 as f32, eps as f32);
         let (take1, take2) = ((1.0 - beta1) as f32, (1.0 - beta2) as f32);
+        let keep = |decays| if decays { 1.0 - lr * weight_decay } else { 1.0 } as f32;
+        #[cfg(feature = "cuda")]
+        moments::on_gpu("AdamW", &self.slots, grads, |decays| (keep(decays), 0.0))?.adamw(
+            crate::cuda::AdamWStep { keep: [keep1, keep2], take: [take1, take2], step_size, root_scale, eps },
+        )?;
         moments::update_all("AdamW", &mut self.slots, grads, |decays| {
-            let keep = if decays { 1.0 - lr * weight_decay } else { 1.0 } as f32;
+            let keep = keep(decays);
             move |weight: &mut [f32], gradient: &[f32], [mean, square]: [&mut [f32]; 2]| {
                 let moments = mean.iter_mut().zip(square);
                 for ((weight, gradient), (mean, square)) in weight.iter_mut().zip(gradient).zip(moments) {
@@ -88,7 +93,10 @@ impl AdamW {
 
     /// `<variable>.exp_avg` and `<variable>.exp_avg_sq` of every variable, f32 in
     /// the variable's shape.
-    pub fn state(&self) -> BTreeMap<String, Tensor> {
+    ///
+    /// # Errors
+    /// None of its own; candle's if memory cannot be had.
+    pub fn state(&self) -> Result<BTreeMap<String, Tensor>> {
         moments::save(&self.slots, MOMENTS)
     }
 

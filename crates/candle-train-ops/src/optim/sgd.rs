@@ -32,7 +32,7 @@ impl Sgd {
     /// Decays every variable.
     ///
     /// # Errors
-    /// A variable that is not f32 on the CPU; two of the same name; Nesterov
+    /// A variable that is not f32 on the CPU (or, with the feature `cuda`, on a GPU); two of the same name; Nesterov
     /// without momentum.
     pub fn new(named_vars: Vec<(String, Var)>, params: SgdParams) -> Result<Self> {
         Self::with_decay(named_vars, params, |_, _| true)
@@ -61,8 +61,12 @@ impl Sgd {
         self.n_steps += 1;
         let (momentum, lr) = (self.params.momentum as f32, lr as f32);
         let nesterov = self.params.nesterov;
+        let decay = |decays| if decays { self.params.weight_decay } else { 0.0 } as f32;
+        #[cfg(feature = "cuda")]
+        moments::on_gpu("Sgd", &self.slots, grads, |decays| (1.0, decay(decays)))?
+            .sgd(momentum, nesterov, lr)?;
         moments::update_all("Sgd", &mut self.slots, grads, |decays| {
-            let decay = if decays { self.params.weight_decay } else { 0.0 } as f32;
+            let decay = decay(decays);
             move |weight: &mut [f32], gradient: &[f32], [velocity]: [&mut [f32]; 1]| {
                 for ((weight, gradient), velocity) in weight.iter_mut().zip(gradient).zip(velocity) {
                     let gradient = gradient + decay * *weight;
@@ -80,7 +84,10 @@ impl Sgd {
     }
 
     /// `<variable>.momentum_buffer` of every variable, f32 in its shape.
-    pub fn state(&self) -> BTreeMap<String, Tensor> {
+    ///
+    /// # Errors
+    /// None of its own; candle's if memory cannot be had.
+    pub fn state(&self) -> Result<BTreeMap<String, Tensor>> {
         moments::save(&self.slots, MOMENTS)
     }
 
