@@ -136,7 +136,7 @@ fn read(ranks: &Ranks, job: &FitJob) -> Result<Prepared, TrainError> {
     if occupied && !job.resume {
         return Err(TrainError::RunExists { run: job.run.clone() });
     }
-    let (plan, dataset) = TrainPlan::resolve(&recipe, files::sha256_file(&job.recipe)?, &shards)?;
+    let (plan, mut dataset) = TrainPlan::resolve(&recipe, files::sha256_file(&job.recipe)?, &shards)?;
     if occupied && run.plan().exists() {
         let before = TrainPlan::read(&run.plan())?;
         let changed = match () {
@@ -148,6 +148,7 @@ fn read(ranks: &Ranks, job: &FitJob) -> Result<Prepared, TrainError> {
             return Err(TrainError::Changed { what, run: job.run.clone() });
         }
     }
+    dataset.load(&shards, ranks.part())?;
     let n_threads = job.threads.or(recipe.threads).unwrap_or_else(available_threads);
     Ok(Prepared { run, plan, shards, dataset, n_threads })
 }
@@ -298,7 +299,9 @@ impl Fitting<'_> {
             batch_size: recipe.batch_size,
             augmentation: recipe.augmentation.clone(),
             mixing: recipe.mixing.clone(),
-            part: self.ranks.part(),
+            ranks: self.ranks,
+            epoch,
+            n_done: position.n_batches,
         };
         let mut interrupted = false;
         let last_batch = n_batches(order.len(), recipe.batch_size);
@@ -306,7 +309,7 @@ impl Fitting<'_> {
         let (mut saved, mut step_started) = (Instant::now(), Instant::now());
         // What came before belongs to no step.
         self.ranks.take_waited();
-        for_each_batch(self.dataset, &order, &loading, epoch, position.n_batches, |batch| {
+        for_each_batch(self.dataset, &order, &loading, |batch| {
             let n_slices = batch.n_slices;
             let at = Place { epoch, step: position.step + 1 };
             let pass = self.pass(epoch, position.n_batches, batch.first_row);
