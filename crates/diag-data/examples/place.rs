@@ -3,6 +3,7 @@
 //!
 //!     place copy FROM TO       shards, manifest.json last
 //!     place verify SHARDS      hashes, and a hash over all rows
+//!     place part SHARDS FROM   all keys of the training slices; the pixels from one on
 //!     place work RUN NAME      opens a run, writes NAME into it, hands it in
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program prints")]
 
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
     let done = match arguments[..] {
         ["copy", from, to] => copy(Path::new(from), Path::new(to)),
         ["verify", shards] => verify(Path::new(shards)),
+        ["part", shards, from] => part(Path::new(shards), from),
         ["work", run, name] => work(Path::new(run), name),
         _ => return ExitCode::from(2),
     };
@@ -50,7 +52,20 @@ fn verify(root: &Path) -> Result<String, DataError> {
             rows.push_str(&format!("{:?}\n", slice?));
         }
     }
-    Ok(format!("{n_files} files, rows {}", files::sha256_hex(rows.as_bytes())))
+    Ok(format!("{n_files} files, rows {}", hash(&rows)))
+}
+
+fn hash(text: &str) -> String {
+    files::sha256_hex(text.as_bytes())
+}
+
+fn part(root: &Path, from: &str) -> Result<String, DataError> {
+    let shards = ShardSet::open(root)?;
+    let keys = shards.keys(Split::Train)?;
+    let from: usize = from.parse().unwrap_or(keys.len());
+    let mut pixels = Vec::new();
+    shards.pixels(Split::Train, &|row| row >= from, &mut |_, grey| pixels.extend(grey))?;
+    Ok(format!("{} keys {}, pixels {}", keys.len(), hash(&format!("{keys:?}")), files::sha256_hex(&pixels)))
 }
 
 fn work(run: &Path, name: &str) -> Result<String, DataError> {

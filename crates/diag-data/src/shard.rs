@@ -10,17 +10,19 @@ pub mod staging;
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use arrow::array::RecordBatch;
-use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::{ArrowWriter, ProjectionMask};
+use parquet::file::metadata::ParquetMetaData;
 use parquet::file::properties::WriterProperties;
 
 use self::assemble::{ROWS_PER_GROUP, zstd};
 use self::staging::{Piece, Staging};
 use crate::DataError;
-use crate::case::Split;
+use crate::case::{CaseId, Label, Split};
 use crate::files;
 use crate::manifest::{CaseRow, FORMAT_VERSION, Flow, Manifest, Quarantined, ShardSpec};
 use crate::place::Place;
@@ -110,6 +112,17 @@ impl ShardWriter {
     }
 }
 
+/// What tells a stored slice from all others, and its class.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SliceKey {
+    /// Pseudonym of its case.
+    pub case_id: CaseId,
+    /// Position among the slices of the case.
+    pub slice_index: i32,
+    /// Class of its case.
+    pub label: Label,
+}
+
 /// A shard folder that can be read, here or in a store.
 #[derive(Clone, Debug)]
 pub struct ShardSet {
@@ -155,9 +168,7 @@ impl ShardSet {
 
     /// The slices of a split, in stored order, a batch of rows in memory at a time.
     pub fn slices(&self, split: Split) -> impl Iterator<Item = Result<CtSlice, DataError>> + '_ {
-        let of_split = self.manifest.files.iter().filter(move |file| file.split == split);
-        of_split.flat_map(move |file| {
-            let path = self.root.join(&file.path);
+        self.files_of(split).flat_map(move |path| {
             let rows: Box<dyn Iterator<Item = Result<CtSlice, DataError>>> = match read_table(&path) {
                 Ok(batches) => Box::new(batches.flat_map(move |batch| {
                     let rows =
@@ -171,6 +182,59 @@ impl ShardSet {
             };
             rows
         })
+    }
+
+    /// The slices of a split by name, in stored order. Their pixels are not read.
+    ///
+    /// # Errors
+    /// When a file cannot be read or has other columns.
+    pub fn keys(&self, split: Split) -> Result<Vec<SliceKey>, DataError> {
+        let mut keys = Vec::new();
+        for path in self.files_of(split) {
+            let choice = Choice { columns: Some(&columns::KEY_COLUMNS), wanted: &|_| true };
+            for batch in read_choice(&path, &choice)?.batches {
+                keys.extend(columns::keys_of(&batch?, &path)?);
+            }
+        }
+        Ok(keys)
+    }
+
+    /// Hands the grey levels of the wanted slices of a split to `take`, each with its
+    /// place in stored order. Row groups without a wanted one are not read.
+    ///
+    /// # Errors
+    /// When a file cannot be read or has other columns.
+    pub fn pixels(
+        &self,
+        split: Split,
+        wanted: &dyn Fn(usize) -> bool,
+        take: &mut dyn FnMut(usize, Vec<u8>),
+    ) -> Result<(), DataError> {
+        let spec = &self.manifest.spec;
+        let mut first_row = 0;
+        for path in self.files_of(split) {
+            let choice = Choice {
+                columns: Some(&[columns::pixel_column(spec)]),
+                wanted: &|row| wanted(first_row + row),
+            };
+            let Chosen { n_rows, rows, batches } = read_choice(&path, &choice)?;
+            let mut rows = rows.into_iter().flatten().map(|row| first_row + row);
+            for batch in batches {
+                let batch = batch?;
+                for (at, row) in
+                    rows.by_ref().take(batch.num_rows()).enumerate().filter(|(_, row)| wanted(*row))
+                {
+                    take(row, columns::pixels_of(&batch, spec, at, &path)?);
+                }
+            }
+            first_row += n_rows;
+        }
+        Ok(())
+    }
+
+    fn files_of(&self, split: Split) -> impl Iterator<Item = PathBuf> + '_ {
+        let of_split = self.manifest.files.iter().filter(move |file| file.split == split);
+        of_split.map(|file| self.root.join(&file.path))
     }
 
     /// The rows of `cases.parquet`.
@@ -250,20 +314,70 @@ pub(crate) fn write_table(path: &Path, batch: &RecordBatch) -> Result<(), DataEr
 
 /// Reads a table batch by batch, from a file or an object.
 pub(crate) fn read_table(path: &Path) -> Result<Batches, DataError> {
-    match Place::of(path)? {
-        Place::Local(path) => read_file(path),
-        #[cfg(feature = "cloud")]
-        Place::Store(object) => Ok(Box::new(object.batches(ROWS_PER_GROUP)?)),
+    Ok(read_choice(path, &Choice { columns: None, wanted: &|_| true })?.batches)
+}
+
+/// What to read of a table.
+pub(crate) struct Choice<'a> {
+    /// The top-level columns; absent: all.
+    columns: Option<&'a [&'a str]>,
+    /// The rows. A row group is read if any of its rows is wanted.
+    wanted: &'a dyn Fn(usize) -> bool,
+}
+
+/// What was chosen of a table.
+pub(crate) struct Chosen {
+    /// Rows of the whole table.
+    pub n_rows: usize,
+    /// Which of them `batches` hold, in order.
+    pub rows: Vec<Range<usize>>,
+    pub batches: Batches,
+}
+
+impl Choice<'_> {
+    /// The row groups, with the rows that each holds, and the columns.
+    pub fn of(&self, metadata: &ParquetMetaData) -> (Vec<usize>, Vec<Range<usize>>, ProjectionMask) {
+        let mut n_rows = 0;
+        let (mut groups, mut rows) = (Vec::new(), Vec::new());
+        for (group, row_group) in metadata.row_groups().iter().enumerate() {
+            let of_group = n_rows..n_rows + row_group.num_rows() as usize;
+            n_rows = of_group.end;
+            if of_group.clone().any(self.wanted) {
+                groups.push(group);
+                rows.push(of_group);
+            }
+        }
+        let schema = metadata.file_metadata().schema_descr();
+        let columns = match self.columns {
+            Some(columns) => ProjectionMask::columns(schema, columns.iter().copied()),
+            None => ProjectionMask::all(),
+        };
+        (groups, rows, columns)
     }
 }
 
-fn read_file(path: PathBuf) -> Result<Batches, DataError> {
+fn read_choice(path: &Path, choice: &Choice<'_>) -> Result<Chosen, DataError> {
+    match Place::of(path)? {
+        Place::Local(path) => read_file(path, choice),
+        #[cfg(feature = "cloud")]
+        Place::Store(object) => object.read(choice, ROWS_PER_GROUP),
+    }
+}
+
+fn read_file(path: PathBuf, choice: &Choice<'_>) -> Result<Chosen, DataError> {
     let file = File::open(&path).map_err(DataError::io("read", &path))?;
     let parquet = |source| DataError::Parquet { path: path.clone(), source };
-    let reader = ParquetRecordBatchReaderBuilder::try_new(file)
-        .and_then(|builder| builder.with_batch_size(ROWS_PER_GROUP).build())
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(parquet)?;
+    let n_rows = builder.metadata().file_metadata().num_rows() as usize;
+    let (groups, rows, columns) = choice.of(builder.metadata());
+    let reader = builder
+        .with_row_groups(groups)
+        .with_projection(columns)
+        .with_batch_size(ROWS_PER_GROUP)
+        .build()
         .map_err(parquet)?;
-    Ok(Box::new(reader.map(move |batch| batch.map_err(|err| DataError::malformed(&path, err)))))
+    let batches = Box::new(reader.map(move |batch| batch.map_err(|err| DataError::malformed(&path, err))));
+    Ok(Chosen { n_rows, rows, batches })
 }
 
 #[cfg(test)]
@@ -385,6 +499,61 @@ mod tests {
         let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let hashes = folders.each_ref().map(|f| write(f.path(), Layout::Raw, true, 40).sha256().unwrap());
         assert_eq!(hashes[0], hashes[1]);
+    }
+
+    #[test]
+    fn slices_are_listed_and_their_pixels_read_by_place() {
+        let folder = tempfile::tempdir().unwrap();
+        for layout in [Layout::Raw, Layout::Hf] {
+            let shards = write(folder.path(), layout, true, 60);
+            for split in Split::ALL {
+                let slices: Vec<_> = shards.slices(split).collect::<Result<_, _>>().unwrap();
+                let key = |s: &CtSlice| SliceKey {
+                    case_id: s.case_id.clone(),
+                    slice_index: s.slice_index,
+                    label: s.label,
+                };
+                assert_eq!(shards.keys(split).unwrap(), slices.iter().map(key).collect::<Vec<_>>());
+                let mut taken = Vec::new();
+                shards
+                    .pixels(split, &|row| row % 3 == 1, &mut |row, pixels| taken.push((row, pixels)))
+                    .unwrap();
+                let want =
+                    slices.iter().map(|s| s.pixels.clone()).enumerate().filter(|(row, _)| row % 3 == 1);
+                assert_eq!(taken, want.collect::<Vec<_>>(), "{layout:?} {split}");
+            }
+        }
+    }
+
+    #[test]
+    fn row_groups_without_a_wanted_slice_are_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        // 1125 training slices: a file of four row groups, and one of 101 rows.
+        let shards = write(folder.path(), Layout::Raw, false, 1500);
+        let mut files = shards.files_of(Split::Train);
+        let (first, second) = (files.next().unwrap(), files.next().unwrap());
+        // The pixels of the first row group are gone.
+        let footer = ParquetRecordBatchReaderBuilder::try_new(File::open(&first).unwrap()).unwrap();
+        let group = footer.metadata().row_group(0);
+        let pixels = group.columns().iter().find(|c| c.column_path().string() == "pixels").unwrap();
+        let (start, length) = pixels.byte_range();
+        let mut bytes = std::fs::read(&first).unwrap();
+        bytes[start as usize..][..length as usize].fill(0);
+        std::fs::write(&first, bytes).unwrap();
+
+        assert_eq!(shards.keys(Split::Train).unwrap().len(), 1125);
+        let read = |rows: Range<usize>| {
+            let mut taken = Vec::new();
+            shards
+                .pixels(Split::Train, &|row| rows.contains(&row), &mut |row, _| taken.push(row))
+                .map(|()| taken)
+        };
+        assert_eq!(read(256..1125).unwrap(), (256..1125).collect::<Vec<_>>());
+        assert!(read(255..257).is_err());
+        // And of a file without any wanted row, the footer alone.
+        let bytes = std::fs::read(&second).unwrap();
+        std::fs::write(&second, [&[0; 200], &bytes[200..]].concat()).unwrap();
+        assert_eq!(read(300..1000).unwrap().len(), 700);
     }
 
     #[test]

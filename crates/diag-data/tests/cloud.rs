@@ -197,6 +197,14 @@ fn a_store_that_fails() {
     assert!(of_data.len() > 5, "{of_data:?}");
     assert!(of_data.iter().all(|request| request[2].is_string()), "a whole file was asked for: {of_data:?}");
 
+    // A part of it: 256 of 400 training slices lie in a row group that is left out.
+    let part = store.succeed(&["part", local, "256"]);
+    assert!(part.starts_with("400 keys"), "{part}");
+    assert_eq!(store.succeed(&["part", SHARDS, "256"]), part);
+    let n_bytes: u64 = store.requests().iter().filter_map(|request| length(request[2].as_str()?)).sum();
+    let pixels = 144 * 160 * 160;
+    assert!((pixels..pixels + (1 << 18)).contains(&n_bytes), "{n_bytes} bytes for {pixels} of pixels");
+
     // Faults that pass.
     for (kind, n_faults, of) in [
         ("500", 3, "GET /bucket/some/shards"),
@@ -230,6 +238,12 @@ fn a_store_that_fails() {
     assert_eq!(store.succeed(&["work", run, "run.json"]).trim(), "run.json");
     assert_eq!(store.succeed(&["work", run, "metrics.json"]).trim(), "metrics.json run.json");
     assert_eq!(std::fs::read_dir(store.scratch.path()).unwrap().count(), 0);
+}
+
+/// Bytes of a range, `bytes=FIRST-LAST`.
+fn length(range: &str) -> Option<u64> {
+    let (first, last) = range.strip_prefix("bytes=")?.split_once('-')?;
+    Some(last.parse::<u64>().ok()? + 1 - first.parse::<u64>().ok()?)
 }
 
 /// How often a fault happened.

@@ -1,6 +1,8 @@
-//! The slices of a shard folder in memory, one byte a pixel.
+//! The slices of a shard folder: what names all of them, and the pixels of those that
+//! this rank holds, one byte a pixel.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use diag_data::case::{CaseId, Label, LabelSet, Split};
 use diag_data::shard::ShardSet;
@@ -8,8 +10,13 @@ use diag_data::split::{Ratio, SplitCase, k_folds, stratified};
 use rand::seq::SliceRandom;
 
 use crate::TrainError;
+use crate::loader::Part;
 use crate::random::{Domain, stream};
 use crate::recipe::FoldSpec;
+
+/// Slices that one pass of inference takes, enough to keep two threads busy. Ranks hold
+/// whole blocks: a slice is then measured among the same others on any number of ranks.
+pub(crate) const BLOCK: usize = 16;
 
 /// One slice.
 #[derive(Clone, Debug)]
@@ -21,7 +28,12 @@ pub(crate) struct Item {
     /// Label that the shards give.
     pub stored_label: Label,
     pub split: Split,
-    pixels: std::ops::Range<usize>,
+    /// Where the shards have it: their split, and its place therein.
+    stored: (Split, usize),
+    /// The rank that holds its pixels.
+    pub holder: usize,
+    /// Empty where another rank holds them.
+    pixels: Vec<u8>,
 }
 
 /// All slices of some splits, in stored order.
@@ -31,36 +43,59 @@ pub(crate) struct Dataset {
     pub height: usize,
     pub width: usize,
     pub items: Vec<Item>,
-    pixels: Vec<u8>,
 }
 
 impl Dataset {
-    /// Reads the slices of `splits`.
-    pub fn read(shards: &ShardSet, splits: &[Split]) -> Result<Self, TrainError> {
+    /// Lists the slices of `splits`, without their pixels.
+    pub fn list(shards: &ShardSet, splits: &[Split]) -> Result<Self, TrainError> {
         let spec = &shards.manifest().spec;
-        let (height, width) = (spec.height as usize, spec.width as usize);
-        let (mut items, mut pixels) = (Vec::new(), Vec::new());
+        let mut items = Vec::new();
         for &split in splits {
-            for slice in shards.slices(split) {
-                let slice = slice?;
-                let start = pixels.len();
-                pixels.extend_from_slice(&slice.pixels);
-                items.push(Item {
-                    case_id: slice.case_id,
-                    slice_index: slice.slice_index,
-                    label: slice.label,
-                    stored_label: slice.label,
-                    split,
-                    pixels: start..pixels.len(),
-                });
-            }
+            let keys = shards.keys(split)?.into_iter().enumerate();
+            items.extend(keys.map(|(row, key)| Item {
+                case_id: key.case_id,
+                slice_index: key.slice_index,
+                label: key.label,
+                stored_label: key.label,
+                split,
+                stored: (split, row),
+                holder: 0,
+                pixels: Vec::new(),
+            }));
         }
-        Ok(Self { labels: spec.labels.clone(), height, width, items, pixels })
+        let (height, width) = (spec.height as usize, spec.width as usize);
+        Ok(Self { labels: spec.labels.clone(), height, width, items })
     }
 
-    /// Grey levels of one slice, `height * width`.
+    /// Deals the slices of each split out to the ranks, and reads the pixels of those that
+    /// fall to this one.
+    pub fn load(&mut self, shards: &ShardSet, part: Part) -> Result<(), TrainError> {
+        let mut own: BTreeMap<(Split, usize), usize> = BTreeMap::new();
+        for split in Split::ALL {
+            let items = self.of_split(split);
+            for rank in 0..part.n_ranks {
+                for &item in &items[held(Part { rank, ..part }, items.len())] {
+                    self.items[item].holder = rank;
+                    if rank == part.rank {
+                        own.insert(self.items[item].stored, item);
+                    }
+                }
+            }
+        }
+        for split in Split::ALL {
+            let wanted = |row| own.contains_key(&(split, row));
+            shards.pixels(split, &wanted, &mut |row, pixels| {
+                if let Some(&item) = own.get(&(split, row)) {
+                    self.items[item].pixels = pixels;
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Grey levels of one slice, `height * width`; none where another rank holds it.
     pub fn pixels(&self, item: usize) -> &[u8] {
-        &self.pixels[self.items[item].pixels.clone()]
+        &self.items[item].pixels
     }
 
     /// Numbers of the slices of a split, in stored order.
@@ -184,5 +219,82 @@ impl Dataset {
     pub fn cases_where(&self, keep: impl Fn(Split) -> bool) -> BTreeMap<CaseId, Label> {
         let kept = self.items.iter().filter(|item| keep(item.split));
         kept.map(|item| (item.case_id.clone(), item.label)).collect()
+    }
+}
+
+/// Which of the `n` slices of a split a rank holds.
+pub(crate) fn held(part: Part, n: usize) -> Range<usize> {
+    let blocks = part.rows(n.div_ceil(BLOCK));
+    (blocks.start * BLOCK).min(n)..(blocks.end * BLOCK).min(n)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use diag_data::manifest::{Layout, ShardSpec};
+    use diag_data::shard::{Job, Outcome, ShardWriter};
+    use diag_data::slice::{Acquisition, CtSlice, Geometry, Provenance, Selection};
+
+    use super::*;
+
+    /// Shards of so many slices of 8 x 8 pixels in cases of 10, every fifth case for
+    /// validation; every grey level of slice `i` is `i`.
+    pub(crate) fn shards(folder: &std::path::Path, n_slices: u8) -> ShardSet {
+        let spec = ShardSpec {
+            labels: LabelSet::paper(),
+            height: 8,
+            width: 8,
+            window: None,
+            resize: "none".into(),
+            layout: Layout::Raw,
+            with_hu: false,
+            split_seed: None,
+        };
+        let job = Job { spec, tool: "test".into(), config: serde_json::Value::Null };
+        let target = folder.join("shards");
+        let mut writer = ShardWriter::create(&target, job).unwrap();
+        for i in 0..n_slices {
+            let slice = CtSlice {
+                case_id: CaseId::new(format!("case-{:02}", i / 10)).unwrap(),
+                slice_index: (i % 10).into(),
+                label: Label(i / 10 % 3),
+                split: if i / 10 % 5 == 4 { Split::Validation } else { Split::Train },
+                pixels: vec![i; 64],
+                hu: None,
+                geometry: Geometry::default(),
+                acquisition: Acquisition::default(),
+                selection: Selection::default(),
+                provenance: Provenance::default(),
+            };
+            writer.append(vec![slice]).unwrap();
+        }
+        writer.finish(Outcome::default(), |_| BTreeMap::new()).unwrap();
+        ShardSet::open(&target).unwrap()
+    }
+
+    #[test]
+    fn every_rank_holds_an_even_part_and_together_they_hold_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let shards = shards(folder.path(), 250);
+        for n_ranks in 1..=4 {
+            let mut n_holders = vec![0; 250];
+            for rank in 0..n_ranks {
+                let mut dataset = Dataset::list(&shards, &[Split::Train, Split::Validation]).unwrap();
+                // Places among the items are no longer those of the shards.
+                dataset.leave_out(&[CaseId::new("case-01").unwrap()]);
+                dataset.load(&shards, Part { rank, n_ranks }).unwrap();
+                let mut n_held = 0;
+                for (i, item) in dataset.items.iter().enumerate() {
+                    let number = item.case_id.as_str()[5..].parse::<u8>().unwrap() * 10;
+                    let grey = number + item.slice_index as u8;
+                    let held = if item.holder == rank { vec![grey; 64] } else { Vec::new() };
+                    assert_eq!(dataset.pixels(i), held, "{rank} of {n_ranks}, slice {grey}");
+                    n_holders[usize::from(grey)] += usize::from(item.holder == rank);
+                    n_held += usize::from(item.holder == rank);
+                }
+                assert!(n_held.abs_diff(240 / n_ranks) <= 2 * BLOCK, "{n_held} in {rank} of {n_ranks}");
+            }
+            let left_out = |i: usize| i / 10 == 1;
+            assert!((0..250).all(|i| n_holders[i] == usize::from(!left_out(i))), "{n_holders:?}");
+        }
     }
 }

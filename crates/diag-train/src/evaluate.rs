@@ -18,10 +18,10 @@ use crate::attention::AttentionHead;
 use crate::dataset::Dataset;
 use crate::decision::{CaseRule, Decision, DecisionMetrics, Part, train_attention};
 use crate::device::DeviceChoice;
-use crate::experiment;
 use crate::fit::{available_threads, thread_pool};
 use crate::inference::{Inference, case_numbers, infer, scores};
 use crate::plan::TrainPlan;
+use crate::{experiment, loader};
 
 /// What to evaluate.
 #[derive(Clone, Debug)]
@@ -218,7 +218,7 @@ impl Evaluation<'_> {
     }
 
     fn infer(&self, split: Split) -> Result<Inference, TrainError> {
-        let dataset = self.read(split)?;
+        let dataset = read_split(self.shards, self.own_shards.then_some(self.plan), split)?;
         let items = dataset.of_split(split);
         let inference = infer(&self.model.network, None, &dataset, &items, self.stop)?;
         inference.ok_or_else(|| TrainError::Interrupted { place: "during the evaluation".to_owned() })
@@ -226,13 +226,9 @@ impl Evaluation<'_> {
 
     /// The labels that were trained on, wrong ones included, slice by slice.
     fn training_labels(&self) -> Result<Vec<usize>, TrainError> {
-        let mut dataset = self.read(Split::Train)?;
+        let mut dataset = list_split(self.shards, self.own_shards.then_some(self.plan), Split::Train)?;
         experiment::add_label_noise(&mut dataset, &self.plan.recipe.data, self.plan.recipe.seed);
         Ok(dataset.items.iter().map(|item| item.label.index()).collect())
-    }
-
-    fn read(&self, split: Split) -> Result<Dataset, TrainError> {
-        read_split(self.shards, self.own_shards.then_some(self.plan), split)
     }
 }
 
@@ -247,8 +243,15 @@ pub(crate) fn read_split(
     plan: Option<&TrainPlan>,
     split: Split,
 ) -> Result<Dataset, TrainError> {
+    let mut dataset = list_split(shards, plan, split)?;
+    dataset.load(shards, loader::Part::WHOLE)?;
+    Ok(dataset)
+}
+
+/// The same without pixels.
+fn list_split(shards: &ShardSet, plan: Option<&TrainPlan>, split: Split) -> Result<Dataset, TrainError> {
     let Some(plan) = plan else {
-        return Dataset::read(shards, &[split]);
+        return Dataset::list(shards, &[split]);
     };
     let recipe = &plan.recipe;
     let mut stored = vec![split];
@@ -258,7 +261,7 @@ pub(crate) fn read_split(
     if split == Split::Train && recipe.fold.is_some() {
         stored = vec![Split::Train, Split::Validation];
     }
-    let mut dataset = Dataset::read(shards, &experiment::parts_to_read(&recipe.data, &stored))?;
+    let mut dataset = Dataset::list(shards, &experiment::parts_to_read(&recipe.data, &stored))?;
     experiment::deal(&mut dataset, shards, &recipe.data, recipe.seed)?;
     if recipe.fold.is_some() {
         dataset.join_validation();

@@ -17,6 +17,7 @@ use crate::fit::{available_threads, thread_pool};
 use crate::learner::Learner;
 use crate::loader::{Loading, Part, for_each_batch};
 use crate::plan::TrainPlan;
+use crate::ranks::Ranks;
 use crate::recipe::TrainSpec;
 use crate::sampling::order;
 
@@ -69,24 +70,28 @@ pub fn find_rate(job: &FindRateJob, stop: &AtomicBool) -> Result<FoundRate, Trai
     }
     let recipe = TrainSpec::read(&job.recipe)?;
     let shards = ShardSet::open(&job.shards)?;
-    let (plan, dataset) = TrainPlan::resolve(&recipe, files::sha256_file(&job.recipe)?, &shards)?;
+    let (plan, mut dataset) = TrainPlan::resolve(&recipe, files::sha256_file(&job.recipe)?, &shards)?;
+    dataset.load(&shards, Part::WHOLE)?;
     let recipe = &plan.recipe;
     recipe.set_arithmetic();
     let search = || -> Result<Vec<RateStep>, TrainError> {
         let (mut learner, _) = Learner::new(recipe, &dataset.labels, &plan.slices_per_class, &Device::Cpu)?;
-        let loading = Loading {
+        let mut loading = Loading {
             seed: recipe.seed,
             batch_size: recipe.batch_size,
             augmentation: recipe.augmentation.clone(),
             mixing: recipe.mixing.clone(),
-            part: Part::WHOLE,
+            ranks: &Ranks::alone(),
+            epoch: 0,
+            n_done: 0,
+            device: &Device::Cpu,
         };
         let items = dataset.of_split(Split::Train);
-        let (mut steps, mut epoch, mut ended): (Vec<RateStep>, u32, bool) = (Vec::new(), 0, false);
+        let (mut steps, mut ended): (Vec<RateStep>, bool) = (Vec::new(), false);
         while !ended {
-            epoch += 1;
-            let order = order(&dataset, &items, recipe.sampling, recipe.seed, epoch);
-            for_each_batch(&dataset, &order, &loading, &Device::Cpu, epoch, 0, |batch| {
+            loading.epoch += 1;
+            let order = order(&dataset, &items, recipe.sampling, recipe.seed, loading.epoch);
+            for_each_batch(&dataset, &order, &loading, |batch| {
                 let progress = steps.len() as f64 / f64::from(job.n_steps - 1);
                 let learning_rate = RATES.0 * (RATES.1 / RATES.0).powf(progress);
                 let noise_seed = steps.len() as u64;

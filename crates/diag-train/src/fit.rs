@@ -138,7 +138,7 @@ fn read(ranks: &Ranks, job: &FitJob) -> Result<Prepared, TrainError> {
     if occupied && !job.resume {
         return Err(TrainError::RunExists { run: job.run.clone() });
     }
-    let (plan, dataset) = TrainPlan::resolve(&recipe, files::sha256_file(&job.recipe)?, &shards)?;
+    let (plan, mut dataset) = TrainPlan::resolve(&recipe, files::sha256_file(&job.recipe)?, &shards)?;
     if occupied && run.plan().exists() {
         let before = TrainPlan::read(&run.plan())?;
         let changed = match () {
@@ -150,6 +150,7 @@ fn read(ranks: &Ranks, job: &FitJob) -> Result<Prepared, TrainError> {
             return Err(TrainError::Changed { what, run: job.run.clone() });
         }
     }
+    dataset.load(&shards, ranks.part())?;
     let n_threads = job.threads.or(recipe.threads).unwrap_or_else(available_threads);
     Ok(Prepared { run, plan, shards, dataset, n_threads, device })
 }
@@ -310,7 +311,10 @@ impl Fitting<'_> {
             batch_size: recipe.batch_size,
             augmentation: recipe.augmentation.clone(),
             mixing: recipe.mixing.clone(),
-            part: self.ranks.part(),
+            ranks: self.ranks,
+            epoch,
+            n_done: position.n_batches,
+            device: self.device,
         };
         let mut interrupted = false;
         let last_batch = n_batches(order.len(), recipe.batch_size);
@@ -318,7 +322,7 @@ impl Fitting<'_> {
         let (mut saved, mut step_started) = (Instant::now(), Instant::now());
         // What came before belongs to no step.
         self.ranks.take_waited();
-        for_each_batch(self.dataset, &order, &loading, self.device, epoch, position.n_batches, |batch| {
+        for_each_batch(self.dataset, &order, &loading, |batch| {
             let n_slices = batch.n_slices;
             let at = Place { epoch, step: position.step + 1 };
             let pass = self.pass(epoch, position.n_batches, batch.first_row);

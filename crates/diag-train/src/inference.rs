@@ -11,11 +11,8 @@ use diag_model::{HeadLogits, Loss, Network, input};
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
-use crate::dataset::{Dataset, Item};
+use crate::dataset::{BLOCK, Dataset, Item, held};
 use crate::ranks::Ranks;
-
-/// Slices of one pass; large enough to keep two threads busy.
-const BATCH_SIZE: usize = 16;
 
 /// What the network says of some slices.
 pub(crate) struct Inference {
@@ -37,7 +34,7 @@ pub(crate) fn infer(
     let (mut predictions, mut features) = (Vec::with_capacity(items.len()), Vec::with_capacity(items.len()));
     let mut mean = MeanLoss::default();
     let network = network.folded()?;
-    for batch in items.chunks(BATCH_SIZE) {
+    for batch in items.chunks(BLOCK) {
         if stop.load(Ordering::Relaxed) {
             return Ok(None);
         }
@@ -69,7 +66,7 @@ fn probabilities(logits: &HeadLogits) -> Result<Vec<Vec<Vec<f32>>>, TrainError> 
     Ok(heads)
 }
 
-/// Measures the validation slices; every rank takes a part of them, and all learn the whole.
+/// Measures the validation slices; every rank takes those that it holds, and all learn the whole.
 pub(crate) fn validate(
     network: &Network,
     loss: &Loss,
@@ -78,10 +75,8 @@ pub(crate) fn validate(
     stop: &AtomicBool,
 ) -> Result<Option<Validation>, TrainError> {
     let items = dataset.of_split(Split::Validation);
-    // Whole batches: a slice is then measured among the same others on any number of ranks.
-    let batches = ranks.part().rows(items.len().div_ceil(BATCH_SIZE));
-    let own = (batches.start * BATCH_SIZE).min(items.len())..(batches.end * BATCH_SIZE).min(items.len());
-    let inference = infer(network, Some(loss), dataset, &items[own], stop)?;
+    let own = &items[held(ranks.part(), items.len())];
+    let inference = infer(network, Some(loss), dataset, own, stop)?;
     let whole = if ranks.n_ranks() == 1 { inference } else { joined(inference, dataset, &items, ranks)? };
     let Some(Inference { predictions, loss: Some(loss), .. }) = whole else {
         return Ok(None);

@@ -57,14 +57,14 @@ pub enum ValidationSource {
 }
 
 impl TrainPlan {
-    /// Resolves a recipe against shards; returns the data it will run on.
+    /// Resolves a recipe against shards; returns the data it will run on, without pixels.
     pub(crate) fn resolve(
         recipe: &TrainSpec,
         recipe_sha256: String,
         shards: &ShardSet,
     ) -> Result<(Self, Dataset), TrainError> {
         let wanted = [Split::Train, Split::Validation];
-        let mut dataset = Dataset::read(shards, &experiment::parts_to_read(&recipe.data, &wanted))?;
+        let mut dataset = Dataset::list(shards, &experiment::parts_to_read(&recipe.data, &wanted))?;
         experiment::deal(&mut dataset, shards, &recipe.data, recipe.seed)?;
         dataset.items.retain(|item| wanted.contains(&item.split));
         if recipe.shuffle_labels {

@@ -194,6 +194,24 @@ impl Ranks {
         Ok(())
     }
 
+    /// Gives every other rank bytes and gets some of it: `give` makes those for a rank,
+    /// `expect` is how many come from it. Returns them with the rank that they are from.
+    pub(crate) fn exchange(
+        &self,
+        give: impl Fn(usize) -> Vec<u8>,
+        expect: impl Fn(usize) -> usize,
+    ) -> Result<Vec<(usize, Vec<u8>)>, TrainError> {
+        let started = Instant::now();
+        let mut received = Vec::new();
+        for peer in self.peers() {
+            let mut bytes = vec![0; expect(peer)];
+            self.swap(peer, Channel::Network, &give(peer), &mut bytes)?;
+            received.push((peer, bytes));
+        }
+        self.add_waited(started.elapsed());
+        Ok(received)
+    }
+
     /// Whether any rank says so.
     pub(crate) fn any(&self, own: bool) -> Result<bool, TrainError> {
         let mut count = [f64::from(u8::from(own))];
@@ -298,15 +316,19 @@ pub(crate) fn bytes_of<T: Copy, const N: usize>(numbers: &[T], to_bytes: impl Fn
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::sync::Arc;
 
     /// Runs `work` on so many ranks, linked by TCP within this process.
-    fn on_ranks<T: Send + 'static>(n_ranks: usize, work: fn(&Ranks) -> T) -> Vec<T> {
+    pub(crate) fn on_ranks<T: Send + 'static>(
+        n_ranks: usize,
+        work: impl Fn(&Ranks) -> T + Clone + Send + 'static,
+    ) -> Vec<T> {
         let meshes = tcp::mesh_within_process(n_ranks);
         let start = |(rank, mesh)| {
             let ranks = Ranks::new(rank, n_ranks, Link::Tcp(mesh));
+            let work = work.clone();
             std::thread::spawn(move || work(&ranks))
         };
         let ranks: Vec<_> = meshes.into_iter().enumerate().map(start).collect();
@@ -331,6 +353,22 @@ mod tests {
                 let want: Vec<f32> = (0..7).map(|i| i as f32 * n as f32).collect();
                 assert_eq!(gradients, &want, "{n_ranks} ranks");
             }
+        }
+    }
+
+    #[test]
+    fn ranks_exchange_bytes_of_any_number() {
+        for n_ranks in [1, 2, 3, 4] {
+            let received = on_ranks(n_ranks, |ranks| {
+                let own = ranks.rank();
+                // Large enough to fill the buffers of a connection on both sides.
+                let message = |from: usize, to: usize| vec![(4 * from + to) as u8; (from + 2 * to) << 20];
+                let received =
+                    ranks.exchange(|to| message(own, to), |from| message(from, own).len()).unwrap();
+                assert!(received.iter().all(|(from, bytes)| bytes == &message(*from, own)));
+                received.len()
+            });
+            assert_eq!(received, vec![n_ranks - 1; n_ranks]);
         }
     }
 

@@ -25,6 +25,7 @@ use parquet::file::reader::{ChunkReader, Length};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::DataError;
+use crate::shard::{Choice, Chosen};
 
 /// Bytes of one request where a file is read or written from end to end.
 const PIECE_BYTES: usize = 8 << 20;
@@ -111,21 +112,20 @@ impl Object {
         Ok(found.iter().filter_map(|meta| name(&meta.location)).collect())
     }
 
-    /// The rows of a Parquet file: the footer first, then one ranged read a row
-    /// group, of which one at a time is in memory.
-    pub fn batches(
-        self,
-        batch_rows: usize,
-    ) -> Result<impl Iterator<Item = Result<RecordBatch, DataError>>, DataError> {
+    /// What is wanted of a Parquet file: the footer first, then one ranged read a row
+    /// group, from its first wanted column to its last. One group at a time is in memory.
+    pub fn read(self, choice: &Choice<'_>, batch_rows: usize) -> Result<Chosen, DataError> {
         let length = self.length()?;
         let metadata = self.footer(length)?;
-        let n_groups = metadata.num_row_groups();
+        let (groups, rows, columns) = choice.of(&metadata);
+        let n_rows = metadata.file_metadata().num_rows() as usize;
         let parquet = |source| DataError::Parquet { path: self.url.clone(), source };
         let metadata =
             ArrowReaderMetadata::try_new(Arc::new(metadata), ArrowReaderOptions::new()).map_err(parquet)?;
         let group = move |group: usize| -> Result<Vec<RecordBatch>, DataError> {
-            let columns = metadata.metadata().row_group(group).columns();
-            let ranges = columns.iter().map(|column| column.byte_range());
+            let of_group = metadata.metadata().row_group(group).columns().iter().enumerate();
+            let wanted = of_group.filter(|(leaf, _)| columns.leaf_included(*leaf));
+            let ranges = wanted.map(|(_, column)| column.byte_range());
             let (from, to) = ranges.fold((u64::MAX, 0), |(from, to), (start, length)| {
                 (from.min(start), to.max(start.saturating_add(length)))
             });
@@ -136,16 +136,18 @@ impl Object {
                 metadata.clone(),
             )
             .with_row_groups(vec![group])
+            .with_projection(columns.clone())
             .with_batch_size(batch_rows)
             .build()
             .map_err(|err| malformed(&err))?
             .map(|batch| batch.map_err(|err| malformed(&err)))
             .collect()
         };
-        Ok((0..n_groups).flat_map(move |g| match group(g) {
+        let batches = groups.into_iter().flat_map(move |g| match group(g) {
             Ok(batches) => batches.into_iter().map(Ok).collect::<Vec<_>>(),
             Err(err) => vec![Err(err)],
-        }))
+        });
+        Ok(Chosen { n_rows, rows, batches: Box::new(batches) })
     }
 
     fn footer(&self, length: u64) -> Result<ParquetMetaData, DataError> {

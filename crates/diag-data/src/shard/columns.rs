@@ -15,6 +15,7 @@ use arrow::error::ArrowError;
 use crate::DataError;
 use crate::case::{CaseId, Label, LabelSet, Split};
 use crate::manifest::{CaseRow, Layout, ShardSpec};
+use crate::shard::SliceKey;
 use crate::slice::{Acquisition, CtSlice, Geometry, Provenance, Selection};
 use crate::units::{Mm, Spacing};
 
@@ -152,10 +153,7 @@ pub(super) fn slices_of(
     path: &Path,
 ) -> Result<Vec<CtSlice>, DataError> {
     let columns = Columns { batch, path };
-    let image = match spec.layout {
-        Layout::Raw => columns.get("pixels")?,
-        Layout::Hf => columns.get("image")?,
-    };
+    let image = columns.get(pixel_column(spec))?;
     let hu = if spec.with_hu { Some(columns.get("hu")?) } else { None };
     (0..batch.num_rows())
         .map(|i| {
@@ -212,6 +210,42 @@ pub(super) fn slices_of(
             })
         })
         .collect()
+}
+
+/// The columns of [`keys_of`].
+pub(super) const KEY_COLUMNS: [&str; 3] = ["case_id", "slice_index", "label"];
+
+/// What names the slices of a batch.
+pub(super) fn keys_of(batch: &RecordBatch, path: &Path) -> Result<Vec<SliceKey>, DataError> {
+    let columns = Columns { batch, path };
+    let key = |i| {
+        Ok(SliceKey {
+            case_id: CaseId::new(columns.required_text("case_id", i)?)?,
+            slice_index: columns.int("slice_index", i)?,
+            label: columns.label(i)?,
+        })
+    };
+    (0..batch.num_rows()).map(key).collect()
+}
+
+/// The column of [`pixels_of`].
+pub(super) fn pixel_column(spec: &ShardSpec) -> &'static str {
+    match spec.layout {
+        Layout::Raw => "pixels",
+        Layout::Hf => "image",
+    }
+}
+
+/// The grey levels of one row of a batch.
+pub(super) fn pixels_of(
+    batch: &RecordBatch,
+    spec: &ShardSpec,
+    row: usize,
+    path: &Path,
+) -> Result<Vec<u8>, DataError> {
+    let columns = Columns { batch, path };
+    let image = columns.get(pixel_column(spec))?;
+    image_bytes(image, spec, row).ok_or_else(|| columns.bad("image"))
 }
 
 /// Columns of cases.
