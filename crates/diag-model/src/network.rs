@@ -190,8 +190,8 @@ impl Network {
         Self::with_dtype(spec, seed, DType::F32)
     }
 
-    /// As [`new`](Self::new), with the convolutions and normalisations on a device of
-    /// [`candle_train_ops::cuda`](candle_train_ops), if it is one. Heads and logits stay on the CPU.
+    /// As [`new`](Self::new), with the convolutions and normalisations on `device`: the CPU, or a
+    /// GPU that `candle_train_ops::cuda::device` gave. Linear layers and logits stay on the CPU.
     ///
     /// # Errors
     /// A device that the training operations do not know.

@@ -236,6 +236,10 @@ impl Fitting<'_> {
         for note in start.notes {
             let _ = out.send(Message::Note(note));
         }
+        if cfg!(feature = "cuda") && self.job.device == DeviceChoice::Auto && self.device.is_cpu() {
+            let text = "training on the CPU: no GPU can be used; --device cuda:0 says why";
+            let _ = out.send(Message::Note(text.to_owned()));
+        }
         if self.ranks.n_ranks() > 1 {
             learner.join(self.ranks);
         }

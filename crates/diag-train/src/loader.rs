@@ -336,7 +336,7 @@ mod tests {
             });
             for (b, whole) in whole.iter().enumerate() {
                 let of_ranks = parts.iter().map(|batches| &batches[b]).filter(|part| part.share > 0.0);
-                let of_ranks_values: Vec<f32> = of_ranks.clone().flat_map(|part| values(part)).collect();
+                let of_ranks_values: Vec<f32> = of_ranks.clone().flat_map(values).collect();
                 assert!(of_ranks_values == values(whole), "batch {b} of {n_ranks} ranks");
                 let labels: Vec<usize> = of_ranks.flat_map(|part| part.label_n.clone()).collect();
                 assert_eq!(labels, whole.label_n);

@@ -242,7 +242,7 @@ impl Context {
     }
 
     /// Threads along x for the channels of a pixel, along y for pixels, `held` channels a
-    /// thread; blocks along x share `rows` pixels. Memory for [`sum_rows`] of the kernels.
+    /// thread; blocks along x share `rows` pixels. Memory for `sum_rows` of the kernels.
     pub fn by_rows(&self, rows: usize, channels: usize, held: usize) -> LaunchConfig {
         let lanes = channels.div_ceil(held);
         let x = lanes.next_power_of_two().min(32);
