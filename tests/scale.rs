@@ -149,7 +149,7 @@ fn two_runs_do_not_write_to_one_place() {
     let folder = tempfile::tempdir().unwrap();
     let shards = folder.path().join("shards");
     let mut first = ingest(&shards).spawn().unwrap();
-    let partial = folder.path().join(".shards.partial/work/job.json");
+    let partial = folder.path().join(".shards.partial").join("work").join("job.json");
     let waiting = Instant::now();
     while !partial.exists() && waiting.elapsed() < Duration::from_secs(60) {
         std::thread::sleep(Duration::from_millis(1));

@@ -72,7 +72,7 @@ fn memory_does_not_grow() {
 }
 
 #[test]
-#[ignore = "takes minutes; run with --ignored"]
+#[ignore = "takes minutes: cargo test --release -p candle-train-ops --test steadiness -- --ignored"]
 fn memory_after_1000_steps_is_that_after_10() {
     check_memory(1000);
 }

@@ -82,3 +82,24 @@ pub(crate) fn instruction_set() -> &'static str {
     }
     "portable"
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(not(feature = "cuda"))]
+    fn a_build_without_cuda_refuses_a_gpu_and_takes_the_cpu_where_it_may_choose() {
+        let err = DeviceChoice::Cuda(1).open().unwrap_err();
+        assert!(err.to_string().contains("cuda:1") && err.to_string().contains("feature `cuda`"), "{err}");
+        assert!(DeviceChoice::Auto.open().unwrap().is_cpu());
+    }
+
+    #[test]
+    fn a_device_is_read_as_it_is_written() {
+        assert_eq!("cuda:2".parse(), Ok(DeviceChoice::Cuda(2)));
+        for text in ["cuda", "cuda:", "cuda:-1", "gpu"] {
+            assert!(text.parse::<DeviceChoice>().is_err(), "{text}");
+        }
+    }
+}

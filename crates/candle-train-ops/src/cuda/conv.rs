@@ -8,7 +8,7 @@ use super::{
     context::{Address, Context, Kind, Numbers, address_of, launch},
     cudnn::{self, Addresses, Direction, PlanKey},
     deterministic,
-    feature::{Feature, GradientSlot, Kept, check_f32, not_on_the_cpu, token_gradient, token_storage},
+    feature::{Feature, GradientSlot, Kept, check_f32, forward_makes_a_token, token_gradient},
     norm,
 };
 use crate::{Act, Conv2dSpec, OpError, RunningStats, conv::Geometry, together};
@@ -80,19 +80,7 @@ impl CustomOp2 for Conv2d {
         OP
     }
 
-    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
-        not_on_the_cpu(OP)
-    }
-
-    fn cuda_fwd(
-        &self,
-        token: &CudaStorage,
-        _: &Layout,
-        _: &CudaStorage,
-        _: &Layout,
-    ) -> Result<(CudaStorage, Shape)> {
-        token_storage(token)
-    }
+    forward_makes_a_token!(2);
 
     fn bwd(
         &self,

@@ -151,6 +151,67 @@ pub(super) fn check_f32(op: &'static str, argument: &'static str, tensor: &Tenso
     Ok(())
 }
 
+/// The forward passes of an op with so many arguments: its values are there already, and a
+/// new token stands for them in candle's graph.
+macro_rules! forward_makes_a_token {
+    (1) => {
+        fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+            $crate::cuda::feature::not_on_the_cpu(self.name())
+        }
+
+        fn cuda_fwd(&self, token: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
+            $crate::cuda::feature::token_storage(token)
+        }
+    };
+    (2) => {
+        fn cpu_fwd(
+            &self,
+            _: &CpuStorage,
+            _: &Layout,
+            _: &CpuStorage,
+            _: &Layout,
+        ) -> Result<(CpuStorage, Shape)> {
+            $crate::cuda::feature::not_on_the_cpu(self.name())
+        }
+
+        fn cuda_fwd(
+            &self,
+            token: &CudaStorage,
+            _: &Layout,
+            _: &CudaStorage,
+            _: &Layout,
+        ) -> Result<(CudaStorage, Shape)> {
+            $crate::cuda::feature::token_storage(token)
+        }
+    };
+    (3) => {
+        fn cpu_fwd(
+            &self,
+            _: &CpuStorage,
+            _: &Layout,
+            _: &CpuStorage,
+            _: &Layout,
+            _: &CpuStorage,
+            _: &Layout,
+        ) -> Result<(CpuStorage, Shape)> {
+            $crate::cuda::feature::not_on_the_cpu(self.name())
+        }
+
+        fn cuda_fwd(
+            &self,
+            token: &CudaStorage,
+            _: &Layout,
+            _: &CudaStorage,
+            _: &Layout,
+            _: &CudaStorage,
+            _: &Layout,
+        ) -> Result<(CudaStorage, Shape)> {
+            $crate::cuda::feature::token_storage(token)
+        }
+    };
+}
+pub(super) use forward_makes_a_token;
+
 /// What the operations answer when candle runs them on the CPU.
 pub(super) fn not_on_the_cpu<T>(op: &'static str) -> Result<T> {
     Err(OpError::Setting { op, reason: "internal: the token of a GPU is on the CPU".to_owned() }.into())
@@ -180,13 +241,7 @@ impl CustomOp1 for FromNchw {
         "from_nchw"
     }
 
-    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
-        not_on_the_cpu(self.name())
-    }
-
-    fn cuda_fwd(&self, image: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
-        token_storage(image)
-    }
+    forward_makes_a_token!(1);
 
     fn bwd(&self, image_nchw: &Tensor, _: &Tensor, _: &Tensor) -> Result<Option<Tensor>> {
         let context = Context::of(image_nchw.device())?;
@@ -286,13 +341,7 @@ impl CustomOp1 for Unary {
         self.name
     }
 
-    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
-        not_on_the_cpu(self.name)
-    }
-
-    fn cuda_fwd(&self, token: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
-        token_storage(token)
-    }
+    forward_makes_a_token!(1);
 
     fn bwd(&self, _: &Tensor, _: &Tensor, token_dy: &Tensor) -> Result<Option<Tensor>> {
         let context = Context::of(token_dy.device())?;

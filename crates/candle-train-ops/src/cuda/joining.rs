@@ -6,7 +6,7 @@ use candle_core::{CpuStorage, CudaStorage, CustomOp2, Layout, Result, Shape, Ten
 
 use super::{
     context::{Context, Numbers, launch},
-    feature::{Feature, GradientSlot, not_on_the_cpu, token_gradient, token_storage},
+    feature::{Feature, GradientSlot, forward_makes_a_token, token_gradient},
 };
 use crate::{Act, OpError, activation::Dims};
 
@@ -124,19 +124,7 @@ impl CustomOp2 for Concat {
         CONCAT
     }
 
-    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
-        not_on_the_cpu(CONCAT)
-    }
-
-    fn cuda_fwd(
-        &self,
-        token: &CudaStorage,
-        _: &Layout,
-        _: &CudaStorage,
-        _: &Layout,
-    ) -> Result<(CudaStorage, Shape)> {
-        token_storage(token)
-    }
+    forward_makes_a_token!(2);
 
     fn bwd(
         &self,

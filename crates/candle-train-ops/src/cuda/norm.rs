@@ -7,7 +7,7 @@ use candle_core::{CpuStorage, CudaStorage, CustomOp2, CustomOp3, Layout, Result,
 use super::{
     context::{Context, Kind, Numbers, address_of, launch},
     conv::check_residual,
-    feature::{Feature, GradientSlot, Kept, check_f32, not_on_the_cpu, token_gradient, token_storage},
+    feature::{Feature, GradientSlot, Kept, check_f32, forward_makes_a_token, token_gradient},
 };
 use crate::{Act, OpError, RunningStats, activation::Dims, element::check_shape, norm::MOMENTUM, together};
 
@@ -177,19 +177,7 @@ impl CustomOp2 for Join {
         "join"
     }
 
-    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
-        not_on_the_cpu(self.name())
-    }
-
-    fn cuda_fwd(
-        &self,
-        token: &CudaStorage,
-        _: &Layout,
-        _: &CudaStorage,
-        _: &Layout,
-    ) -> Result<(CudaStorage, Shape)> {
-        token_storage(token)
-    }
+    forward_makes_a_token!(2);
 
     fn bwd(
         &self,
@@ -220,29 +208,7 @@ impl CustomOp3 for BatchNorm {
         OP
     }
 
-    fn cpu_fwd(
-        &self,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        not_on_the_cpu(OP)
-    }
-
-    fn cuda_fwd(
-        &self,
-        token: &CudaStorage,
-        _: &Layout,
-        _: &CudaStorage,
-        _: &Layout,
-        _: &CudaStorage,
-        _: &Layout,
-    ) -> Result<(CudaStorage, Shape)> {
-        token_storage(token)
-    }
+    forward_makes_a_token!(3);
 
     fn bwd(
         &self,
