@@ -50,8 +50,9 @@ pub struct ResizeError {
 /// When the image is empty or the region has no area.
 pub fn resize_grey(image: &Image<u8>, region: Region, size: u32) -> Result<Vec<u8>, ResizeError> {
     let (image, region) = within(image, region, 0);
-    // Grey levels are not negative: cutting after adding a half rounds to nearest.
-    resized(&image, region, size, |grey| (grey + 0.5) as u8)
+    // Grey levels are not negative: cutting after adding a half rounds to nearest. Through i32,
+    // since many of those are cut at once.
+    resized(&image, region, size, |grey| (grey + 0.5) as i32 as u8)
 }
 
 /// Resizes HU to `size` x `size`, rounded to whole units.
@@ -200,13 +201,14 @@ fn reduce_rows<T: Copy + Into<f32>>(values: &[T], weights: &[f32], row: &mut [f3
 #[inline(always)]
 fn reduce_columns(rows: &[f32], cols: usize, across: &[Stripe], lines: &mut [[f32; STRIPE]]) {
     for (i, stripe) in across.iter().enumerate() {
+        let values: [&[f32]; AT_ONCE] =
+            std::array::from_fn(|line| &rows[line * cols + stripe.first..][..stripe.weights.len()]);
         // Several rows side by side, since each addition waits for the one before.
         let mut sums = [[0.0; STRIPE]; AT_ONCE];
         for (k, weights) in stripe.weights.iter().enumerate() {
             for line in 0..AT_ONCE {
-                let value = rows[line * cols + stripe.first + k];
                 for lane in 0..STRIPE {
-                    sums[line][lane] += value * weights[lane];
+                    sums[line][lane] += values[line][k] * weights[lane];
                 }
             }
         }

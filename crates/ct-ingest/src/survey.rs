@@ -33,8 +33,7 @@ pub struct Survey {
 #[derive(Clone, Debug)]
 pub struct WordTables {
     hu: HuTable,
-    /// Grey level in the low byte, 1 in the high byte where the word is padding.
-    shade: Vec<u16>,
+    grey: Vec<u8>,
     /// How HU follow from words, where they do by a straight line.
     line: Option<Line>,
 }
@@ -44,15 +43,9 @@ impl WordTables {
     pub fn new(format: PixelFormat, rescale: &Rescale, window: HuWindow) -> Self {
         let hu = HuTable::new(format, rescale);
         let grey = hu.map(render::grey_level(window));
-        let shade = (0..=u16::MAX).zip(grey);
-        let shade = shade.map(|(word, grey)| u16::from(hu.is_padding(word)) << 8 | u16::from(grey)).collect();
-        let line = rescale.line().map(|(slope, intercept)| Line {
-            slope,
-            intercept,
-            unused: 16 - u32::from(format.bits_stored),
-            signed: format.signed,
-        });
-        Self { hu, shade, line }
+        let line = rescale.line().and_then(|rescale| Line::new(format, rescale, &hu));
+        let line = line.map(|line| Line { grey: GreyLine::find(line, &hu, &grey, window), ..line });
+        Self { hu, grey, line }
     }
 
     /// Surveys a slice of `rows * cols` pixels; returns the number of padding pixels too.
@@ -64,7 +57,7 @@ impl WordTables {
     ) -> (Survey, usize) {
         match self.line {
             Some(line) if !keep_hu => {
-                Arch::new().dispatch(LineSurvey { shade: &self.shade, line, pixels, rows, cols })
+                Arch::new().dispatch(LineSurvey { grey_table: &self.grey, line, pixels, rows, cols })
             }
             _ => self.survey_by_table(pixels, (rows, cols), keep_hu),
         }
@@ -80,11 +73,8 @@ impl WordTables {
         let (mut words, mut hu, mut n_padding) = (vec![0; cols], vec![0.0; cols], 0);
         for row in 0..rows {
             pixels.row(row, &mut words);
-            let shades = words.iter().map(|word| self.shade[usize::from(*word)]);
-            surveyor.grey.extend(shades.map(|shade| {
-                n_padding += usize::from(shade >> 8);
-                shade as u8
-            }));
+            n_padding += words.iter().filter(|word| self.hu.is_padding(**word)).count();
+            surveyor.grey.extend(words.iter().map(|word| self.grey[usize::from(*word)]));
             self.hu.fill(&words, &mut hu);
             surveyor.add_hu(&hu);
         }
@@ -100,9 +90,33 @@ struct Line {
     /// High bits of a word that are no part of its value.
     unused: u32,
     signed: bool,
+    /// Ranges of biased values that are padding, ends included.
+    padding: [Option<(i16, i16)>; 2],
+    /// How grey levels follow from biased values, where they do by a straight line.
+    grey: Option<GreyLine>,
 }
 
 impl Line {
+    /// `None` where padding does not show in the value itself, or in more than two ranges of it.
+    fn new(format: PixelFormat, (slope, intercept): (f64, f64), hu: &HuTable) -> Option<Self> {
+        let unused = 16 - u32::from(format.bits_stored);
+        let mut line =
+            Self { slope, intercept, unused, signed: format.signed, padding: [None; 2], grey: None };
+        let mut words: Vec<(i16, bool)> =
+            (0..=u16::MAX).map(|word| (line.biased(word), hu.is_padding(word))).collect();
+        words.sort_unstable();
+        words.dedup();
+        let mut ranges = words.chunk_by(|a, b| a.1 == b.1).filter(|range| range[0].1);
+        line.padding = [(); 2].map(|()| ranges.next().map(|range| (range[0].0, range[range.len() - 1].0)));
+        let is_told_by_value = words.windows(2).all(|pair| pair[0].0 != pair[1].0);
+        (is_told_by_value && ranges.next().is_none()).then_some(line)
+    }
+
+    /// The value of a word, lowered where it is unsigned.
+    fn biased(self, word: u16) -> i16 {
+        if self.signed { biased::<true>(word, self.unused) } else { biased::<false>(word, self.unused) }
+    }
+
     /// What is taken from unsigned values, so that all fit into 16 signed bits.
     fn bias(self) -> i32 {
         if self.signed { 0 } else { 1 << 15 }
@@ -120,10 +134,67 @@ impl Line {
     }
 }
 
+/// Grey levels by whole numbers: a straight line between two biased values, and level beyond
+/// them. Invariant: it says of every word what the table says.
+#[derive(Clone, Copy, Debug)]
+struct GreyLine {
+    first: i16,
+    last: i16,
+    /// In steps of `2^-FRACTION_BITS` of a grey level; so is `start`, which belongs to a biased 0.
+    slope: i32,
+    start: i32,
+    padding: u8,
+}
+
+impl GreyLine {
+    const FRACTION_BITS: u32 = 22;
+
+    /// `None` where the table is no such line: its rounding in f32 need not be one.
+    fn find(line: Line, hu: &HuTable, table: &[u8], window: HuWindow) -> Option<Self> {
+        let words = (0..=u16::MAX).zip(table).filter(|(word, _)| !hu.is_padding(*word));
+        let mut known: Vec<(i16, u8)> = words.map(|(word, grey)| (line.biased(word), *grey)).collect();
+        known.sort_unstable();
+        let (&(lowest, start), &(highest, end)) = (known.first()?, known.last()?);
+        // Where the window ends before the values do, nothing changes beyond.
+        let is_end = |grey: u8| matches!(grey, 0 | u8::MAX);
+        let first = known.iter().take_while(|(_, grey)| *grey == start && is_end(start)).last();
+        let last = known.iter().rev().take_while(|(_, grey)| *grey == end && is_end(end)).last();
+        let first = first.map_or(lowest, |(biased, _)| *biased);
+        let last = last.map_or(highest, |(biased, _)| *biased).max(first);
+        let (lo, hi) = (f64::from(window.lo().0), f64::from(window.hi().0));
+        let one = f64::from(1 << Self::FRACTION_BITS);
+        let per_hu = 255.0 * one / (hi - lo);
+        let slope = (line.slope * per_hu).round() as i64;
+        let exact = (line.slope * f64::from(i32::from(first) + line.bias()) + line.intercept - lo) * per_hu;
+        // What is halfway between two levels goes up or down.
+        [1e-3, -1e-3].into_iter().find_map(|nudge| {
+            let start = (exact + (0.5 + nudge) * one).round() as i64 - slope * i64::from(first);
+            // Only the low bits of products and sums matter, since every result fits.
+            let (slope, start) = (slope as i32, start as i32);
+            let padding = render::grey_level(window)(HuTable::PADDING_HU);
+            let found = Self { first, last, slope, start, padding };
+            known.iter().all(|(biased, grey)| found.level(*biased) == *grey).then_some(found)
+        })
+    }
+
+    #[inline(always)]
+    fn level(self, biased: i16) -> u8 {
+        let within = i32::from(biased.max(self.first).min(self.last));
+        (within.wrapping_mul(self.slope).wrapping_add(self.start) >> Self::FRACTION_BITS) as u8
+    }
+}
+
+/// The value of a word whose `unused` high bits are no part of it, as [`Line::biased`].
+#[inline(always)]
+fn biased<const SIGNED: bool>(word: u16, unused: u32) -> i16 {
+    let value = word << unused;
+    if SIGNED { (value as i16) >> unused } else { ((value >> unused) ^ (1 << 15)) as i16 }
+}
+
 /// Measures stored values as the whole numbers they are, many at once, and turns only
 /// the results into HU; compiled for the vector instructions of several processors.
 struct LineSurvey<'a> {
-    shade: &'a [u16],
+    grey_table: &'a [u8],
     line: Line,
     pixels: &'a StoredPixels<'a>,
     rows: usize,
@@ -135,28 +206,27 @@ impl NullaryFnOnce for LineSurvey<'_> {
 
     #[inline(always)]
     fn call(self) -> (Survey, usize) {
-        let Self { shade, line, pixels, rows, cols } = self;
+        let Self { grey_table, line, pixels, rows, cols } = self;
         let mut grid = Grid::new(rows, cols);
         let block = grid.block();
-        let mut grey = Vec::with_capacity(rows * cols);
-        let (mut words, mut shades) = (vec![0; cols], vec![0; cols]);
+        let mut grey = vec![0; rows * cols];
+        let mut words = vec![0; block * cols];
         let mut tally = Tally::new(cols, grid.width());
         let (mut total, mut n_padding) = (0, 0);
-        for row in 0..rows {
-            pixels.row(row, &mut words);
-            look_up(shade, &words, &mut shades);
-            grey.extend(shades.iter().map(|both| *both as u8));
+        for (i, grey) in grey.chunks_mut(block * cols).enumerate() {
+            let words = &mut words[..grey.len()];
+            words.chunks_exact_mut(cols).enumerate().for_each(|(y, row)| pixels.row(i * block + y, row));
+            if line.grey.is_none() {
+                look_up(grey_table, words, grey);
+            }
             if line.signed {
-                tally.add_row::<true>(&words, &shades, line.unused);
+                tally.add_block::<true>(words, line, grey);
             } else {
-                tally.add_row::<false>(&words, &shades, line.unused);
+                tally.add_block::<false>(words, line, grey);
             }
-            let n_rows = row % block + 1;
-            if n_rows == block || row + 1 == rows {
-                let (sum, n_padded) = tally.close_block(line, n_rows, &mut grid);
-                total += sum;
-                n_padding += n_padded;
-            }
+            let (sum, n_padded) = tally.close_block(line, words.len() / cols, &mut grid);
+            total += sum;
+            n_padding += n_padded;
         }
         let n_valid = rows * cols - n_padding;
         let hu_mean = line.sum(total as f64, n_valid as f64, n_padding as f64) / (rows * cols) as f64;
@@ -175,24 +245,13 @@ impl NullaryFnOnce for LineSurvey<'_> {
     }
 }
 
-/// Entries of a table, four at a time in one register. Never part of vector code: picking
-/// words out of vectors and putting entries into them takes three times as long.
+/// Entries of a table. Never part of vector code: picking words out of vectors and putting
+/// entries into them takes three times as long.
 #[inline(never)]
-fn look_up(table: &[u16], words: &[u16], entries: &mut [u16]) {
+fn look_up(table: &[u8], words: &[u16], entries: &mut [u8]) {
     // The table's length is said once, not checked at every word.
     let table = &table[..1 << 16];
-    let entry = |word: u64| u64::from(table[usize::from(word as u16)]);
-    let (fours, rest) = words.as_chunks::<4>();
-    let (found, found_rest) = entries.as_chunks_mut::<4>();
-    for (words, entries) in fours.iter().zip(found) {
-        let [a, b, c, d] = *words;
-        let words = u64::from(a) | u64::from(b) << 16 | u64::from(c) << 32 | u64::from(d) << 48;
-        let low = entry(words) | entry(words >> 16) << 16;
-        let high = entry(words >> 32) | entry(words >> 48) << 16;
-        let both = low | high << 32;
-        *entries = [both as u16, (both >> 16) as u16, (both >> 32) as u16, (both >> 48) as u16];
-    }
-    found_rest.iter_mut().zip(rest).for_each(|(entry, word)| *entry = table[usize::from(*word)]);
+    entries.iter_mut().zip(words).for_each(|(entry, word)| *entry = table[usize::from(*word)]);
 }
 
 /// Measures of each column; those of a block of rows begin anew with every block.
@@ -216,23 +275,31 @@ impl Tally {
         }
     }
 
+    /// Takes the rows of a block, a tile of columns at a time: in registers, since added up in
+    /// place every number would pass through memory once a row. Makes the grey levels that
+    /// follow a line.
     #[inline(always)]
-    fn add_row<const SIGNED: bool>(&mut self, words: &[u16], shades: &[u16], unused: u32) {
-        let n = words.len();
-        let shades = &shades[..n];
-        let (lowest, highest) = (&mut self.lowest[..n], &mut self.highest[..n]);
-        let (sums, n_padded) = (&mut self.block_sum[..n], &mut self.block_n_padded[..n]);
-        for i in 0..n {
-            let value = words[i] << unused;
-            let biased =
-                if SIGNED { (value as i16) >> unused } else { ((value >> unused) ^ (1 << 15)) as i16 };
-            let is_padding = (shades[i] >> 8) as i16;
-            // All bits set where the pixel is valid.
-            let valid = is_padding - 1;
-            lowest[i] = lowest[i].min(biased & valid | i16::MAX & !valid);
-            highest[i] = highest[i].max(biased & valid | i16::MIN & !valid);
-            sums[i] += i32::from(biased & valid);
-            n_padded[i] += i32::from(is_padding);
+    fn add_block<const SIGNED: bool>(&mut self, words: &[u16], line: Line, grey: &mut [u8]) {
+        const TILE: usize = 32;
+        let cols = self.lowest.len();
+        let (lowest, lowest_rest) = self.lowest.as_chunks_mut::<TILE>();
+        let (highest, highest_rest) = self.highest.as_chunks_mut::<TILE>();
+        let (sums, sums_rest) = self.block_sum.as_chunks_mut::<TILE>();
+        let (n_padded, n_padded_rest) = self.block_n_padded.as_chunks_mut::<TILE>();
+        for (i, lowest) in lowest.iter_mut().enumerate() {
+            let words = words.chunks_exact(cols).map(|row| &row.as_chunks::<TILE>().0[i]);
+            let grey = grey.chunks_exact_mut(cols).map(|row| &mut row.as_chunks_mut::<TILE>().0[i]);
+            let ends = (lowest, &mut highest[i]);
+            add_tile::<TILE, SIGNED>(words.zip(grey), line, ends, (&mut sums[i], &mut n_padded[i]));
+        }
+        let from = cols - lowest_rest.len();
+        for (i, lowest) in lowest_rest.iter_mut().enumerate() {
+            let words = words.chunks_exact(cols).map(|row| std::array::from_ref(&row[from + i]));
+            let grey = grey.chunks_exact_mut(cols).map(|row| std::array::from_mut(&mut row[from + i]));
+            let ends = (std::array::from_mut(lowest), std::array::from_mut(&mut highest_rest[i]));
+            let (sum, n) = (&mut sums_rest[i], &mut n_padded_rest[i]);
+            let counts = (std::array::from_mut(sum), std::array::from_mut(n));
+            add_tile::<1, SIGNED>(words.zip(grey), line, ends, counts);
         }
     }
 
@@ -259,8 +326,6 @@ impl Tally {
             grid.extend(others.iter().map(|cell| mean(*cell, block)));
             grid.extend(std::iter::once(mean(*last, n_last)));
         }
-        self.block_sum.fill(0);
-        self.block_n_padded.fill(0);
         (total, n_padding)
     }
 
@@ -271,6 +336,47 @@ impl Tally {
     fn highest(&self) -> i16 {
         self.highest.iter().copied().max().unwrap_or_default()
     }
+}
+
+/// Measures `N` columns: lowest and highest of all that was seen of them, sums and numbers of
+/// padding pixels of these rows alone.
+#[inline(always)]
+fn add_tile<'a, const N: usize, const SIGNED: bool>(
+    rows: impl Iterator<Item = (&'a [u16; N], &'a mut [u8; N])>,
+    line: Line,
+    ends: (&mut [i16; N], &mut [i16; N]),
+    counts: (&mut [i32; N], &mut [i32; N]),
+) {
+    // A range as its first value and its length: one comparison tells. Without padding, the
+    // range of everything is asked for and turned round.
+    let as_length = |(first, last): (i16, i16)| (first as u16, (last as u16).wrapping_sub(first as u16));
+    let has_padding = line.padding[0].is_some();
+    let one = line.padding[0].map_or((0, u16::MAX), as_length);
+    let other = line.padding[1].map_or(one, as_length);
+    let (mut lowest, mut highest) = (*ends.0, *ends.1);
+    let (mut sums, mut n_padded) = ([0i32; N], [0i16; N]);
+    for (words, grey) in rows {
+        let (mut values, mut is_padding) = ([0; N], [false; N]);
+        for lane in 0..N {
+            let value = biased::<SIGNED>(words[lane], line.unused);
+            let is_in = |(first, length): (u16, u16)| (value as u16).wrapping_sub(first) <= length;
+            (values[lane], is_padding[lane]) = (value, (is_in(one) | is_in(other)) & has_padding);
+        }
+        for lane in 0..N {
+            lowest[lane] = lowest[lane].min(if is_padding[lane] { i16::MAX } else { values[lane] });
+            highest[lane] = highest[lane].max(if is_padding[lane] { i16::MIN } else { values[lane] });
+            sums[lane] += i32::from(if is_padding[lane] { 0 } else { values[lane] });
+            n_padded[lane] += i16::from(is_padding[lane]);
+        }
+        if let Some(line) = line.grey {
+            for lane in 0..N {
+                grey[lane] = if is_padding[lane] { line.padding } else { line.level(values[lane]) };
+            }
+        }
+    }
+    (*ends.0, *ends.1) = (lowest, highest);
+    *counts.0 = sums;
+    counts.1.iter_mut().zip(n_padded).for_each(|(count, n_padded)| *count = n_padded.into());
 }
 
 /// Sums `block` columns each into one place of every cell.
@@ -424,6 +530,16 @@ mod tests {
         assert_eq!(line.grid.cells().len(), table.grid.cells().len());
         let is_whole = slope.fract() == 0.0 && bits_stored <= 12;
         assert!(cells.into_iter().all(|(a, b)| if is_whole { a == b } else { near(*a, *b) }), "{case:?}");
+    }
+
+    #[test]
+    fn usual_slices_need_no_table() {
+        for (signed, bits_stored) in [(false, 12), (false, 16), (true, 12), (true, 16)] {
+            let rescale = Rescale::Linear { slope: 1.0, intercept: -1024.0 };
+            let tables = WordTables::new(format(signed, bits_stored, (1, 1)), &rescale, HuWindow::LUNG);
+            let line = tables.line.expect("padding of one value is told by it");
+            assert!(line.grey.is_some(), "signed {signed}, {bits_stored} bits");
+        }
     }
 
     #[test]
