@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use arrow::array::RecordBatch;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::file::metadata::ParquetMetaData;
 use parquet::file::properties::WriterProperties;
@@ -289,10 +290,10 @@ pub fn card_features(spec: &ShardSpec) -> serde_json::Value {
     columns::card_features(spec)
 }
 
-fn write_parquet(path: &Path, batch: &RecordBatch, properties: WriterProperties) -> Result<(), DataError> {
+fn write_parquet(path: &Path, batch: &RecordBatch, options: ArrowWriterOptions) -> Result<(), DataError> {
     let parquet = |source| DataError::Parquet { path: path.into(), source };
     let file = File::create(path).map_err(DataError::io("create", path))?;
-    let mut writer = ArrowWriter::try_new(file, batch.schema(), Some(properties)).map_err(parquet)?;
+    let mut writer = ArrowWriter::try_new_with_options(file, batch.schema(), options).map_err(parquet)?;
     writer.write(batch).map_err(parquet)?;
     writer.close().map_err(parquet)?;
     Ok(())
@@ -304,7 +305,8 @@ type Batches = Box<dyn Iterator<Item = Result<RecordBatch, DataError>>>;
 /// Writes a small table with this project's compression.
 pub(crate) fn write_table(path: &Path, batch: &RecordBatch) -> Result<(), DataError> {
     let staged = path.with_extension("parquet.part");
-    let written = write_parquet(&staged, batch, WriterProperties::builder().set_compression(zstd()).build())
+    let properties = WriterProperties::builder().set_compression(zstd()).build();
+    let written = write_parquet(&staged, batch, ArrowWriterOptions::new().with_properties(properties))
         .and_then(|()| std::fs::rename(&staged, path).map_err(DataError::io("write", path)));
     if written.is_err() {
         let _ = std::fs::remove_file(&staged);

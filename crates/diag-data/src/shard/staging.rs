@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::basic::Compression;
 use parquet::file::metadata::{FileMetaData, KeyValue};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
@@ -83,7 +84,9 @@ impl Piece {
     pub(super) fn rows(&self, schema: &Arc<Schema>) -> Result<RecordBatch, DataError> {
         let wrong = |err: &dyn std::fmt::Display| DataError::malformed(&self.path, err);
         let file = std::fs::File::open(&self.path).map_err(DataError::io("read", &self.path))?;
-        let mut batches = ParquetRecordBatchReaderBuilder::try_new(file)
+        // The file does not repeat the schema, which all pieces share.
+        let options = ArrowReaderOptions::new().with_schema(schema.clone());
+        let mut batches = ParquetRecordBatchReaderBuilder::try_new_with_options(file, options)
             .and_then(|builder| builder.with_batch_size(self.n_rows.max(1)).build())
             .map_err(|err| wrong(&err))?;
         let batch = match batches.next() {
@@ -199,7 +202,8 @@ impl Staging {
             ]))
             .build();
         let staged = path.with_extension("part");
-        super::write_parquet(&staged, &batch, properties)?;
+        let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
+        super::write_parquet(&staged, &batch, options)?;
         std::fs::rename(&staged, &path).map_err(DataError::io("rename", staged))?;
         self.dir.keep(self.is_resumable);
         Ok(Piece { path, split, n_rows: slices.len() })
