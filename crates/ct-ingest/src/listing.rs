@@ -145,14 +145,19 @@ impl Listing {
                         self.files.push(ListedFile { path: entry.into_path(), entry: None, relative });
                     }
                 }
-                Err(err) => {
-                    let path = err.path().map(|path| relative(root, path)).unwrap_or_default();
-                    let why = match err.io_error() {
-                        Some(io) => io.kind().to_string(),
-                        None => "a link leads in a circle".into(),
-                    };
-                    self.closed.push((path, Fault::Unreadable { why }));
-                }
+                // What the system refuses is listed, so that its case is set aside when it is opened. A
+                // link to a folder around it hides nothing.
+                Err(err) => match (err.path(), err.io_error()) {
+                    (Some(path), Some(_)) => {
+                        let relative = relative(root, path);
+                        self.files.push(ListedFile { path: path.into(), entry: None, relative });
+                    }
+                    (path, _) => {
+                        let path = path.map(|path| relative(root, path)).unwrap_or_default();
+                        self.closed
+                            .push((path, Fault::Unreadable { why: "a link leads in a circle".into() }));
+                    }
+                },
             }
         }
     }

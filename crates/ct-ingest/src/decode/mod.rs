@@ -30,7 +30,11 @@ use crate::fault::Fault;
 use crate::listing::{self, ListedFile};
 
 /// Bytes read first: nearly every CT header is shorter.
-const PREFIX_LEN: u64 = 16 * 1024;
+const PREFIX_LEN: u64 = 16 << 10;
+/// A header that does not end within what was read is read on, this many times as far...
+const PREFIX_GROWTH: u64 = 16;
+/// ...up to this, whatever its elements announce: thousands of frames describe themselves in less.
+const MAX_HEADER_LEN: u64 = 64 << 20;
 /// A deflated file may always inflate to this much...
 const MIN_INFLATE_LIMIT: u64 = 64 << 20;
 /// ...and to this many times its own size.
@@ -44,17 +48,18 @@ pub fn scan_file(file: &ListedFile) -> Result<Scanned, Fault> {
     let listing::Opened { mut reader, n_bytes } = file.open()?;
     let unreadable = |err: std::io::Error| Fault::Unreadable { why: err.kind().to_string() };
     let mut bytes = Vec::with_capacity(PREFIX_LEN.min(n_bytes) as usize);
-    reader.by_ref().take(PREFIX_LEN).read_to_end(&mut bytes).map_err(unreadable)?;
-    let is_whole = bytes.len() as u64 == n_bytes;
-    match scan(&bytes, n_bytes) {
-        // More of the file would not change these.
-        Err(fault @ (Fault::NotDicom { .. } | Fault::TransferSyntax { .. })) => Err(fault),
-        // The walk may only have run into the end of the prefix.
-        Err(_) if !is_whole => {
-            drop(reader);
-            scan(&file.read()?, n_bytes)
+    let mut limit = PREFIX_LEN;
+    loop {
+        reader.by_ref().take(limit - bytes.len() as u64).read_to_end(&mut bytes).map_err(unreadable)?;
+        let is_whole = (bytes.len() as u64) < limit;
+        match scan(&bytes, n_bytes) {
+            // More of the file would not change these.
+            Err(fault @ (Fault::NotDicom { .. } | Fault::TransferSyntax { .. })) => return Err(fault),
+            // The walk may only have run into the end of what was read.
+            Err(_) if !is_whole && limit < MAX_HEADER_LEN => limit *= PREFIX_GROWTH,
+            Err(_) if !is_whole => return Err(Fault::TooLarge { limit: MAX_HEADER_LEN }),
+            scanned => return scanned,
         }
-        scanned => scanned,
     }
 }
 

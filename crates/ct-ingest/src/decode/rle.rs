@@ -4,6 +4,8 @@ use super::header::PixelFormat;
 use crate::fault::Fault;
 
 const HEADER_LEN: usize = 64;
+/// Two bytes of a segment make at most 128 pixels.
+const MAX_PIXELS_PER_BYTE: usize = 64;
 
 /// Unpacks one frame; every byte must be there, none may be left wanting.
 ///
@@ -18,6 +20,10 @@ pub fn decode(stream: &[u8], format: &PixelFormat) -> Result<Vec<u16>, Fault> {
     };
     if stream.len() < HEADER_LEN || number(0) != Some(n_planes) {
         return Err(Fault::Pixels { why: format!("its RLE header does not announce {n_planes} segments") });
+    }
+    // No more memory for the picture than its stream can fill.
+    if n_planes * n_pixels > MAX_PIXELS_PER_BYTE * stream.len() {
+        return Err(Fault::Pixels { why: format!("its RLE stream is too short for {n_pixels} pixels") });
     }
     let mut words = vec![0u16; n_pixels];
     let mut plane = Vec::with_capacity(n_pixels);

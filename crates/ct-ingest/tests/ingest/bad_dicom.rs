@@ -1,7 +1,7 @@
 //! Broken files of the shared test data: each gives a clear reason or is read
 //! right, and none panics, hangs or costs more than its own case.
 
-use crate::common::test_data;
+use crate::common::{Cohort, series, settings, test_data};
 use ct_ingest::decode::{self, Scanned};
 use ct_ingest::listing::ListedFile;
 
@@ -94,4 +94,36 @@ fn every_fault_is_named() {
     wrong.sort();
     assert!(wrong.is_empty(), "{wrong:#?}");
     assert_eq!(seen, want.len());
+}
+
+#[test]
+fn no_broken_file_changes_a_byte_of_the_other_cases() {
+    let Some(folder) = test_data("bad-dicom") else { return };
+    let entries = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+    let broken: Vec<_> = entries.filter(|path| path.extension().is_some_and(|e| e == "dcm")).collect();
+    let made = |broken: &[std::path::PathBuf]| {
+        let cohort = Cohort::new();
+        let mut table = String::from("case_id,label,split\na,normal,train\nz,covid-19,train\n");
+        cohort.write("a", &series(1));
+        cohort.write("z", &series(2));
+        // Other pixels than the sound cases have: equal ones would be a leak.
+        let mut around = series(9);
+        for slice in &mut around {
+            slice.stored(&slice.stored_values().iter().map(|value| value + 5).collect::<Vec<_>>());
+        }
+        for (i, path) in broken.iter().enumerate() {
+            cohort.write(&format!("broken{i}"), &around);
+            std::fs::copy(path, cohort.dicom().join(format!("broken{i}/broken.dcm"))).unwrap();
+            table.push_str(&format!("broken{i},normal,test\n"));
+        }
+        cohort.label(&table);
+        let (result, codes) = cohort.run(settings());
+        let shard = cohort.shards().join("data/train-00000-of-00001.parquet");
+        (std::fs::read(shard).unwrap(), codes.len(), result.unwrap().manifest.flow.cases.used)
+    };
+    let (alone, beside) = (made(&[]), made(&broken));
+    assert!(alone.0 == beside.0, "the bytes of the sound cases");
+    // A header at fault costs its case; where the header is sound, the file is one slice of
+    // another series, which is left out and not decoded.
+    assert_eq!((beside.1, beside.2), (17, 2 + broken.len() as u64 - 17));
 }

@@ -125,9 +125,10 @@ fn twelve_bit_jpeg_is_named_by_its_transfer_syntax() {
 fn a_stream_that_is_cut_or_damaged_is_never_taken_for_whole() {
     let cases = cases();
     let of_syntax = |syntax: &str| {
-        cases.iter().find(|case| case.syntax.ends_with(syntax) && case.rows > 20 && case.bits == 16).unwrap()
+        let deepest = cases.iter().filter(|case| case.syntax.ends_with(syntax) && case.rows > 20);
+        deepest.max_by_key(|case| case.bits).unwrap()
     };
-    for syntax in [".4.70", ".4.80", ".4.81", ".4.90", ".4.201"] {
+    for syntax in [".4.50", ".4.70", ".4.80", ".4.81", ".4.90", ".4.91", ".4.201"] {
         let case = of_syntax(syntax);
         let stream = base64(&case.stream);
         for n_kept in [0, 10, stream.len() / 3, stream.len() / 2, stream.len() - 12] {
@@ -149,6 +150,51 @@ fn a_stream_that_is_cut_or_damaged_is_never_taken_for_whole() {
             cut.extend([0xFF, 0xD9]);
             assert!(decoded(case, &cut).is_err(), "{}, cut at {n_kept}", case.name);
         }
+    }
+}
+
+#[test]
+fn an_rle_stream_that_contradicts_itself_is_refused() {
+    let header = Case {
+        name: "RLE".into(),
+        syntax: "1.2.840.10008.1.2.5".into(),
+        bits: 16,
+        rows: 64,
+        cols: 64,
+        tolerance: 0,
+        stream: String::new(),
+        words: String::new(),
+        sha256: String::new(),
+    };
+    let stored = chest_hu(0.0).map(|hu| hu + 1024);
+    let stream = crate::multiframe::rle(&stored);
+    assert_eq!(decoded(&header, &stream).unwrap(), stored.map(|value| value as u16).to_vec());
+    let refused = |case: &Case, stream: &[u8], what: &str| {
+        assert_eq!(decoded(case, stream).unwrap_err().code(), "pixels", "{what}");
+    };
+    for n_kept in [0, 2, 63, 64, 65, 1000, stream.len() / 2, stream.len() - 2] {
+        refused(&header, &stream[..n_kept], "cut");
+    }
+    let with = |at: usize, number: u32| {
+        let mut changed = stream.clone();
+        changed[4 * at..4 * at + 4].copy_from_slice(&number.to_le_bytes());
+        changed
+    };
+    let second = u32::from_le_bytes(stream[8..12].try_into().unwrap());
+    for (at, number, what) in [
+        (0, 0, "no segment"),
+        (0, 1, "one segment"),
+        (0, 3, "three segments"),
+        (0, u32::MAX, "every segment"),
+        (1, 0, "a segment inside the header"),
+        (1, second + 2, "offsets in reverse"),
+        (2, 64, "two segments in one place"),
+        (2, u32::MAX, "an offset beyond the stream"),
+    ] {
+        refused(&header, &with(at, number), what);
+    }
+    for (rows, cols) in [(63, 64), (65, 64), (64, 63), (8192, 8192)] {
+        refused(&Case { rows, cols, ..header.clone() }, &stream, &format!("{rows} x {cols}"));
     }
 }
 

@@ -216,7 +216,7 @@ fn a_frame_without_rescale_sets_the_case_aside() {
 }
 
 /// RLE Lossless of one frame, in literal runs.
-fn rle(stored: &[i16]) -> Vec<u8> {
+pub fn rle(stored: &[i16]) -> Vec<u8> {
     let mut segments = Vec::new();
     let mut offsets = Vec::new();
     for shift in [8, 0] {

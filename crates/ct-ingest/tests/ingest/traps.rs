@@ -218,6 +218,8 @@ fn a_broken_file_costs_its_case() {
         (whole[0][..100].to_vec(), "not-dicom"),
         (whole[0][..400].to_vec(), "truncated"),
         (whole[0][..2000].to_vec(), "truncated"),
+        // Without preamble, and cut.
+        (whole[0][132 + 8 + 20..2000].to_vec(), "truncated"),
     ] {
         let mut files = whole.clone();
         files[0] = bytes;
@@ -240,6 +242,77 @@ fn a_header_cut_anywhere_is_never_taken_for_whole() {
             "cut at {cut}"
         );
     }
+}
+
+/// Puts an element with a length that is only announced at the start of the first file.
+fn announcing(vr: &[u8; 2], length: u32) -> Vec<Vec<u8>> {
+    let mut files = changed(|_| ());
+    let mut element = vec![0x08, 0, 0x05, 0];
+    element.extend(vr);
+    if vr == b"UN" {
+        element.extend([0, 0]);
+        element.extend(length.to_le_bytes());
+    } else {
+        element.extend((length as u16).to_le_bytes());
+    }
+    let body = 132 + 8 + 20;
+    files[0].splice(body..body, element);
+    files
+}
+
+#[test]
+fn a_length_beyond_the_file_takes_no_memory() {
+    for files in [announcing(b"LO", 0xFFFE), announcing(b"UN", 2 << 30), announcing(b"UN", 0xFFFF_FFFE)] {
+        let (cohort, codes) = run(&files, settings());
+        assert_eq!(codes, ["truncated"]);
+        assert_eq!(rows(&cohort.shards(), "tested").len(), 0);
+    }
+}
+
+#[test]
+fn an_element_of_two_gigabytes_is_refused_unread() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("large.dcm");
+    std::fs::write(&path, &announcing(b"UN", 2 << 30)[0]).unwrap();
+    // The bytes are there: a hole of the file system, which takes no room.
+    std::fs::File::options().write(true).open(&path).unwrap().set_len(3 << 30).unwrap();
+    let scanned = ct_ingest::decode::scan_file(&ct_ingest::listing::ListedFile::at(&path));
+    assert_eq!(scanned.unwrap_err().code(), "too-large");
+}
+
+#[test]
+fn an_unknown_transfer_syntax_is_named() {
+    aside(|series| series[1].syntax = "1.2.840.10008.1.2.4.999", "transfer-syntax");
+}
+
+#[test]
+fn a_long_header_is_read_on() {
+    // Longer than what is read first, and than what is read next.
+    for n_bytes in [20_000, 400_000] {
+        let rows = used(|series| {
+            for slice in series {
+                slice.elements.insert(0x0009_1010, ("UN", vec![7; n_bytes]));
+            }
+        });
+        check_hu(&rows, -30.0);
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_that_leads_nowhere_costs_its_case_and_a_circle_is_told() {
+    use std::os::unix::fs::symlink;
+    let (cohort, _) = run(&changed(|_| ()), settings());
+    std::fs::remove_dir_all(cohort.shards()).unwrap();
+    let tested = cohort.dicom().join("tested");
+    symlink("..", tested.join("circle")).unwrap();
+    let (result, codes) = cohort.run(settings());
+    assert_eq!((codes, result.unwrap().manifest.flow.cases.used), (vec!["unreadable".to_string()], 2));
+    std::fs::remove_dir_all(cohort.shards()).unwrap();
+    std::fs::remove_file(tested.join("circle")).unwrap();
+    symlink("nowhere.dcm", tested.join("6.dcm")).unwrap();
+    let (result, codes) = cohort.run(settings());
+    assert_eq!((codes, result.unwrap().manifest.flow.cases.used), (vec!["unreadable".to_string()], 1));
 }
 
 #[test]
