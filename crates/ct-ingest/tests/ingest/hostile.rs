@@ -2,9 +2,11 @@
 //! with a value or a named fault, and never panic, hang, or take memory that the
 //! input cannot justify. The same doors are the targets of `fuzz/`; here they run
 //! a few seconds from a fixed seed, or as long and from the seed that
-//! `COVID19_DIAG_HOSTILE=SECONDS,SEED` says.
+//! `COVID19_DIAG_HOSTILE=SECONDS,SEED` says. With `COVID19_DIAG_CORPUS=DIR` the undamaged
+//! inputs are written to `DIR/DOOR/` too, where the fuzz targets begin.
 
 use std::io::Write;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ct_ingest::doors;
@@ -74,10 +76,21 @@ fn mutated(seed: &[u8], other: &[u8], rng: &mut ChaCha8Rng) -> Vec<u8> {
     bytes
 }
 
+/// Writes the seeds of a door to where the environment asks for them.
+fn write_corpus(seeds: &[Vec<u8>], name: &str) {
+    let Some(root) = std::env::var_os("COVID19_DIAG_CORPUS") else { return };
+    let folder = Path::new(&root).join(name);
+    std::fs::create_dir_all(&folder).unwrap();
+    for (i, seed) in seeds.iter().enumerate() {
+        std::fs::write(folder.join(format!("seed-{i}")), seed).unwrap();
+    }
+}
+
 /// Knocks at a door with mutations of the seeds until patience or `n_inputs` end.
 #[track_caller]
 #[expect(clippy::print_stderr, reason = "how long a siege was is told with its result")]
-fn knock(seeds: &[Vec<u8>], n_inputs: usize, door: fn(&[u8])) {
+fn knock(seeds: &[Vec<u8>], n_inputs: usize, name: &str, door: fn(&[u8])) {
+    write_corpus(seeds, name);
     let Siege { patience, n_inputs, seed } = Siege::of(n_inputs);
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let started = Instant::now();
@@ -95,7 +108,7 @@ fn knock(seeds: &[Vec<u8>], n_inputs: usize, door: fn(&[u8])) {
         assert!(before.elapsed() < HANG, "input {n_done} took {:?}", before.elapsed());
         n_done += 1;
     }
-    eprintln!("{n_done} inputs from seed {seed}");
+    eprintln!("{name}: {n_done} inputs from seed {seed}");
 }
 
 /// Small files of all encodings, and an enhanced one.
@@ -116,12 +129,12 @@ fn dicom_seeds() -> Vec<Vec<u8>> {
 
 #[test]
 fn the_header_walk_withstands_damage() {
-    knock(&dicom_seeds(), 40_000, doors::dicom_header);
+    knock(&dicom_seeds(), 40_000, "dicom_header", doors::dicom_header);
 }
 
 #[test]
 fn the_decoders_withstand_damage() {
-    knock(&dicom_seeds(), 20_000, doors::dicom_pixels);
+    knock(&dicom_seeds(), 20_000, "dicom_pixels", doors::dicom_pixels);
 }
 
 #[test]
@@ -129,7 +142,7 @@ fn the_nifti_reader_withstands_damage() {
     let plain = crate::nifti::seed();
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(&plain).unwrap();
-    knock(&[plain, encoder.finish().unwrap()], 20_000, doors::nifti);
+    knock(&[plain, encoder.finish().unwrap()], 20_000, "nifti", doors::nifti);
 }
 
 #[test]
@@ -140,10 +153,10 @@ fn the_label_table_withstands_damage() {
         "label,case_id\r\nx,\"a\"\"b\"\r\ny,c\r\n",
         "\u{feff}case_id,label\n\u{e4},\u{df}\n\u{fc},y\n",
     ];
-    knock(&tables.map(|table| table.as_bytes().to_vec()), 40_000, doors::label_table);
+    knock(&tables.map(|table| table.as_bytes().to_vec()), 40_000, "label_table", doors::label_table);
 }
 
 #[test]
 fn the_archive_reader_withstands_damage() {
-    knock(&crate::zip::seeds(), 10_000, doors::archive);
+    knock(&crate::zip::seeds(), 10_000, "archive", doors::archive);
 }
