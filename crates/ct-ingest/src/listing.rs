@@ -12,7 +12,7 @@ use crate::fault::Fault;
 use crate::guard::guarded;
 
 /// Files above this are refused: the largest multi-frame objects stay below 2 GiB.
-const MAX_FILE_LEN: u64 = 4 << 30;
+pub(crate) const MAX_FILE_LEN: u64 = 4 << 30;
 
 /// One file below the root, or one entry of an archive below it.
 #[derive(Clone, Debug)]

@@ -55,11 +55,31 @@ pub fn scan_file(file: &ListedFile) -> Result<Scanned, Fault> {
         match scan(&bytes, n_bytes) {
             // More of the file would not change these.
             Err(fault @ (Fault::NotDicom { .. } | Fault::TransferSyntax { .. })) => return Err(fault),
-            // The walk may only have run into the end of what was read.
+            // The walk may only have run into the end of what was read. A deflated header cannot be
+            // read apart from its pixels, and what they inflate to has a limit of its own.
+            Err(_) if !is_whole && limit < listing::MAX_FILE_LEN && is_deflated(&bytes) => {
+                limit = listing::MAX_FILE_LEN;
+            }
             Err(_) if !is_whole && limit < MAX_HEADER_LEN => limit *= PREFIX_GROWTH,
-            Err(_) if !is_whole => return Err(Fault::TooLarge { limit: MAX_HEADER_LEN }),
+            Err(_) if !is_whole => return Err(Fault::TooLarge { limit }),
             scanned => return scanned,
         }
+    }
+}
+
+fn is_deflated(bytes: &[u8]) -> bool {
+    let uid = meta_start(bytes).and_then(|start| DataSet::walk_meta(bytes, start).ok());
+    let uid = uid.and_then(|(meta, _)| meta.text(tags::TRANSFER_SYNTAX_UID));
+    let syntax = uid.and_then(|uid| syntax::find(&uid));
+    syntax.is_some_and(|syntax| syntax.compression == syntax::Compression::Deflate)
+}
+
+/// Where the meta group begins, in a file that has one.
+fn meta_start(bytes: &[u8]) -> Option<usize> {
+    match bytes {
+        _ if bytes.get(128..132) == Some(b"DICM") => Some(132),
+        [2, 0, ..] => Some(0),
+        _ => None,
     }
 }
 
@@ -108,27 +128,25 @@ struct Opened<'a> {
 /// without them, at the start.
 fn open(bytes: &[u8]) -> Result<Opened<'_>, Fault> {
     let not_dicom = |why: &str| Err(Fault::NotDicom { why: why.into() });
-    let meta_start = match bytes {
+    match bytes {
         [] => return not_dicom("it is empty"),
         [0xFF, 0xD8, 0xFF, ..] => return not_dicom("it is a JPEG image"),
         [0x89, b'P', b'N', b'G', ..] => return not_dicom("it is a PNG image"),
         [b'P', b'K', 3, 4, ..] => return not_dicom("it is a zip archive"),
-        _ if bytes.get(128..132) == Some(b"DICM") => 132,
-        [2, 0, ..] => 0,
-        [8, 0, _, 0, rest @ ..] => {
-            let explicit = rest.starts_with(b"UL")
-                || rest.starts_with(b"CS")
-                || rest.starts_with(b"UI")
-                || rest.starts_with(b"DA");
-            let (encoding, uid) = if explicit {
-                (Encoding::EXPLICIT_LITTLE, "1.2.840.10008.1.2.1")
-            } else {
-                (Encoding::IMPLICIT_LITTLE, "1.2.840.10008.1.2")
-            };
-            let (meta, _) = DataSet::walk_meta(&[], 0)?;
-            return Ok(Opened { bytes: bytes.into(), meta, transfer_syntax: uid.into(), body: 0, encoding });
-        }
-        _ => return not_dicom("it has neither the DICM mark nor a data set at its start"),
+        _ => {}
+    }
+    let Some(meta_start) = meta_start(bytes) else {
+        let [8, 0, _, 0, rest @ ..] = bytes else {
+            return not_dicom("it has neither the DICM mark nor a data set at its start");
+        };
+        let is_explicit = [b"UL", b"CS", b"UI", b"DA"].into_iter().any(|vr| rest.starts_with(vr));
+        let (encoding, uid) = if is_explicit {
+            (Encoding::EXPLICIT_LITTLE, "1.2.840.10008.1.2.1")
+        } else {
+            (Encoding::IMPLICIT_LITTLE, "1.2.840.10008.1.2")
+        };
+        let (meta, _) = DataSet::walk_meta(&[], 0)?;
+        return Ok(Opened { bytes: bytes.into(), meta, transfer_syntax: uid.into(), body: 0, encoding });
     };
     let (meta, body) = DataSet::walk_meta(bytes, meta_start)?;
     let Some(transfer_syntax) = meta.text(tags::TRANSFER_SYNTAX_UID) else {

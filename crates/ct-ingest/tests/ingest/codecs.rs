@@ -198,22 +198,39 @@ fn an_rle_stream_that_contradicts_itself_is_refused() {
     }
 }
 
+/// Deflates the data set and leaves the meta group as it is (PS3.5 A.5).
+fn deflated(file: &[u8], level: flate2::Compression) -> Vec<u8> {
+    let body = 132 + 8 + 22;
+    let mut encoder = flate2::write::DeflateEncoder::new(Vec::new(), level);
+    encoder.write_all(&file[body..]).unwrap();
+    [&file[..body], &encoder.finish().unwrap()].concat()
+}
+
+const DEFLATED: &str = "1.2.840.10008.1.2.1.99";
+
 #[test]
 fn a_deflated_data_set_gives_the_same_numbers() {
-    let files: Vec<Vec<u8>> =
-        changed(|series| series.iter_mut().for_each(|slice| slice.syntax = "1.2.840.10008.1.2.1.99"))
-            .into_iter()
-            .map(|file| {
-                // The meta group stays as it is; what follows is deflated (PS3.5 A.5).
-                let body = 132 + 8 + 22;
-                let mut encoder = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::fast());
-                encoder.write_all(&file[body..]).unwrap();
-                [&file[..body], &encoder.finish().unwrap()].concat()
-            })
-            .collect();
+    let files: Vec<Vec<u8>> = changed(|series| series.iter_mut().for_each(|slice| slice.syntax = DEFLATED))
+        .iter()
+        .map(|file| deflated(file, flate2::Compression::fast()))
+        .collect();
     let (cohort, codes) = run(&files, crate::common::settings());
     assert_eq!(codes, Vec::<String>::new());
     let rows = crate::common::rows(&cohort.shards(), "tested");
     check_hu(&rows, -30.0);
     assert_eq!(rows[5].hu.as_ref().unwrap(), &chest_hu(-5.0).to_vec());
+}
+
+#[test]
+fn a_large_deflated_file_is_read_whole_before_it_is_judged() {
+    let files = changed(|series| {
+        series[0].syntax = DEFLATED;
+        // More than any header that can be read apart from its pixels.
+        series[0].elements.insert(0x0009_1010, ("UN", vec![7; 65 << 20]));
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("large.dcm");
+    std::fs::write(&path, deflated(&files[0], flate2::Compression::none())).unwrap();
+    let scanned = decode::scan_file(&ct_ingest::listing::ListedFile::at(&path));
+    assert!(matches!(scanned, Ok(decode::Scanned::Ct(_))), "{scanned:?}");
 }
