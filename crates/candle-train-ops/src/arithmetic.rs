@@ -27,7 +27,6 @@ pub fn bf16_available() -> bool {
     return false;
 }
 
-#[cfg(target_arch = "x86_64")]
 pub(crate) fn winograd() -> bool {
     WINOGRAD.load(Ordering::Relaxed)
 }

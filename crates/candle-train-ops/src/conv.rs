@@ -1,31 +1,22 @@
 //! Two-dimensional convolution with input and weight gradients.
 
-#[cfg(target_arch = "x86_64")]
 mod blocks;
-#[cfg(target_arch = "x86_64")]
 mod correlation;
 mod depthwise;
-#[cfg(target_arch = "x86_64")]
 mod direct;
 mod folded;
 mod general;
 #[cfg(target_arch = "x86_64")]
 mod mixed;
-#[cfg(target_arch = "x86_64")]
 mod packing;
-#[cfg(target_arch = "x86_64")]
 mod weight_gradient;
-#[cfg(target_arch = "x86_64")]
 mod winograd;
-#[cfg(target_arch = "x86_64")]
 mod write;
 
 pub use folded::FoldedConv2d;
 
 use std::sync::Arc;
 
-#[cfg(target_arch = "x86_64")]
-use crate::kernels::vector_width;
 use candle_core::{CpuStorage, CustomOp2, DType, Device, Layout, Result, Shape, Tensor};
 
 use crate::{
@@ -34,6 +25,7 @@ use crate::{
     buffer::Buffer,
     element::{Element, check_kind, with_values},
     error::Checked,
+    kernels::vector_width,
     together,
     window::Window,
 };
@@ -92,7 +84,6 @@ pub fn conv2d(x: &Activation, weight_oihw: &Tensor, spec: Conv2dSpec) -> Result<
             if let Some(engine) = mixed::takes(&geometry) {
                 return mixed::conv2d(engine, x, weight_oihw, geometry).map(Activation::from);
             }
-            #[cfg(target_arch = "x86_64")]
             if let Some(width) = vector_width().filter(|_| direct::takes(&geometry)) {
                 return direct::conv2d(width, x, weight_oihw, geometry).map(Activation::from);
             }
@@ -160,7 +151,6 @@ impl Geometry {
     }
 
     /// One group of one image, as a convolution of its own.
-    #[cfg(target_arch = "x86_64")]
     pub(crate) fn part(&self) -> Self {
         Self {
             input: Dims { n: 1, c: self.input.c / self.groups, ..self.input },

@@ -5,31 +5,28 @@
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod bf16;
 pub(crate) mod depthwise;
-#[cfg(target_arch = "x86_64")]
 pub(crate) mod direct;
 pub(crate) mod gemm;
 pub(crate) mod lanes;
-#[cfg(target_arch = "x86_64")]
 pub(crate) mod outer;
 pub(crate) mod pooling;
-#[cfg(target_arch = "x86_64")]
 mod vector;
-#[cfg(target_arch = "x86_64")]
 pub(crate) mod winograd;
 
 use std::sync::OnceLock;
 
 /// Instruction set of the vector kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(
-    not(target_arch = "x86_64"),
-    expect(dead_code, reason = "other processors take the general path so far")
-)]
 pub(crate) enum VectorWidth {
     /// AVX-512F: 16 f32 in a register, 32 registers.
+    #[cfg(target_arch = "x86_64")]
     Bits512,
     /// AVX2 and FMA: 8 f32 in a register, 16 registers.
+    #[cfg(target_arch = "x86_64")]
     Bits256,
+    /// NEON: 4 f32 in a register, 32 registers.
+    #[cfg(target_arch = "aarch64")]
+    Bits128,
 }
 
 /// The widest instruction set this processor has, found once; `None` sends
@@ -50,12 +47,18 @@ fn detect() -> Option<VectorWidth> {
     }
 }
 
-#[cfg(not(target_arch = "x86_64"))]
+/// Every processor of this architecture has NEON.
+#[cfg(target_arch = "aarch64")]
+fn detect() -> Option<VectorWidth> {
+    Some(VectorWidth::Bits128)
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 fn detect() -> Option<VectorWidth> {
     None
 }
 
-/// Compiles a plain loop once per instruction set and calls the best one. The
+/// Compiles a plain loop once per instruction set that needs asking for, and calls the best one. The
 /// arithmetic is the same in each: only the number of lanes differs.
 macro_rules! multiversion {
     (
@@ -65,6 +68,10 @@ macro_rules! multiversion {
         ) $body:block
     ) => {
         $(#[$meta])*
+        #[cfg_attr(
+            target_arch = "x86_64",
+            expect(unsafe_code, reason = "calls loops compiled for the instruction set found at run time")
+        )]
         pub(crate) fn $name<T: Element $(, const $size: usize)?>($($arg: $ty),*) {
             #[inline(always)]
             fn body<T: Element $(, const $size: usize)?>($($arg: $ty),*) $body

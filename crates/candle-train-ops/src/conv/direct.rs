@@ -201,14 +201,7 @@ mod tests {
         };
         let x = reorder(&x, input, Order::Plain, order);
         let dy = reorder(&dy, output, Order::Plain, Order::Blocked);
-        let mut widths = vec![];
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            widths.push(VectorWidth::Bits256);
-        }
-        if is_x86_feature_detected!("avx512f") {
-            widths.push(VectorWidth::Bits512);
-        }
-        for width in widths {
+        for width in widths() {
             let name = format!("{input:?} * {weight_oihw:?}, {spec:?}, {width:?}");
             let mut y = Buffer::unspecified(output.count());
             if groups == 1 {
@@ -246,6 +239,20 @@ mod tests {
                 check_close(&name, &dx, &want_dx);
             }
         }
+    }
+
+    /// All that this processor has.
+    #[cfg(target_arch = "x86_64")]
+    fn widths() -> Vec<VectorWidth> {
+        let narrow = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+        let wide = is_x86_feature_detected!("avx512f");
+        let found = [(narrow, VectorWidth::Bits256), (wide, VectorWidth::Bits512)];
+        found.into_iter().filter(|(is_there, _)| *is_there).map(|(_, width)| width).collect()
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn widths() -> Vec<VectorWidth> {
+        crate::kernels::vector_width().into_iter().collect()
     }
 
     fn dims(n: usize, c: usize, h: usize, w: usize) -> Dims {

@@ -1,32 +1,28 @@
 //! Convolution for inference: batch normalisation folded into weight and bias, the
 //! residual and the activation function applied before the result is written.
 
-use std::sync::Arc;
-#[cfg(target_arch = "x86_64")]
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use candle_core::{DType, Result, Tensor};
 use rayon::prelude::*;
 
+#[cfg(target_arch = "x86_64")]
+use crate::conv::mixed;
 use crate::{
     Act, Activation, Conv2dSpec, OpError, RunningStats,
     activation::{BLOCK, Dims, Feature, Order, Repr, preferred_order, reorder},
     buffer::Buffer,
-    conv::{Geometry, depthwise, general},
-    element::{check_kind, check_shape, with_values},
-    error::Checked,
-    kernels::lanes,
-    norm,
-};
-#[cfg(target_arch = "x86_64")]
-use crate::{
     conv::{
+        Geometry,
         correlation::Correlation,
-        direct, mixed, packing,
+        depthwise, direct, general, packing,
         winograd::{self, Winograd},
         write::Write,
     },
-    kernels::{VectorWidth, direct::Finish, vector_width},
+    element::{check_kind, check_shape, with_values},
+    error::Checked,
+    kernels::{VectorWidth, direct::Finish, lanes, vector_width},
+    norm,
 };
 
 const OP: &str = "folded_conv2d";
@@ -73,9 +69,7 @@ struct Folded {
     /// OIHW, scaled.
     weight: Vec<f32>,
     bias: Vec<f32>,
-    #[cfg(target_arch = "x86_64")]
     packed: OnceLock<Buffer<f32>>,
-    #[cfg(target_arch = "x86_64")]
     transformed: OnceLock<Buffer<f32>>,
     #[cfg(target_arch = "x86_64")]
     rounded: OnceLock<mixed::Halves>,
@@ -128,9 +122,7 @@ impl FoldedConv2d {
         let folded = Folded {
             weight,
             bias,
-            #[cfg(target_arch = "x86_64")]
             packed: OnceLock::new(),
-            #[cfg(target_arch = "x86_64")]
             transformed: OnceLock::new(),
             #[cfg(target_arch = "x86_64")]
             rounded: OnceLock::new(),
@@ -169,9 +161,12 @@ impl FoldedConv2d {
 }
 
 /// Whether one of the blocked kernels takes a convolution.
-#[cfg(target_arch = "x86_64")]
 fn takes(geometry: &Geometry) -> bool {
-    geometry.groups == 1 && (direct::takes(geometry) || mixed::takes(geometry).is_some())
+    #[cfg(target_arch = "x86_64")]
+    if mixed::takes(geometry).is_some() {
+        return geometry.groups == 1;
+    }
+    geometry.groups == 1 && direct::takes(geometry)
 }
 
 fn single<'a>(x: &'a Activation, argument: &'static str) -> Checked<&'a Feature<f32>> {
@@ -207,14 +202,12 @@ impl Folded {
         if depthwise::takes(geometry) {
             return depthwise::folded(x, &self.weight, &self.bias, residual, act.bounds(), *geometry);
         }
-        #[cfg(target_arch = "x86_64")]
         if let Some(width) = vector_width().filter(|_| takes(geometry)) {
             return self.direct(width, x, residual, act, geometry);
         }
         self.general(x, residual, act, geometry)
     }
 
-    #[cfg(target_arch = "x86_64")]
     fn direct(
         &self,
         width: VectorWidth,
@@ -234,10 +227,13 @@ impl Folded {
             bounds: act.bounds(),
         });
         let mut y = Buffer::unspecified(geometry.output.count());
+        #[cfg(target_arch = "x86_64")]
         if let Some(engine) = mixed::takes(geometry) {
             let weight = self.rounded.get_or_init(|| mixed::pack(&self.weight, geometry));
             mixed::forward(engine, &x.values, weight, &mut y, write, geometry);
-        } else if winograd::takes(geometry) {
+            return Feature::constant(y, geometry.output, Order::Blocked);
+        }
+        if winograd::takes(geometry) {
             let plan = Winograd::forward(geometry);
             let weight = self.transformed.get_or_init(|| plan.transform_weight(&self.weight));
             plan.run(width, &x.values, weight, &mut y, write);

@@ -41,6 +41,7 @@ impl<'a> Write<'a> {
 
     /// Writes some pixels of sixteen channels, `step` apart in the target, which starts
     /// at `start` of block `block`.
+    #[cfg(target_arch = "x86_64")]
     pub(super) fn pixels(
         self,
         target: &mut [f32],

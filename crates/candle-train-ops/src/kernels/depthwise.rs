@@ -1,6 +1,5 @@
 //! Depthwise convolution of one plane of `B` channels side by side: every channel
 //! has its own window.
-#![expect(unsafe_code, reason = "calls loops compiled for the instruction set found at run time")]
 
 use crate::{
     element::Element,

@@ -5,13 +5,13 @@
 
 use std::sync::LazyLock;
 
+#[cfg(target_arch = "aarch64")]
+use crate::kernels::vector::Four128;
+#[cfg(target_arch = "x86_64")]
+use crate::kernels::vector::{One512, Two256};
 use crate::{
     activation::BLOCK,
-    kernels::{
-        VectorWidth,
-        lanes::Bounds,
-        vector::{One512, Two256, Vector},
-    },
+    kernels::{VectorWidth, lanes::Bounds, vector::Vector},
 };
 
 /// One pixel of the kernel: how far its input and its weights lie from the first.
@@ -110,8 +110,12 @@ impl Plane<'_> {
     /// Output blocks that one tile can hold on this processor.
     pub(crate) fn max_output_blocks(width: VectorWidth) -> usize {
         match width {
+            #[cfg(target_arch = "x86_64")]
             VectorWidth::Bits512 => 2,
+            #[cfg(target_arch = "x86_64")]
             VectorWidth::Bits256 => 1,
+            #[cfg(target_arch = "aarch64")]
+            VectorWidth::Bits128 => 1,
         }
     }
 
@@ -143,9 +147,14 @@ impl Plane<'_> {
         // slices, and `width` was found on this processor.
         unsafe {
             match (width, self.n_output_blocks) {
+                #[cfg(target_arch = "x86_64")]
                 (VectorWidth::Bits512, 2) => run_512::<2>(self, input, weight, output, ending),
+                #[cfg(target_arch = "x86_64")]
                 (VectorWidth::Bits512, _) => run_512::<1>(self, input, weight, output, ending),
+                #[cfg(target_arch = "x86_64")]
                 (VectorWidth::Bits256, _) => run_256(self, input, weight, output, ending),
+                #[cfg(target_arch = "aarch64")]
+                (VectorWidth::Bits128, _) => run_128(self, input, weight, output, ending),
             }
         }
     }
@@ -229,19 +238,21 @@ fn plan_tiles(widths: &[u8]) -> FirstTiles {
     first
 }
 
-/// Width of the next tile with AVX-512, with `rest` pixels of the row left.
-fn next_tile_512(rest: usize) -> u8 {
+/// Width of the next of the wide tiles, with `rest` pixels of the row left.
+#[cfg(target_arch = "x86_64")]
+fn next_wide_tile(rest: usize) -> u8 {
     static PLAN: LazyLock<FirstTiles> = LazyLock::new(|| plan_tiles(&[14, 10, 8, 7, 4, 2, 1]));
     PLAN.get(rest).copied().unwrap_or(14)
 }
 
-/// The same with AVX2.
-fn next_tile_256(rest: usize) -> u8 {
+/// The same of the narrow tiles.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+fn next_narrow_tile(rest: usize) -> u8 {
     static PLAN: LazyLock<FirstTiles> = LazyLock::new(|| plan_tiles(&[6, 4, 2, 1]));
     PLAN.get(rest).copied().unwrap_or(6)
 }
 
-/// Calls `$tile` with the constants of the plane's steps.
+/// Calls `$run` with the constants of the plane's steps.
 macro_rules! with_steps {
     ($plane:expr, $run:ident, $vector:ty, $blocks:expr, $args:tt) => {
         match ($plane.input_step, $plane.output_step) {
@@ -265,10 +276,11 @@ macro_rules! with_steps {
     };
     (@call $run:ident, $vector:ty, $blocks:expr, $ps:literal, $os:literal, $cb:literal,
      ($($arg:expr),*)) => {
-        $run::<$blocks, $ps, $os, $cb>($($arg),*)
+        $run::<$vector, $blocks, $ps, $os, $cb>($($arg),*)
     };
 }
 
+#[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
 unsafe fn run_512<const O: usize>(
     plane: &Plane<'_>,
@@ -279,10 +291,11 @@ unsafe fn run_512<const O: usize>(
 ) {
     // SAFETY: passed on from the caller.
     unsafe {
-        with_steps!(plane, rows_512, One512, O, (plane, input, weight, output, ending));
+        with_steps!(plane, wide_rows, One512, O, (plane, input, weight, output, ending));
     }
 }
 
+#[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn run_256(
     plane: &Plane<'_>,
@@ -293,13 +306,28 @@ unsafe fn run_256(
 ) {
     // SAFETY: passed on from the caller.
     unsafe {
-        with_steps!(plane, rows_256, Two256, 1, (plane, input, weight, output, ending));
+        with_steps!(plane, narrow_rows, Two256, 1, (plane, input, weight, output, ending));
     }
 }
 
-/// All tiles of a plane with AVX-512: up to 28 accumulators of 32 registers.
-#[target_feature(enable = "avx512f")]
-unsafe fn rows_512<const O: usize, const PS: usize, const OS: usize, const CB: usize>(
+#[cfg(target_arch = "aarch64")]
+unsafe fn run_128(
+    plane: &Plane<'_>,
+    input: *const f32,
+    weight: *const f32,
+    output: *mut f32,
+    ending: Option<&Ending<'_>>,
+) {
+    // SAFETY: passed on from the caller.
+    unsafe {
+        with_steps!(plane, narrow_rows, Four128, 1, (plane, input, weight, output, ending));
+    }
+}
+
+/// All tiles of a plane where a vector is one register: up to 28 accumulators of 32.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn wide_rows<V: Vector, const O: usize, const PS: usize, const OS: usize, const CB: usize>(
     plane: &Plane<'_>,
     input: *const f32,
     weight: *const f32,
@@ -312,7 +340,7 @@ unsafe fn rows_512<const O: usize, const PS: usize, const OS: usize, const CB: u
         if plane.cols == 7 {
             while y + 2 <= plane.rows {
                 let (input, output) = plane.at::<PS, OS>(input, output, y, 0);
-                tile::<One512, 2, 7, O, PS, OS, CB>(plane, input, weight, output, ending);
+                tile::<V, 2, 7, O, PS, OS, CB>(plane, input, weight, output, ending);
                 y += 2;
             }
         }
@@ -320,15 +348,15 @@ unsafe fn rows_512<const O: usize, const PS: usize, const OS: usize, const CB: u
             let mut x = 0;
             while x < plane.cols {
                 let (input, output) = plane.at::<PS, OS>(input, output, y, x);
-                let width = next_tile_512(plane.cols - x);
+                let width = next_wide_tile(plane.cols - x);
                 match width {
-                    14 => tile::<One512, 1, 14, O, PS, OS, CB>(plane, input, weight, output, ending),
-                    10 => tile::<One512, 1, 10, O, PS, OS, CB>(plane, input, weight, output, ending),
-                    8 => tile::<One512, 1, 8, O, PS, OS, CB>(plane, input, weight, output, ending),
-                    7 => tile::<One512, 1, 7, O, PS, OS, CB>(plane, input, weight, output, ending),
-                    4 => tile::<One512, 1, 4, O, PS, OS, CB>(plane, input, weight, output, ending),
-                    2 => tile::<One512, 1, 2, O, PS, OS, CB>(plane, input, weight, output, ending),
-                    _ => tile::<One512, 1, 1, O, PS, OS, CB>(plane, input, weight, output, ending),
+                    14 => tile::<V, 1, 14, O, PS, OS, CB>(plane, input, weight, output, ending),
+                    10 => tile::<V, 1, 10, O, PS, OS, CB>(plane, input, weight, output, ending),
+                    8 => tile::<V, 1, 8, O, PS, OS, CB>(plane, input, weight, output, ending),
+                    7 => tile::<V, 1, 7, O, PS, OS, CB>(plane, input, weight, output, ending),
+                    4 => tile::<V, 1, 4, O, PS, OS, CB>(plane, input, weight, output, ending),
+                    2 => tile::<V, 1, 2, O, PS, OS, CB>(plane, input, weight, output, ending),
+                    _ => tile::<V, 1, 1, O, PS, OS, CB>(plane, input, weight, output, ending),
                 }
                 x += usize::from(width);
             }
@@ -337,9 +365,11 @@ unsafe fn rows_512<const O: usize, const PS: usize, const OS: usize, const CB: u
     }
 }
 
-/// All tiles of a plane with AVX2: 12 accumulators of 16 registers.
-#[target_feature(enable = "avx2,fma")]
-unsafe fn rows_256<const O: usize, const PS: usize, const OS: usize, const CB: usize>(
+/// All tiles of a plane where a vector is a good part of the registers: 12 accumulators of 16
+/// with AVX2, 24 of 32 with NEON.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[inline(always)]
+unsafe fn narrow_rows<V: Vector, const O: usize, const PS: usize, const OS: usize, const CB: usize>(
     plane: &Plane<'_>,
     input: *const f32,
     weight: *const f32,
@@ -352,12 +382,12 @@ unsafe fn rows_256<const O: usize, const PS: usize, const OS: usize, const CB: u
             let mut x = 0;
             while x < plane.cols {
                 let (input, output) = plane.at::<PS, OS>(input, output, y, x);
-                let width = next_tile_256(plane.cols - x);
+                let width = next_narrow_tile(plane.cols - x);
                 match width {
-                    6 => tile::<Two256, 1, 6, O, PS, OS, CB>(plane, input, weight, output, ending),
-                    4 => tile::<Two256, 1, 4, O, PS, OS, CB>(plane, input, weight, output, ending),
-                    2 => tile::<Two256, 1, 2, O, PS, OS, CB>(plane, input, weight, output, ending),
-                    _ => tile::<Two256, 1, 1, O, PS, OS, CB>(plane, input, weight, output, ending),
+                    6 => tile::<V, 1, 6, O, PS, OS, CB>(plane, input, weight, output, ending),
+                    4 => tile::<V, 1, 4, O, PS, OS, CB>(plane, input, weight, output, ending),
+                    2 => tile::<V, 1, 2, O, PS, OS, CB>(plane, input, weight, output, ending),
+                    _ => tile::<V, 1, 1, O, PS, OS, CB>(plane, input, weight, output, ending),
                 }
                 x += usize::from(width);
             }

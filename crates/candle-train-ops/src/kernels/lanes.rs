@@ -1,7 +1,6 @@
 //! Elementwise and reducing loops over planes. A plane holds either 16 channels
 //! side by side (lane = channel) or one channel (lane = pixel modulo 16); the
 //! caller spreads its coefficients over the lanes accordingly.
-#![expect(unsafe_code, reason = "calls loops compiled for the instruction set found at run time")]
 
 use crate::{activation::BLOCK, element::Element, kernels::multiversion};
 

@@ -3,12 +3,16 @@
 #![expect(unsafe_code, reason = "register tiles over raw pointers; the extents are checked at the door")]
 #![expect(clippy::needless_range_loop, reason = "indices name inputs and blocks of one tile at once")]
 
+#[cfg(target_arch = "aarch64")]
+use crate::kernels::vector::Four128;
+#[cfg(target_arch = "x86_64")]
+use crate::kernels::vector::{One512, Two256};
 use crate::{
     activation::BLOCK,
     kernels::{
         VectorWidth,
         direct::{InputStep, Plane},
-        vector::{One512, Two256, Vector},
+        vector::Vector,
     },
 };
 
@@ -56,9 +60,14 @@ impl Outer {
         // processor.
         unsafe {
             match (width, self.n_output_blocks) {
+                #[cfg(target_arch = "x86_64")]
                 (VectorWidth::Bits512, 2) => outer_512::<2>(self, input, gradient, sums),
+                #[cfg(target_arch = "x86_64")]
                 (VectorWidth::Bits512, _) => outer_512::<1>(self, input, gradient, sums),
+                #[cfg(target_arch = "x86_64")]
                 (VectorWidth::Bits256, _) => outer_256(self, input, gradient, sums),
+                #[cfg(target_arch = "aarch64")]
+                (VectorWidth::Bits128, _) => few_at_once::<Four128>(self, input, gradient, sums),
             }
         }
     }
@@ -79,6 +88,7 @@ macro_rules! outer_with_step {
     };
 }
 
+#[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
 unsafe fn outer_512<const O: usize>(
     outer: &Outer,
@@ -114,17 +124,31 @@ unsafe fn outer_512<const O: usize>(
     }
 }
 
+#[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn outer_256(outer: &Outer, mut input: *const f32, gradient: *const f32, mut sums: *mut f32) {
+unsafe fn outer_256(outer: &Outer, input: *const f32, gradient: *const f32, sums: *mut f32) {
+    // SAFETY: passed on from the caller.
+    unsafe { few_at_once::<Two256>(outer, input, gradient, sums) }
+}
+
+/// Four input numbers at a time, where a vector is a good part of the registers.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[inline(always)]
+unsafe fn few_at_once<V: Vector>(
+    outer: &Outer,
+    mut input: *const f32,
+    gradient: *const f32,
+    mut sums: *mut f32,
+) {
     let mut rest = outer.n_inputs;
-    // SAFETY: as in `outer_512`.
+    // SAFETY: `input` and `sums` advance by the inputs done, `n_inputs` in all.
     unsafe {
         while rest > 0 {
             let done = if rest >= 4 {
-                outer_with_step!(outer, Two256, 4, 1, (outer, input, gradient, sums));
+                outer_with_step!(outer, V, 4, 1, (outer, input, gradient, sums));
                 4
             } else {
-                outer_with_step!(outer, Two256, 1, 1, (outer, input, gradient, sums));
+                outer_with_step!(outer, V, 1, 1, (outer, input, gradient, sums));
                 1
             };
             rest -= done;

@@ -1,5 +1,4 @@
 //! Pooling of one plane of `B` channels side by side.
-#![expect(unsafe_code, reason = "calls loops compiled for the instruction set found at run time")]
 
 use std::ops::Range;
 

@@ -1,6 +1,5 @@
 //! The three transforms of Winograd's F(4x4, 3x3), sixteen channels at a time
 //! (Lavin and Gray 2016, with their matrices B, G and A).
-#![expect(unsafe_code, reason = "calls loops compiled for the instruction set found at run time")]
 
 use crate::{
     activation::BLOCK,
