@@ -204,7 +204,7 @@ const BOUND_STEPS: &str = "COVID19_DIAG_BOUND_STEPS";
 /// in fifty of them of size 1e4. Plain descent has no step bound, Adam has one.
 #[test]
 fn stabilised_parameters_stay_inside_their_bounds_from_any_start() {
-    let n_steps: u32 = std::env::var(BOUND_STEPS).map_or(400, |text| text.parse().unwrap());
+    let n_steps: u32 = std::env::var(BOUND_STEPS).map_or(1000, |text| text.parse().unwrap());
     let mut rng = ChaCha8Rng::seed_from_u64(3);
     for run in 0..24 {
         let spec = SaalSpec {

@@ -12,7 +12,7 @@ use std::process::{Command, Output, Stdio};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// How often the run is killed; the environment asks for more.
+/// How often the run is killed; the environment asks for another number.
 const KILLS: &str = "COVID19_DIAG_KILLS";
 
 fn program() -> Command {
@@ -32,7 +32,7 @@ fn read(folder: &Path, run: &str, file: &str) -> Vec<u8> {
 
 #[test]
 fn a_run_killed_at_random_steps_ends_with_the_same_weights() {
-    let n_kills: u64 = std::env::var(KILLS).map_or(3, |text| text.parse().unwrap());
+    let n_kills: u64 = std::env::var(KILLS).map_or(20, |text| text.parse().unwrap());
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     toy::write_shards(folder, 6, 1);

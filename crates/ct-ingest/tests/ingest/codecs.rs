@@ -232,5 +232,5 @@ fn a_large_deflated_file_is_read_whole_before_it_is_judged() {
     let path = folder.path().join("large.dcm");
     std::fs::write(&path, deflated(&files[0], flate2::Compression::none())).unwrap();
     let scanned = decode::scan_file(&ct_ingest::listing::ListedFile::at(&path));
-    assert!(matches!(scanned, Ok(decode::Scanned::Ct(_))), "{scanned:?}");
+    assert!(matches!(scanned, Ok(Scanned::Ct(_))), "{scanned:?}");
 }
