@@ -2,14 +2,16 @@
 //!
 //! A training step asks for the same few hundred megabytes every time. Handing
 //! them back to the operating system costs a page fault per 4 KiB at the next
-//! step, a third of the arithmetic; so dropped buffers wait in a pool. The pool
-//! never makes the process larger than a quarter above its highest real need.
+//! step, a third of the arithmetic; so dropped buffers wait in a pool.
+
+mod pool;
 
 use std::{
-    collections::BTreeMap,
     ops::{Deref, DerefMut},
     sync::{MutexGuard, PoisonError},
 };
+
+pub(crate) use pool::Pool;
 
 use crate::element::Element;
 
@@ -31,48 +33,7 @@ pub(crate) struct Buffer<T: Element> {
     len: usize,
 }
 
-/// Free buffers by length, and the bookkeeping that bounds them.
-pub(crate) struct Pool<T> {
-    free: BTreeMap<usize, Vec<Vec<T>>>,
-    free_len: usize,
-    live_len: usize,
-    peak_live_len: usize,
-}
-
-impl<T> Pool<T> {
-    pub(crate) const fn new() -> Self {
-        Self { free: BTreeMap::new(), free_len: 0, live_len: 0, peak_live_len: 0 }
-    }
-
-    /// Takes a free buffer of at least `len` and at most a quarter more.
-    fn take(&mut self, len: usize) -> Option<Vec<T>> {
-        let (&size, bin) = self.free.range_mut(len..=len + len / 4).next()?;
-        let values = bin.pop()?;
-        if bin.is_empty() {
-            self.free.remove(&size);
-        }
-        self.free_len -= size;
-        Some(values)
-    }
-
-    fn give(&mut self, values: Vec<T>) {
-        self.free_len += values.len();
-        self.free.entry(values.len()).or_default().push(values);
-    }
-
-    /// Frees the largest buffers until `len` more fit under the bound.
-    fn make_room(&mut self, len: usize) {
-        let peak = self.peak_live_len.max(self.live_len + len);
-        while self.live_len + self.free_len + len > peak + peak / 4 {
-            let Some((&size, _)) = self.free.last_key_value() else {
-                return;
-            };
-            self.take(size);
-        }
-    }
-}
-
-fn lock<T: Element>() -> MutexGuard<'static, Pool<T>> {
+fn lock<T: Element>() -> MutexGuard<'static, Pool<Vec<T>>> {
     T::pool().lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -83,15 +44,8 @@ impl<T: Element> Buffer<T> {
         let values = if want < MIN_POOLED_LEN {
             vec![T::zero(); want]
         } else {
-            let mut pool = lock::<T>();
-            let found = pool.take(want);
-            if found.is_none() {
-                pool.make_room(want);
-            }
-            pool.live_len += found.as_ref().map_or(want, Vec::len);
-            pool.peak_live_len = pool.peak_live_len.max(pool.live_len);
-            drop(pool);
-            found.unwrap_or_else(|| vec![T::zero(); want])
+            let found = lock::<T>().take(want);
+            found.map_or_else(|| vec![T::zero(); want], |(_, values)| values)
         };
         let start = values.as_ptr().align_offset(ALIGNMENT_BYTES);
         Self {
@@ -121,9 +75,7 @@ impl<T: Element> Drop for Buffer<T> {
     fn drop(&mut self) {
         if self.values.len() >= MIN_POOLED_LEN {
             let values = std::mem::take(&mut self.values);
-            let mut pool = lock::<T>();
-            pool.live_len -= values.len();
-            pool.give(values);
+            lock::<T>().give(values.len(), values);
         }
     }
 }
@@ -144,10 +96,8 @@ impl<T: Element> DerefMut for Buffer<T> {
 /// Gives the memory of all pooled buffers back to the allocator, for a program
 /// that goes on to something else after training.
 pub fn release_buffers() {
-    let free_f32 = std::mem::take(&mut lock::<f32>().free);
-    lock::<f32>().free_len = 0;
-    let free_f64 = std::mem::take(&mut lock::<f64>().free);
-    lock::<f64>().free_len = 0;
+    // The locks are gone before anything is freed.
+    let (free_f32, free_f64) = (lock::<f32>().drain(), lock::<f64>().drain());
     drop((free_f32, free_f64));
     #[cfg(feature = "cuda")]
     crate::cuda::release_buffers();

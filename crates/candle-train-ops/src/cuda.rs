@@ -4,14 +4,15 @@
 //! [`Activation::from_nchw`](crate::Activation::from_nchw) of a tensor on
 //! [`device`]`(0)` starts a network there, whose weights must be there too. Activations are
 //! stored channels last, in f32 (multiplied as f32, not TF32) or, after
-//! [`set_bf16`](crate::set_bf16), in bf16; weights, their gradients, statistics and
-//! optimisers stay f32.
+//! [`set_bf16`](crate::set_bf16), in bf16. Weights, statistics and optimisers stay f32, and so
+//! are the gradients of weights, which convolutions in bf16 have rounded to bf16 once.
 
 mod context;
 mod conv;
 mod cudnn;
 mod feature;
 mod joining;
+mod memory;
 mod norm;
 mod optim;
 mod pool;
@@ -21,10 +22,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::{Device, Result};
 
-pub(crate) use context::release_buffers;
 pub(crate) use conv::{Folded, conv2d};
 pub(crate) use feature::Feature;
 pub(crate) use joining::{concat_channels, pad_end, relu};
+pub(crate) use memory::release_buffers;
 pub(crate) use norm::batch_norm;
 pub(crate) use optim::{AdamWStep, Changes};
 pub(crate) use pool::{avg_pool2d, max_pool2d};
@@ -50,7 +51,9 @@ pub fn name(device: &Device) -> Result<String> {
 }
 
 /// Milliseconds that all convolutions which this thread has queued on a device take alone,
-/// forwards and backwards: the times of their engines as measured when they were chosen.
+/// forwards and backwards: the times of their engines as measured when they were chosen. Those
+/// whose engine was chosen without measuring count nothing: rare shapes, and all where
+/// [`set_deterministic`] is on.
 ///
 /// # Errors
 /// A device that is not a GPU.
@@ -64,10 +67,10 @@ fn deterministic() -> bool {
 
 /// The CUDA device of this number, or why there is none.
 ///
-/// All its work is queued on one stream, whichever thread queues it.
+/// All its work is queued on one stream, whichever thread queues it; asked again, it is the same.
 ///
 /// # Errors
 /// No driver, no such device, or a CUDA library that is missing.
 pub fn device(index: usize) -> Result<Device> {
-    context::device(index)
+    memory::device(index)
 }

@@ -9,19 +9,19 @@ use crate::{OpError, buffer::Pool};
 /// A number type the operations work in.
 pub(crate) trait Element: WithDType {
     /// The pool its buffers return to.
-    fn pool() -> &'static Mutex<Pool<Self>>;
+    fn pool() -> &'static Mutex<Pool<Vec<Self>>>;
 }
 
 impl Element for f32 {
-    fn pool() -> &'static Mutex<Pool<Self>> {
-        static POOL: Mutex<Pool<f32>> = Mutex::new(Pool::new());
+    fn pool() -> &'static Mutex<Pool<Vec<Self>>> {
+        static POOL: Mutex<Pool<Vec<f32>>> = Mutex::new(Pool::new());
         &POOL
     }
 }
 
 impl Element for f64 {
-    fn pool() -> &'static Mutex<Pool<Self>> {
-        static POOL: Mutex<Pool<f64>> = Mutex::new(Pool::new());
+    fn pool() -> &'static Mutex<Pool<Vec<Self>>> {
+        static POOL: Mutex<Pool<Vec<f64>>> = Mutex::new(Pool::new());
         &POOL
     }
 }

@@ -120,13 +120,28 @@ impl RunningStats {
         Ok(())
     }
 
-    /// The moments, brought back from a GPU if one has them.
+    /// Copies of both as tensors `[C]` in f32, on the GPU if one holds them and else on the CPU.
+    ///
+    /// # Errors
+    /// A GPU that holds them and cannot be asked.
+    pub fn to_tensors(&self) -> Result<(Tensor, Tensor)> {
+        let moments = self.lock();
+        #[cfg(feature = "cuda")]
+        if let Some((mean, var)) = &moments.on_gpu {
+            return Ok((mean.copy()?, var.copy()?));
+        }
+        let tensor = |values: &[f32]| Tensor::from_slice(values, values.len(), &Device::Cpu);
+        Ok((tensor(&moments.mean)?, tensor(&moments.var)?))
+    }
+
+    /// The moments as they are now, copied from a GPU if one holds them.
     fn on_host(&self) -> Result<MutexGuard<'_, Moments>> {
-        #[cfg_attr(not(feature = "cuda"), expect(unused_mut, reason = "a GPU may have them"))]
+        #[cfg_attr(not(feature = "cuda"), expect(unused_mut, reason = "a GPU may hold them"))]
         let mut moments = self.lock();
         #[cfg(feature = "cuda")]
-        if let Some((mean, var)) = moments.on_gpu.take() {
-            (moments.mean, moments.var) = (mean.to_vec1()?, var.to_vec1()?);
+        if let Some((mean, var)) = &moments.on_gpu {
+            let both = (mean.to_vec1()?, var.to_vec1()?);
+            (moments.mean, moments.var) = both;
         }
         Ok(moments)
     }
@@ -134,27 +149,15 @@ impl RunningStats {
     /// Mean and variance on a GPU, whose kernels may move them from now on.
     #[cfg(feature = "cuda")]
     pub(crate) fn on_gpu(&self, device: &Device) -> Result<(Tensor, Tensor)> {
-        let mut moments = self.on_host_unless(device)?;
-        if let Some(both) = &moments.on_gpu {
-            return Ok(both.clone());
+        let held = self.lock().on_gpu.clone();
+        if let Some(both) = held.filter(|(mean, _)| mean.device().same_device(device)) {
+            return Ok(both);
         }
+        let mut moments = self.on_host()?;
         let tensor = |values: &[f32]| Tensor::from_slice(values, values.len(), device);
         let both = (tensor(&moments.mean)?, tensor(&moments.var)?);
         moments.on_gpu = Some(both.clone());
         Ok(both)
-    }
-
-    /// As [`on_host`](Self::on_host), but left where they are if that is on `device`.
-    #[cfg(feature = "cuda")]
-    fn on_host_unless(&self, device: &Device) -> Result<MutexGuard<'_, Moments>> {
-        let moments = self.lock();
-        match &moments.on_gpu {
-            Some((mean, _)) if !mean.device().same_device(device) => {
-                drop(moments);
-                self.on_host()
-            }
-            _ => Ok(moments),
-        }
     }
 
     /// Whether the batch lies in several processes.
@@ -357,6 +360,10 @@ impl RunningStats {
         }
         for (running, var) in moments.var.iter_mut().zip(&batch.var) {
             *running = blend(*running, *var * unbias);
+        }
+        #[cfg(feature = "cuda")]
+        {
+            moments.on_gpu = None;
         }
         Ok(())
     }

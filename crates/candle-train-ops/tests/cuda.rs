@@ -387,3 +387,55 @@ fn wrong_arguments_are_errors() {
     let weight = zeros(&[1, 2, 3, 3], DType::F32, &device);
     says(conv2d(&x, &weight, Conv2dSpec::default()), "expected [O, 1, KH, KW]");
 }
+
+#[test]
+fn the_engine_that_was_chosen_by_time_computes_the_same() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(device) = gpu() else { return };
+    let x = numbers(&[4, 16, 20, 20], 0.0, 1).to_dtype(DType::F32).unwrap();
+    let weight = numbers(&[32, 16, 3, 3], 0.0, 2).to_dtype(DType::F32).unwrap();
+    let spec = Conv2dSpec { stride: 1, padding: 1, groups: 1 };
+    let convolved = |device: &Device| -> Tensor {
+        let x = Activation::from_nchw(&x.to_device(device).unwrap()).unwrap();
+        let y = conv2d(&x, &weight.to_device(device).unwrap(), spec).unwrap().to_nchw().unwrap();
+        y.to_device(&Device::Cpu).unwrap()
+    };
+    let want = convolved(&Device::Cpu);
+    // More uses than a shape has before its engines are timed.
+    for use_of_it in 0..40 {
+        let difference = largest(&(convolved(&device) - &want).unwrap().to_dtype(DType::F64).unwrap());
+        assert!(difference < 1e-3, "use {use_of_it}: {difference:e}");
+    }
+}
+
+#[test]
+fn batches_arrive_as_they_were_sent() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(device) = gpu() else { return };
+    let mut uploader = cuda::Uploader::new(&device).unwrap();
+    // Sizes that grow and shrink; every third batch is not wanted after all.
+    for (turn, len) in [7usize, 4096, 12, 1 << 20, 1 << 20, 5, 9000, 1 << 20, 3].into_iter().enumerate() {
+        let values: Vec<f32> = (0..len).map(|index| (index * 31 + turn) as f32).collect();
+        let upload = uploader.send(&values, &[len]).unwrap();
+        if turn % 3 == 2 {
+            drop(upload);
+            continue;
+        }
+        assert_eq!(upload.tensor().unwrap().to_vec1::<f32>().unwrap(), values, "batch {turn}");
+    }
+    assert!(uploader.send(&[1.0], &[2]).is_err());
+}
+
+#[test]
+fn a_device_is_opened_once_and_its_memory_given_back() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(device) = gpu() else { return };
+    assert!(device.same_device(&cuda::device(0).unwrap()));
+    let x = Activation::from_nchw(&Tensor::ones((8, 64, 64, 64), DType::F32, &device).unwrap()).unwrap();
+    let y = relu(&x).unwrap();
+    drop(x);
+    candle_train_ops::release_buffers();
+    // What is in use stays.
+    let sum = y.to_nchw().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+    assert_eq!(sum, (8 * 64 * 64 * 64) as f32);
+}

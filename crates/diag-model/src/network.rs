@@ -321,7 +321,7 @@ impl Network {
         self.parameters.vars.iter().map(|(_, var)| var.elem_count() as u64).sum()
     }
 
-    /// A copy of every weight and running statistic by name, weights where they are.
+    /// A copy of every weight and running statistic by name, where they are.
     ///
     /// # Errors
     /// None of its own; candle's if memory cannot be had.
@@ -331,10 +331,9 @@ impl Network {
             state.insert(name.clone(), var.as_tensor().copy()?);
         }
         for (name, stats) in &self.parameters.stats {
-            for (part, values) in [("running_mean", stats.mean()?), ("running_var", stats.var()?)] {
-                let n_channels = values.len();
-                state.insert(format!("{name}.{part}"), Tensor::from_vec(values, n_channels, &Device::Cpu)?);
-            }
+            let (mean, var) = stats.to_tensors()?;
+            state.insert(format!("{name}.running_mean"), mean);
+            state.insert(format!("{name}.running_var"), var);
         }
         Ok(state)
     }

@@ -18,10 +18,15 @@ const NOTE: &str = "covid19-diag";
 /// When the disk refuses.
 pub fn write(path: &Path, tensors: &BTreeMap<String, Tensor>, note: &str) -> Result<(), ModelError> {
     let header = HashMap::from([(NOTE.to_owned(), note.to_owned())]);
-    let bytes = safetensors::serialize(tensors, Some(header)).map_err(|err| ModelError::Weights {
+    let unfit = |err: String| ModelError::Weights {
         file: path.into(),
         problem: format!("tensors that cannot be stored ({err})"),
-    })?;
+    };
+    // From a GPU here, where it may fail: the serialiser would panic.
+    let on_cpu = tensors.iter().map(|(name, tensor)| Ok((name, tensor.to_device(&Device::Cpu)?)));
+    let on_cpu: BTreeMap<_, _> =
+        on_cpu.collect::<candle_core::Result<_>>().map_err(|err| unfit(err.to_string()))?;
+    let bytes = safetensors::serialize(&on_cpu, Some(header)).map_err(|err| unfit(err.to_string()))?;
     Ok(files::write_atomic(path, &bytes)?)
 }
 

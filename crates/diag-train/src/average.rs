@@ -26,7 +26,9 @@ impl Average {
         for (name, now) in network.state()? {
             if let Some(average) = self.state.get_mut(&name) {
                 // Detached: a graph from step to step would keep the weights of every one.
-                *average = ((average.detach() * decay)? + (now.detach() * (1.0 - decay))?)?;
+                // Running statistics start on the CPU and go where they are used.
+                let before = average.detach().to_device(now.device())?;
+                *average = ((before * decay)? + (now.detach() * (1.0 - decay))?)?;
             }
         }
         Ok(())

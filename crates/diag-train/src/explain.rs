@@ -84,6 +84,7 @@ pub fn explain(job: &ExplainJob, stop: &AtomicBool) -> Result<Explained, TrainEr
         }
     }
     let (info, plan) = (run.read_info()?, TrainPlan::read(&run.plan())?);
+    plan.recipe.set_arithmetic();
     let model = SavedModel::read_to(&run.model(), &run.weights(), &job.device.open()?)?;
     let shards = ShardSet::open(&job.shards.clone().unwrap_or_else(|| run.shards(&info)))?;
     let (spec, wanted) = (&shards.manifest().spec, &model.card.input);

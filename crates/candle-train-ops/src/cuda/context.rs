@@ -5,7 +5,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     rc::Rc,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
 use candle_core::{
@@ -16,14 +16,17 @@ use candle_core::{
             cudnn::{result, sys},
             driver::{
                 CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, DeviceRepr, LaunchArgs,
-                LaunchConfig, PushKernelArg, result::device::get_default_mem_pool, sys as driver,
+                LaunchConfig, PushKernelArg, sys as driver,
             },
             nvrtc::Ptx,
         },
     },
 };
 
-use super::cudnn::{Plan, PlanKey};
+use super::{
+    cudnn::{Plan, PlanKey},
+    memory::{self, Memory},
+};
 use crate::OpError;
 
 /// The kernels, as `build.rs` compiled them.
@@ -72,66 +75,6 @@ impl Kind {
     }
 }
 
-/// Numbers in the memory of a GPU.
-///
-/// Kernels write through a shared reference: Rust never sees the memory, and everything
-/// that touches it runs on one stream, in order.
-pub(crate) struct Numbers {
-    /// Present until dropped.
-    bytes: Option<CudaSlice<u8>>,
-    pool: Arc<Pool>,
-    pub len: usize,
-    pub kind: Kind,
-}
-
-/// Memory of values that are gone, by size: the next step needs the same sizes, and asking
-/// the driver for each costs more than many a kernel. What is taken again may still be read
-/// by queued work; whatever writes to it is queued behind that.
-#[derive(Default)]
-struct Pool(Mutex<HashMap<usize, Vec<CudaSlice<u8>>>>);
-
-impl Pool {
-    fn lock(&self) -> MutexGuard<'_, HashMap<usize, Vec<CudaSlice<u8>>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn take(&self, n_bytes: usize) -> Option<CudaSlice<u8>> {
-        self.lock().get_mut(&n_bytes)?.pop()
-    }
-}
-
-impl Drop for Numbers {
-    fn drop(&mut self) {
-        if let Some(bytes) = self.bytes.take() {
-            self.pool.lock().entry(bytes.len()).or_default().push(bytes);
-        }
-    }
-}
-
-impl Numbers {
-    /// Numbers of unspecified value: the caller has every one written before it is read.
-    pub(super) fn unspecified(context: &Context, len: usize, kind: Kind) -> Result<Self> {
-        // Whole packs of 16 bytes, so that a kernel may end with one.
-        let n_bytes = (len * kind.bytes()).next_multiple_of(16).max(16);
-        let bytes = match context.pool.take(n_bytes) {
-            Some(bytes) => bytes,
-            // SAFETY: any byte is a number, and nobody reads one before a kernel wrote it.
-            None => unsafe { context.device.alloc::<u8>(n_bytes)? },
-        };
-        Ok(Self { bytes: Some(bytes), pool: Arc::clone(&context.pool), len, kind })
-    }
-
-    /// Where they are. Valid for work queued on the stream before `self` is dropped.
-    pub fn address(&self) -> Address {
-        self.bytes.as_ref().map_or(0, |bytes| bytes.device_ptr(bytes.stream()).0)
-    }
-
-    /// Packs of 16 bytes.
-    pub fn packs(&self) -> i64 {
-        self.len.div_ceil(self.kind.wide()) as i64
-    }
-}
-
 /// Kernels, plans and workspace on one device, for one thread: a cuDNN handle must not be
 /// shared between threads.
 ///
@@ -141,7 +84,7 @@ impl Numbers {
 pub(super) struct Context {
     pub plans: RefCell<HashMap<PlanKey, Rc<Plan>>>,
     workspace: RefCell<Option<CudaSlice<u8>>>,
-    pool: Arc<Pool>,
+    pub memory: Arc<Memory>,
     /// What the convolutions so far took, by the times of their engines.
     pub convolution_ms: Cell<f64>,
     pub cudnn: Handle,
@@ -156,9 +99,9 @@ thread_local! {
     static CONTEXTS: RefCell<HashMap<DeviceId, Rc<Context>>> = RefCell::new(HashMap::new());
 }
 
-/// Gives the memory of values that are gone back to the driver.
-pub(crate) fn release_buffers() {
-    CONTEXTS.with_borrow(|contexts| contexts.values().for_each(|context| context.pool.lock().clear()));
+/// Gives up this thread's workspaces.
+pub(super) fn release_workspaces() {
+    CONTEXTS.with_borrow(|contexts| contexts.values().for_each(|context| context.release_workspace()));
 }
 
 impl Context {
@@ -176,7 +119,7 @@ impl Context {
             let context = Rc::new(Self {
                 plans: RefCell::default(),
                 workspace: RefCell::default(),
-                pool: Arc::default(),
+                memory: memory::of(device),
                 convolution_ms: Cell::default(),
                 cudnn: Handle::new(&stream)?,
                 functions: RefCell::default(),
@@ -224,15 +167,20 @@ impl Context {
     /// Lends the workspace, made larger if need be and never zeroed.
     pub fn workspace(&self, bytes: usize) -> Result<Address> {
         let mut slot = self.workspace.borrow_mut();
-        let workspace = match slot.take() {
-            Some(workspace) if workspace.len() >= bytes => workspace,
-            // SAFETY: cuDNN reads what it wrote there itself. The old one is freed in the
-            // order of the stream, after its last use.
-            _ => unsafe { self.device.alloc::<u8>(bytes.max(1))? },
+        let kept = slot.take().filter(|workspace| workspace.len() >= bytes);
+        // One that is too small is gone by now: freed in the order of the stream, after its last use.
+        let workspace = match kept {
+            Some(workspace) => workspace,
+            None => self.memory.allocate(&self.device, bytes.max(1))?,
         };
         let address = workspace.device_ptr(&self.stream).0;
         *slot = Some(workspace);
         Ok(address)
+    }
+
+    /// Frees the workspace; the next one is as large as its user says.
+    pub fn release_workspace(&self) {
+        self.workspace.take();
     }
 
     /// One thread a number, in grid-stride loops.
@@ -270,7 +218,7 @@ impl Context {
     pub fn tensor(&self, shape: impl Into<Shape>) -> Result<(Tensor, Address)> {
         // SAFETY: every caller has a kernel write all of it before anything reads it.
         let tensor = unsafe { Tensor::empty(shape, DType::F32, &Device::Cuda(self.device.clone()))? };
-        let address = address_of("tensor", "result", &tensor)?;
+        let address = address_of(self, "tensor", "result", &tensor)?;
         Ok((tensor, address))
     }
 
@@ -281,29 +229,6 @@ impl Context {
         let address = slice.device_ptr(&self.stream).0;
         Ok((f32::wrap_cuda_slice(slice, self.device.clone()), address))
     }
-}
-
-/// The CUDA device of this number: one stream, and memory that stays with the process when
-/// it is freed.
-pub(super) fn device(index: usize) -> Result<Device> {
-    let wrap = candle_core::Error::wrap;
-    let device = Device::new_cuda_with_stream(index)?;
-    let cuda = device.as_cuda_device()?;
-    // SAFETY: events would order the work of several streams, and there is one.
-    unsafe { cuda.disable_event_tracking() };
-    let context = cuda.cuda_stream().context().clone();
-    context.bind_to_thread().map_err(wrap)?;
-    // SAFETY: the device is live; the pool is the process's own, and takes a u64 for its
-    // threshold. By default freed memory would go back to the driver at every wait.
-    unsafe {
-        let pool = get_default_mem_pool(context.cu_device()).map_err(wrap)?;
-        let attribute = driver::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-        let mut everything = u64::MAX;
-        driver::cuMemPoolSetAttribute(pool, attribute, (&raw mut everything).cast())
-            .result()
-            .map_err(wrap)?;
-    }
-    Ok(device)
 }
 
 /// Queues a kernel: `launch!(context, "name", "suffix", config, arguments...)`.
@@ -325,12 +250,22 @@ impl<T: DeviceRepr> Parameter for T {
     }
 }
 
-/// Where the numbers of a contiguous f32 tensor on a GPU are.
-pub(super) fn address_of(op: &'static str, argument: &'static str, tensor: &Tensor) -> Result<Address> {
+/// Where the numbers of a contiguous f32 tensor on the context's GPU are.
+pub(super) fn address_of(
+    context: &Context,
+    op: &'static str,
+    argument: &'static str,
+    tensor: &Tensor,
+) -> Result<Address> {
     let (storage, layout) = tensor.storage_and_layout();
-    let Storage::Cuda(storage) = &*storage else {
-        let reason = format!("{argument} is not on the GPU of the other arguments; move it with to_device");
-        return Err(OpError::Setting { op, reason }.into());
+    let storage = match &*storage {
+        // Another handle of the same GPU is another stream, whose work is not ordered with ours.
+        Storage::Cuda(storage) if storage.device.id() == context.device.id() => storage,
+        _ => {
+            let reason =
+                format!("{argument} is not on the GPU of the other arguments; move it with to_device");
+            return Err(OpError::Setting { op, reason }.into());
+        }
     };
     let Some((start, _)) = layout.contiguous_offsets() else {
         return Err(OpError::Setting { op, reason: "internal: argument is not contiguous".to_owned() }.into());

@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{CpuStorage, CudaStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
 use super::{
-    context::{Address, Context, Kind, Numbers, address_of, launch},
+    context::{Address, Context, Kind, address_of, launch},
     cudnn::{self, Addresses, Direction, PlanKey},
     deterministic,
     feature::{Feature, GradientSlot, Kept, check_f32, forward_makes_a_token, token_gradient},
+    memory::Numbers,
     norm,
 };
 use crate::{Act, Conv2dSpec, OpError, RunningStats, conv::Geometry, together};
@@ -19,7 +20,7 @@ pub(crate) fn conv2d(x: &Feature, weight_oihw: &Tensor, spec: Conv2dSpec) -> Res
     check_f32(OP, "weight_oihw", weight_oihw)?;
     let geometry = Geometry::new(x.dims, weight_oihw.dims(), spec)?;
     let context = Context::of(x.token.device())?;
-    let weight = pack(&context, weight_oihw, x.values.kind, &geometry)?;
+    let weight = pack(&context, weight_oihw, x.values.kind)?;
     let y = forward(&context, &x.values, &weight, &geometry)?;
     Feature::produce(y, geometry.output, |_, output| {
         let (input, deterministic) = (x.clone_without_token(), deterministic());
@@ -36,17 +37,17 @@ fn forward(context: &Context, x: &Numbers, weight: &Numbers, geometry: &Geometry
 }
 
 /// Inputs of a group, pixels of the kernel, and pairs of output and input.
-fn weight_extents(geometry: &Geometry) -> (i32, i32, usize) {
-    let inputs = geometry.input.c / geometry.groups;
-    (inputs as i32, geometry.taps() as i32, geometry.output.c * inputs)
+fn weight_extents(weight_oihw: &Tensor) -> Result<(i32, i32, usize)> {
+    let (outputs, inputs, kernel_h, kernel_w) = weight_oihw.dims4()?;
+    Ok((inputs as i32, (kernel_h * kernel_w) as i32, outputs * inputs))
 }
 
 /// The weight as cuDNN takes it: `[O, KH, KW, I]`, in the number type of the activations.
-fn pack(context: &Context, weight_oihw: &Tensor, kind: Kind, geometry: &Geometry) -> Result<Numbers> {
-    let packed = Numbers::unspecified(context, geometry.weight_count(), kind)?;
+fn pack(context: &Context, weight_oihw: &Tensor, kind: Kind) -> Result<Numbers> {
+    let packed = Numbers::unspecified(context, weight_oihw.elem_count(), kind)?;
     let weight_oihw = weight_oihw.contiguous()?;
-    let (from, to) = (address_of(OP, "weight_oihw", &weight_oihw)?, packed.address());
-    let (inputs, taps, pairs) = weight_extents(geometry);
+    let (from, to) = (address_of(context, OP, "weight_oihw", &weight_oihw)?, packed.address());
+    let (inputs, taps, pairs) = weight_extents(&weight_oihw)?;
     let config = context.elementwise(pairs);
     launch!(context, "pack_weight", kind.suffix(), config, from, to, inputs, taps, pairs as i64);
     Ok(packed)
@@ -98,7 +99,7 @@ impl CustomOp2 for Conv2d {
             let x = self.input.values.address();
             self.run(&context, Direction::WeightGradient, x, packed.address(), dy.address())?;
             let (gradient, to) = context.tensor(weight_oihw.shape())?;
-            let (inputs, taps, pairs) = weight_extents(&self.geometry);
+            let (inputs, taps, pairs) = weight_extents(weight_oihw)?;
             let (config, from) = (context.elementwise(pairs), packed.address());
             launch!(context, "unpack_weight", kind.suffix(), config, from, to, inputs, taps, pairs as i64);
             together::report(weight_oihw, &gradient)?;
@@ -134,7 +135,8 @@ impl Folded {
     ) -> Result<Self> {
         let context = Context::of(weight_oihw.device())?;
         let statistics = norm::running_statistics(&context, (gamma_c, beta_c), stats)?;
-        Ok(Self { weight_oihw: weight_oihw.detach(), statistics, packed: Mutex::new(None) })
+        // A copy: optimisers change variables where they are.
+        Ok(Self { weight_oihw: weight_oihw.copy()?.detach(), statistics, packed: Mutex::new(None) })
     }
 
     /// `act(conv(x) * scale + shift + residual)`, cut off from any graph.
@@ -145,13 +147,16 @@ impl Folded {
         geometry: &Geometry,
         act: Act,
     ) -> Result<Feature> {
+        if let Some(residual) = residual {
+            check_kind(OP, x, residual)?;
+        }
         let context = Context::of(x.token.device())?;
         let weight = {
             let mut packed = self.packed.lock().unwrap_or_else(PoisonError::into_inner);
             match packed.as_ref().filter(|packed| packed.kind == x.values.kind) {
                 Some(packed) => Arc::clone(packed),
                 None => {
-                    let weight = Arc::new(pack(&context, &self.weight_oihw, x.values.kind, geometry)?);
+                    let weight = Arc::new(pack(&context, &self.weight_oihw, x.values.kind)?);
                     Arc::clone(packed.insert(weight))
                 }
             }
@@ -169,6 +174,10 @@ pub(super) fn check_residual(op: &'static str, x: &Feature, residual: &Feature) 
         let (got, expected) = (residual.dims.to_vec(), format!("{:?}", x.dims.to_vec()));
         return Err(OpError::Shape { op, argument: "residual", got, expected }.into());
     }
+    check_kind(op, x, residual)
+}
+
+fn check_kind(op: &'static str, x: &Feature, residual: &Feature) -> Result<()> {
     if residual.values.kind != x.values.kind {
         let (got, expected) = (residual.values.kind.suffix().to_owned(), x.values.kind.suffix().to_owned());
         return Err(OpError::DType { op, argument: "residual", got, expected }.into());

@@ -28,7 +28,7 @@ const CANDIDATES: usize = 8;
 /// Runs of each engine that are timed, after one that is not.
 const RUNS: usize = 4;
 
-/// An engine that wants more scratch memory is passed over while others want less.
+/// An engine that wants more scratch memory is used only where no other can be.
 const LARGEST_WORKSPACE: usize = 1 << 30;
 
 /// Which of the three tensors of a convolution is computed from the other two.
@@ -82,7 +82,8 @@ pub(super) struct Addresses {
 }
 
 /// Queues a convolution: by the engine that the heuristics rank first, or, once its shape
-/// proves to be a common one, by the fastest. Engines are timed on these very tensors.
+/// proves to be a common one, by the fastest. Engines are tried, and timed, on these very tensors,
+/// so that the first convolution of a shape runs more than once.
 pub(super) fn run(context: &Context, key: PlanKey, addresses: Addresses) -> Result<()> {
     let known = context.plans.borrow().get(&key).map(Rc::clone);
     let plan = match known {
@@ -100,13 +101,42 @@ pub(super) fn run(context: &Context, key: PlanKey, addresses: Addresses) -> Resu
     plan.run(context, addresses)
 }
 
+/// A choice among engines: the first that runs, or the fastest of several.
+#[derive(Default)]
+struct Choice {
+    timed: bool,
+    tried: usize,
+    best: Option<Plan>,
+    failure: Option<candle_core::Error>,
+}
+
+impl Choice {
+    fn is_made(&self) -> bool {
+        if self.timed { self.tried == CANDIDATES } else { self.best.is_some() }
+    }
+
+    fn consider(&mut self, mut plan: Plan, context: &Context, addresses: Addresses) {
+        // Some engines find out only now that they cannot.
+        let ran = if self.timed { plan.measure(context, addresses) } else { plan.run(context, addresses) };
+        match ran {
+            Ok(()) => {
+                self.tried += 1;
+                if self.best.as_ref().is_none_or(|best| plan.time < best.time) {
+                    self.best = Some(plan);
+                }
+            }
+            Err(err) => self.failure = Some(err),
+        }
+    }
+}
+
 /// An engine prepared for one shape and direction.
 pub(super) struct Plan {
     plan: Descriptor,
     workspace: usize,
     /// What the plan was made of, which it may refer to.
-    _parts: Rc<Vec<Descriptor>>,
     _engine: Descriptor,
+    _parts: Rc<Vec<Descriptor>>,
     /// Milliseconds of one run; 0 where it was not timed.
     time: f32,
     uses: Cell<u32>,
@@ -116,42 +146,48 @@ impl Plan {
     fn choose(context: &Context, key: &PlanKey, addresses: Addresses, timed: bool) -> Result<Self> {
         let (parts, graph) = operation(context, key)?;
         let parts = Rc::new(parts);
-        let mut best: Option<Self> = None;
-        let mut tried = 0;
+        let mut choice = Choice { timed, ..Choice::default() };
         // The second mode proposes engines that take anything, slowly.
         for mode in [
             sys::cudnnBackendHeurMode_t::CUDNN_HEUR_MODE_A,
             sys::cudnnBackendHeurMode_t::CUDNN_HEUR_MODE_FALLBACK,
         ] {
-            if best.is_some() {
-                break;
-            }
+            let mut large = Vec::new();
             for engine in engines(&parts[graph], mode)? {
+                if choice.is_made() {
+                    break;
+                }
                 if !allowed(&engine, key)? {
                     continue;
                 }
-                let Some(mut plan) = Self::prepare(context, &parts, engine)? else {
-                    continue;
-                };
-                // Some engines find out only now that they cannot.
-                if !timed && plan.run(context, addresses).is_ok() {
-                    return Ok(plan);
-                }
-                let too_large = plan.workspace > LARGEST_WORKSPACE;
-                if !timed || (too_large && best.is_some()) || plan.measure(context, addresses).is_err() {
-                    continue;
-                }
-                tried += 1;
-                if best.as_ref().is_none_or(|best| plan.time < best.time) {
-                    best = Some(plan);
-                }
-                if tried == CANDIDATES {
-                    break;
+                match Self::prepare(context, &parts, engine)? {
+                    Some(plan) if plan.workspace > LARGEST_WORKSPACE => large.push(plan),
+                    // Memory that is not there is no reason to take another engine, with other bits.
+                    Some(plan) => {
+                        context.workspace(plan.workspace)?;
+                        choice.consider(plan, context, addresses);
+                    }
+                    None => {}
                 }
             }
+            for plan in large {
+                if choice.best.is_some() {
+                    break;
+                }
+                choice.consider(plan, context, addresses);
+            }
+            if choice.best.is_some() {
+                break;
+            }
         }
-        best.ok_or_else(|| {
-            let reason = format!("cuDNN has no engine for {key:?}");
+        if timed {
+            // Engines that were not taken may have wanted more than any that will run.
+            context.release_workspace();
+        }
+        choice.best.ok_or_else(|| {
+            let last =
+                choice.failure.map_or(String::new(), |err| format!("; the last one tried said: {err}"));
+            let reason = format!("cuDNN has no engine for {key:?}{last}");
             OpError::Setting { op: "conv2d", reason }.into()
         })
     }
@@ -170,8 +206,8 @@ impl Plan {
         Ok(Some(Self {
             plan,
             workspace,
-            _parts: Rc::clone(parts),
             _engine: engine,
+            _parts: Rc::clone(parts),
             time: 0.0,
             uses: Cell::new(0),
         }))
@@ -190,6 +226,7 @@ impl Plan {
     }
 
     fn run(&self, context: &Context, addresses: Addresses) -> Result<()> {
+        context.stream.context().bind_to_thread().map_err(candle_core::Error::wrap)?;
         let pack = Descriptor::new(Object::CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR)?;
         let Addresses { x, weight, y } = addresses;
         let pointers = [x, weight, y].map(|address| address as *mut c_void);
@@ -199,7 +236,7 @@ impl Plan {
         pack.set(Name::CUDNN_ATTR_VARIANT_PACK_WORKSPACE, Type::CUDNN_TYPE_VOID_PTR, &workspace)?;
         pack.finalize()?;
         // SAFETY: both descriptors are complete; the tensors have the extents that the plan
-        // was made for and outlive the call; the workspace is large enough.
+        // was made for and stay valid in the order of the stream; the workspace is large enough.
         unsafe { sys::cudnnBackendExecute(context.cudnn.0, self.plan.0, pack.0) }
             .result()
             .map_err(candle_core::Error::wrap)
@@ -354,9 +391,10 @@ impl Descriptor {
         Ok(Self(descriptor))
     }
 
-    /// Sets an attribute; `kind` is the type of `values` as cuDNN names it.
+    /// Sets an attribute. `kind` must be the type of `values` as cuDNN names it: it reads values of
+    /// that size.
     fn set<T>(&self, name: Name, kind: Type, values: &[T]) -> Result<()> {
-        // SAFETY: reads as many values as it is told; cuDNN checks the attribute's type.
+        // SAFETY: reads as many values as it is told, of the size that the caller named.
         unsafe {
             sys::cudnnBackendSetAttribute(self.0, name, kind, values.len() as i64, values.as_ptr().cast())
         }
@@ -374,7 +412,7 @@ impl Descriptor {
         unsafe { sys::cudnnBackendFinalize(self.0) }.result().map_err(candle_core::Error::wrap)
     }
 
-    /// Fills `values` as far as there are some; how many.
+    /// Fills `values` as far as there are some; how many. `kind` as in [`set`](Self::set).
     fn get<T>(&self, name: Name, kind: Type, values: &mut [T]) -> Result<usize> {
         let mut count = 0i64;
         // SAFETY: writes no more values than there is room for.

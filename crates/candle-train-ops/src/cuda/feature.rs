@@ -7,7 +7,10 @@ use candle_core::{
     CpuStorage, CudaStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, backend::BackendStorage,
 };
 
-use super::context::{Context, Kind, Numbers, address_of, launch};
+use super::{
+    context::{Context, Kind, address_of, launch},
+    memory::Numbers,
+};
 use crate::{OpError, activation::Dims, arithmetic};
 
 /// An activation in the memory of a GPU, `[N, H, W, C]`.
@@ -73,7 +76,7 @@ impl Feature {
         let context = Context::of(image_nchw.device())?;
         let image_nchw = image_nchw.contiguous()?;
         let values = Numbers::unspecified(&context, dims.count(), kind)?;
-        let (from, to) = (address_of(OP, "image_nchw", &image_nchw)?, values.address());
+        let (from, to) = (address_of(&context, OP, "image_nchw", &image_nchw)?, values.address());
         let (channels, pixels, count) = plane_extents(dims);
         let config = context.elementwise(dims.count());
         launch!(context, "from_nchw", kind.suffix(), config, from, to, channels, pixels, count);
@@ -281,7 +284,7 @@ impl CustomOp1 for ToNchw {
         let context = Context::of(token.device())?;
         let (gradient, kind) = (gradient.contiguous()?, self.0.values.kind);
         let values = Numbers::unspecified(&context, self.0.dims.count(), kind)?;
-        let (from, to) = (address_of(self.name(), "gradient", &gradient)?, values.address());
+        let (from, to) = (address_of(&context, self.name(), "gradient", &gradient)?, values.address());
         let (channels, pixels, count) = plane_extents(self.0.dims);
         let config = context.elementwise(self.0.dims.count());
         launch!(context, "from_nchw", kind.suffix(), config, from, to, channels, pixels, count);
@@ -317,7 +320,7 @@ impl CustomOp1 for GlobalAvgPool {
         let context = Context::of(token.device())?;
         let (gradient, kind) = (gradient.contiguous()?, self.0.values.kind);
         let dx = Numbers::unspecified(&context, self.0.dims.count(), kind)?;
-        let (from, to) = (address_of(self.name(), "gradient", &gradient)?, dx.address());
+        let (from, to) = (address_of(&context, self.name(), "gradient", &gradient)?, dx.address());
         let (channels, pixels, count) = plane_extents(self.0.dims);
         let config = context.elementwise(self.0.dims.count());
         launch!(context, "image_means_gradient", kind.suffix(), config, from, to, pixels, channels, count);

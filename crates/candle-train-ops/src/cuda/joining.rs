@@ -5,8 +5,9 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CudaStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
 use super::{
-    context::{Context, Numbers, launch},
+    context::{Context, launch},
     feature::{Feature, GradientSlot, forward_makes_a_token, token_gradient},
+    memory::Numbers,
 };
 use crate::{Act, OpError, activation::Dims};
 

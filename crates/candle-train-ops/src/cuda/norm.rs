@@ -5,9 +5,10 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CudaStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 
 use super::{
-    context::{Context, Kind, Numbers, address_of, launch},
+    context::{Context, Kind, address_of, launch},
     conv::check_residual,
     feature::{Feature, GradientSlot, Kept, check_f32, forward_makes_a_token, token_gradient},
+    memory::Numbers,
 };
 use crate::{Act, OpError, RunningStats, activation::Dims, element::check_shape, norm::MOMENTUM, together};
 
@@ -104,10 +105,10 @@ fn batch_statistics(
         channels,
         stats.epsilon(),
         MOMENTUM,
-        address_of(OP, "gamma_c", &gamma_c.contiguous()?)?,
-        address_of(OP, "beta_c", &beta_c.contiguous()?)?,
-        address_of(OP, "stats", &mean)?,
-        address_of(OP, "stats", &var)?,
+        address_of(&context, OP, "gamma_c", &gamma_c.contiguous()?)?,
+        address_of(&context, OP, "beta_c", &beta_c.contiguous()?)?,
+        address_of(&context, OP, "stats", &mean)?,
+        address_of(&context, OP, "stats", &var)?,
         statistics.address(),
     );
     Ok(statistics)
@@ -127,10 +128,10 @@ pub(super) fn running_statistics(
         "running_statistics",
         "",
         context.elementwise(channels),
-        address_of(OP, "stats", &mean)?,
-        address_of(OP, "stats", &var)?,
-        address_of(OP, "gamma_c", &gamma_c.contiguous()?)?,
-        address_of(OP, "beta_c", &beta_c.contiguous()?)?,
+        address_of(&context, OP, "stats", &mean)?,
+        address_of(&context, OP, "stats", &var)?,
+        address_of(&context, OP, "gamma_c", &gamma_c.contiguous()?)?,
+        address_of(&context, OP, "beta_c", &beta_c.contiguous()?)?,
         stats.epsilon(),
         channels as i32,
         statistics.address(),

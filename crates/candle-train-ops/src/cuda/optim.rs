@@ -1,6 +1,8 @@
 //! Optimisers over many variables at once.
 #![expect(unsafe_code, reason = "a kernel takes a struct; each block says why it is sound")]
 
+use std::rc::Rc;
+
 use candle_core::{
     Result, Tensor,
     cuda_backend::cudarc::driver::{DevicePtr, DeviceRepr, LaunchConfig},
@@ -29,16 +31,21 @@ struct Variable {
     decay: f32,
 }
 
+/// As `struct Variables` of the kernels, which hold as many.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Variables([Variable; AT_ONCE]);
 
+const _: () = assert!(size_of::<Variables>() == 3072);
+
 // SAFETY: numbers in C's order, as `struct Variables` of the kernels.
 unsafe impl DeviceRepr for Variables {}
 
-/// Variables on a GPU that are to be changed together. Holds their gradients until then.
+/// Variables on one GPU that are to be changed together. Holds their gradients until then.
 #[derive(Default)]
 pub(crate) struct Changes {
+    /// Of the first variable's device, which must be that of the others.
+    context: Option<Rc<Context>>,
     variables: Vec<Variable>,
     gradients: Vec<Tensor>,
 }
@@ -64,11 +71,16 @@ impl Changes {
         (keep, decay): (f32, f32),
     ) -> Result<()> {
         check_f32(op, "gradient", gradient)?;
+        let context = match &self.context {
+            Some(context) => Rc::clone(context),
+            None => Rc::clone(self.context.insert(Context::of(gradient.device())?)),
+        };
         let gradient = gradient.contiguous()?;
-        let moment = |index: usize| moments.get(index).map_or(Ok(0), |m| address_of(op, "moment", m));
+        let moment =
+            |index: usize| moments.get(index).map_or(Ok(0), |m| address_of(&context, op, "moment", m));
         self.variables.push(Variable {
-            weight: address_of(op, "variable", weight)?,
-            gradient: address_of(op, "gradient", &gradient)?,
+            weight: address_of(&context, op, "variable", weight)?,
+            gradient: address_of(&context, op, "gradient", &gradient)?,
             first: moment(0)?,
             second: moment(1)?,
             count: weight.elem_count() as i64,
@@ -115,10 +127,9 @@ impl Changes {
         &self,
         mut queue: impl FnMut(&Context, LaunchConfig, Variables, usize) -> Result<()>,
     ) -> Result<()> {
-        let Some(device) = self.gradients.first().map(Tensor::device) else {
+        let Some(context) = &self.context else {
             return Ok(());
         };
-        let context = Context::of(device)?;
         for group in self.variables.chunks(AT_ONCE) {
             let mut variables = Variables([Variable::default(); AT_ONCE]);
             variables.0[..group.len()].copy_from_slice(group);
@@ -130,7 +141,7 @@ impl Changes {
                 block_dim: (256, 1, 1),
                 shared_mem_bytes: 0,
             };
-            queue(&context, config, variables, group.len())?;
+            queue(context, config, variables, group.len())?;
         }
         Ok(())
     }

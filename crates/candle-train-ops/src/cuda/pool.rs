@@ -4,8 +4,9 @@
 use candle_core::{Result, cuda_backend::cudarc::driver::DeviceRepr};
 
 use super::{
-    context::{Context, Numbers, launch},
+    context::{Context, launch},
     feature::Feature,
+    memory::Numbers,
 };
 use crate::{OpError, activation::Dims, pool::output_dims, window::Window};
 

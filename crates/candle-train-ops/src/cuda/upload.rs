@@ -13,7 +13,8 @@ use candle_core::{
 const BUFFERS: usize = 2;
 
 /// Copies batches to a GPU from page-locked memory on a stream of their own, from any
-/// thread: neither the thread that trains nor the GPU waits for them.
+/// thread. The thread that trains does not wait for them; a copy begins when the work queued
+/// before it is done, because its memory may have been that of a value which this work reads.
 pub struct Uploader {
     device: Device,
     stream: Arc<CudaStream>,
@@ -25,11 +26,13 @@ pub struct Uploader {
 struct Buffer {
     memory: PinnedHostSlice<f32>,
     copied: CudaEvent,
+    stream: Arc<CudaStream>,
 }
 
 /// A batch that is being copied.
 pub struct Upload {
-    values: CudaSlice<f32>,
+    /// Present until it is handed out.
+    values: Option<CudaSlice<f32>>,
     shape: Vec<usize>,
     device: Device,
     arrived: CudaEvent,
@@ -75,7 +78,7 @@ impl Uploader {
         let arrived = self.stream.record_event(None).map_err(wrap)?;
         self.buffers[self.turn] = Some(buffer);
         self.turn = (self.turn + 1) % BUFFERS;
-        Ok(Upload { values: to, shape: shape.to_vec(), device: self.device.clone(), arrived })
+        Ok(Upload { values: Some(to), shape: shape.to_vec(), device: self.device.clone(), arrived })
     }
 }
 
@@ -84,7 +87,8 @@ impl Buffer {
         let wrap = candle_core::Error::wrap;
         // SAFETY: any bits are a number, and `fill` writes those that are read.
         let memory = unsafe { stream.context().alloc_pinned::<f32>(values.len()).map_err(wrap)? };
-        let mut buffer = Self { memory, copied: stream.record_event(None).map_err(wrap)? };
+        let copied = stream.record_event(None).map_err(wrap)?;
+        let mut buffer = Self { memory, copied, stream: Arc::clone(stream) };
         buffer.fill(values)?;
         Ok(buffer)
     }
@@ -101,17 +105,36 @@ impl Upload {
     ///
     /// # Errors
     /// A GPU that cannot be asked.
-    pub fn tensor(self) -> Result<Tensor> {
+    pub fn tensor(mut self) -> Result<Tensor> {
+        self.wait()?;
+        let Some(values) = self.values.take() else {
+            candle_core::bail!("a batch is handed out once");
+        };
         let device = self.device.as_cuda_device()?;
-        device.cuda_stream().wait(&self.arrived).map_err(candle_core::Error::wrap)?;
-        let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(self.values, device.clone()));
-        Ok(Tensor::from_storage(storage, self.shape, BackpropOp::none(), false))
+        let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(values, device.clone()));
+        Ok(Tensor::from_storage(storage, self.shape.as_slice(), BackpropOp::none(), false))
+    }
+
+    /// Has work queued from now on wait for the copy.
+    fn wait(&self) -> Result<()> {
+        let stream = self.device.as_cuda_device()?.cuda_stream();
+        stream.wait(&self.arrived).map_err(candle_core::Error::wrap)
     }
 }
 
-impl Drop for Uploader {
+impl Drop for Upload {
     fn drop(&mut self) {
-        // The buffers must not go while they are read. An error at the end has nobody to go to.
+        if self.values.is_some() {
+            // Its memory is freed in the order of the other stream, and then used again. An error
+            // has nobody to go to.
+            let _ = self.wait();
+        }
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // Not while it is read. An error at the end has nobody to go to.
         let _ = self.stream.synchronize();
     }
 }
