@@ -1,9 +1,13 @@
 //! `cargo xtask ci`: everything that continuous integration checks.
 
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use crate::{Failure, process, workspace_root};
+
+/// The other architecture that has vector kernels.
+const ARM: &str = "aarch64-unknown-linux-gnu";
 
 /// The step that compiles for GPUs.
 const CUDA: &str = "types of the CUDA code";
@@ -68,6 +72,11 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
         steps.push(("object store client", [&["build", "--example", "place"], &cloud[..]].concat()));
         steps.push(("object store", [&["test", "--test", "cloud"], &cloud[..]].concat()));
     }
+    if !args.quick && arm_is_here()? {
+        // Other kernels, which nothing here can run: emulation would take most of the time there is.
+        let check = ["check", "--release", "--locked", "--target", ARM, "-p", "candle-train-ops", "--tests"];
+        steps.push(("types on AArch64", check.to_vec()));
+    }
     if !args.quick && mpi_is_here()? {
         steps.push((
             "training under mpirun",
@@ -96,6 +105,17 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     }
     println!("all checks passed: {}", summary.join(", "));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether code for AArch64 can be checked: its standard library is there. Without, a loud word.
+fn arm_is_here() -> Result<bool, Failure> {
+    let printed = Command::new("rustc").args(["--print", "target-libdir", "--target", ARM]).output();
+    let printed = printed.map_err(|err| Failure::new(err, "install Rust: https://rustup.rs"))?;
+    let here = Path::new(String::from_utf8_lossy(&printed.stdout).trim()).is_dir();
+    if !here {
+        eprintln!("SKIPPED: types on AArch64 need its standard library: rustup target add {ARM}");
+    }
+    Ok(here)
 }
 
 /// Whether the feature `mpi` can be built and run: Open MPI with its headers. Without, a
