@@ -166,7 +166,8 @@ mod tests {
     fn many_stuffed_bytes_are_packed_without_gaps() {
         let data: Vec<u8> = (0..500).map(|i| if i % 3 == 0 { 0xFF } else { (i * 7 % 128) as u8 }).collect();
         let after_ff = |i: usize| i > 0 && data[i - 1] == 0xFF;
-        let digits = |i: usize| if after_ff(i) { format!("{:07b}", data[i]) } else { format!("{:08b}", data[i]) };
+        let digits =
+            |i: usize| if after_ff(i) { format!("{:07b}", data[i]) } else { format!("{:08b}", data[i]) };
         let want: String = (0..data.len()).map(digits).collect();
         assert_eq!(text(&Bits::of_jpeg_ls(&data)), want);
     }

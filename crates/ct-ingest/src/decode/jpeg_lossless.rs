@@ -4,6 +4,8 @@
 //! restarts, and predicts from shifted samples where there is a point transform.
 //! `ra`, `rb` and `rc` are the neighbours to the left, above, and above to the left.
 
+use pulp::{Arch, NullaryFnOnce};
+
 use super::bits::Bits;
 use crate::fault::Fault;
 
@@ -126,6 +128,9 @@ fn read_tables(mut segment: &[u8], tables: &mut [Option<HuffmanTable>; 4]) -> Re
 /// Bits of a code that are looked up at once; hardly any code is longer.
 const N_LOOKUP_BITS: u32 = 10;
 
+/// Bits of the longest code with its difference.
+const MAX_BITS: u32 = 16 + 15;
+
 /// A code for the number of bits that a difference takes.
 struct HuffmanTable {
     /// By the next bits: their code, where it is no longer and stands for at most 15 bits.
@@ -178,7 +183,7 @@ impl HuffmanTable {
         Ok(Self { short, lengths, symbols: symbols.into() })
     }
 
-    /// The difference at the top of a word (H.1.2.2), and the bits that it took: at most 31.
+    /// The difference at the top of a word (H.1.2.2), and the bits that it took.
     #[inline(always)]
     fn difference(&self, word: u64) -> Option<(u16, u32)> {
         let code = self.short[(word >> (64 - N_LOOKUP_BITS)) as usize];
@@ -222,7 +227,8 @@ fn decode_interval(bits: &Bits, scan: &Scan<'_>, interval: &mut [u16], cols: usi
     for row in 0..interval.len() / cols {
         let (above, current) = interval.split_at_mut(row * cols);
         let current = &mut current[..cols];
-        at = differences(bits, &scan.table, at, current).ok_or_else(|| wrong("has an impossible code"))?;
+        let differences = Differences { bits, table: &scan.table, at, line: current };
+        at = Arch::new().dispatch(differences).ok_or_else(|| wrong("has an impossible code"))?;
         if at > bits.len() {
             return Err(wrong("ends too early"));
         }
@@ -234,26 +240,40 @@ fn decode_interval(bits: &Bits, scan: &Scan<'_>, interval: &mut [u16], cols: usi
     if bits.ends_at(at) { Ok(()) } else { Err(wrong("holds more than its pixels")) }
 }
 
-/// Reads the differences of a line from `at` on; returns where the next one starts.
-fn differences(bits: &Bits, table: &HuffmanTable, mut at: usize, line: &mut [u16]) -> Option<usize> {
-    let (pairs, rest) = line.as_chunks_mut();
-    for [one, other] in pairs {
-        let mut word = bits.word(at)?;
-        let (difference, n_bits) = table.difference(word)?;
-        *one = difference;
-        at += n_bits as usize;
-        // One word holds two differences but for the longest.
-        word = if n_bits <= Bits::N_CERTAIN - 31 { word << n_bits } else { bits.word(at)? };
-        let (difference, n_bits) = table.difference(word)?;
-        *other = difference;
-        at += n_bits as usize;
+/// The differences of a line, from a place on; gives the place of the next line's. Compiled for
+/// several processors, since shifting is most of the work.
+struct Differences<'a> {
+    bits: &'a Bits,
+    table: &'a HuffmanTable,
+    at: usize,
+    line: &'a mut [u16],
+}
+
+impl NullaryFnOnce for Differences<'_> {
+    type Output = Option<usize>;
+
+    #[inline(always)]
+    fn call(self) -> Option<usize> {
+        let Self { bits, table, mut at, line } = self;
+        let (pairs, rest) = line.as_chunks_mut();
+        for [one, other] in pairs {
+            let word = bits.word(at)?;
+            let (difference, n_bits) = table.difference(word)?;
+            *one = difference;
+            at += n_bits as usize;
+            // One word holds two differences but for the longest.
+            let word = if n_bits <= Bits::N_CERTAIN - MAX_BITS { word << n_bits } else { bits.word(at)? };
+            let (difference, n_bits) = table.difference(word)?;
+            *other = difference;
+            at += n_bits as usize;
+        }
+        for last in rest {
+            let (difference, n_bits) = table.difference(bits.word(at)?)?;
+            *last = difference;
+            at += n_bits as usize;
+        }
+        Some(at)
     }
-    for last in rest {
-        let (difference, n_bits) = table.difference(bits.word(at)?)?;
-        *last = difference;
-        at += n_bits as usize;
-    }
-    Some(at)
 }
 
 /// Adds to each difference the sample before it.
