@@ -100,8 +100,8 @@ fn ingest_in_pool(run: &DicomRun, control: &Control<'_>) -> Result<Summary, Inge
     drop(assigned);
     let stored =
         books::store_cases(writer, tasks, books, &|task| read_case(task, &reading, run.format), control)?;
-    // The encoder needs its room.
-    drop(listing);
+    // The encoder needs their room.
+    drop((listing, tables));
     stored.finish(control)
 }
 

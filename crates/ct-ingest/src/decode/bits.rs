@@ -111,11 +111,8 @@ struct Packer {
 impl Packer {
     fn push_word(&mut self, word: u64) {
         self.bytes.extend_from_slice(&(self.word | word >> self.n_bits).to_be_bytes());
-        // Less than a word waits, so that the two shifts never make a whole one.
+        // Twice, since all of a word cannot be shifted away at once.
         self.word = word << 1 << (63 - self.n_bits);
-        if self.n_bits == 0 {
-            self.word = 0;
-        }
     }
 
     fn push(&mut self, byte: u8, n_bits: u32) {
@@ -125,7 +122,7 @@ impl Packer {
         if self.n_bits >= 64 {
             self.bytes.extend_from_slice(&self.word.to_be_bytes());
             self.n_bits -= 64;
-            self.word = if self.n_bits == 0 { 0 } else { bits << (n_bits - self.n_bits) };
+            self.word = bits << (n_bits - self.n_bits);
         }
     }
 
