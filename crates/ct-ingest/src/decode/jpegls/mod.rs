@@ -90,7 +90,7 @@ struct Coder {
 impl Coder {
     fn new(scan: &Scan<'_>) -> Self {
         let rules = Rules::new(scan);
-        let a = (rules.range as u32 + 32 >> 6).max(2);
+        let a = ((rules.range as u32 + 32) >> 6).max(2);
         let start = Context { a, b: 0, c: 0, n: 1, k: golomb_order(1, a) };
         let contexts = Box::new([start; N_CONTEXTS]);
         Self { rules, bits: Bits::of_jpeg_ls(scan.data), at: 0, contexts, run_index: 0 }
