@@ -1,7 +1,7 @@
 //! JPEG lossless in Huffman code (ITU-T T.81 | ISO/IEC 10918-1, annex H), one component.
 //!
-//! A decoder of our own: the one that dicom-rs offers takes three times as long, passes over
-//! restarts, and predicts from shifted samples where there is a point transform.
+//! A decoder of our own: the one that dicom-rs offers takes three times as long, and gives wrong
+//! samples without a word where there are restarts, across which it predicts, or a point transform.
 //! `ra`, `rb` and `rc` are the neighbours to the left, above, and above to the left.
 
 use pulp::{Arch, NullaryFnOnce};
