@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::UNIX_EPOCH;
 
 use diag_data::DataError;
+use diag_data::case::CaseId;
 use diag_data::files;
 use diag_data::manifest::{CaseRow, Flow, Level, Quarantined};
 use diag_data::shard::Outcome;
@@ -18,7 +19,7 @@ use crate::deidentify::{Kind, Pseudonyms};
 use crate::fault::Fault;
 use crate::leakage::{LeakCheck, Mark};
 use crate::listing::Listing;
-use crate::part::{Opening, PartFile};
+use crate::part::{Opening, Part, PartFile};
 use crate::run::{Control, Event, Quarantine, Summary};
 use crate::settings::Settings;
 use crate::study::{CaseFault, CaseTask, ReadCase};
@@ -49,7 +50,7 @@ impl<'a> Books<'a> {
         for &file in &task.files {
             let listed = &self.listing.files[file];
             let path = self.pseudonyms.hash(Kind::Path, &listed.relative);
-            let state = std::fs::metadata(&listed.path).ok().map(|metadata| {
+            let state = std::fs::metadata(listed.path()).ok().map(|metadata| {
                 let modified = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
                 (metadata.len(), modified)
             });
@@ -104,19 +105,27 @@ fn add_many(level: &mut Level, count: usize, reason: &str) {
     }
 }
 
-/// Reads cases side by side, stores each as soon as it is finished, and writes
-/// the shards, or the part that the settings ask for. Each task comes with the
+/// A run of which every case is stored.
+pub struct Stored {
+    staging: Staging,
+    opening: Opening,
+    pieces: Vec<Piece>,
+    /// What this is a part of, and all cases of the whole.
+    part: Option<(Part, Vec<CaseId>)>,
+}
+
+/// Reads cases side by side, and stores each as soon as it is finished. Each task comes with the
 /// operator's name for it. No more cases are in memory than there are threads.
 ///
 /// # Errors
-/// When something cannot be written, the user stops the run, or no case is left.
-pub fn write_cases(
+/// When something cannot be stored, or the user stops the run.
+pub fn store_cases(
     staging: Staging,
     mut tasks: Vec<(CaseTask, String)>,
     mut books: Books<'_>,
     read: &(dyn Fn(&CaseTask) -> Result<ReadCase, CaseFault> + Sync),
     control: &Control<'_>,
-) -> Result<Summary, IngestError> {
+) -> Result<Stored, IngestError> {
     tasks.sort_by(|a, b| a.0.case_id.cmp(&b.0.case_id));
     if let Some(pair) = tasks.windows(2).find(|pair| pair[0].0.case_id == pair[1].0.case_id) {
         let why = format!("two cases get the name {}", pair[0].0.case_id);
@@ -125,7 +134,7 @@ pub fn write_cases(
     let opening =
         Opening { flow: std::mem::take(&mut books.flow), quarantined: books.quarantine.take_lines() };
     let part = books.settings.part;
-    let all_cases = tasks.iter().map(|(task, _)| task.case_id.clone()).collect();
+    let part_of_all = part.map(|part| (part, tasks.iter().map(|(task, _)| task.case_id.clone()).collect()));
     tasks.retain(|(task, _)| part.is_none_or(|part| part.holds(&task.case_id)));
     (control.on_event)(Event::Scanned { n_files: books.listing.files.len(), n_cases: tasks.len() });
     let pieces = read_cases(&staging, &tasks, &books, read, control).inspect_err(|err| {
@@ -134,14 +143,23 @@ pub fn write_cases(
             staging.discard();
         }
     })?;
-    match part {
-        None => close(staging, opening, &pieces, control),
-        Some(part) => {
-            let file = PartFile::new(part, staging.job(), opening, all_cases);
-            let (outcome, _) = account(Opening::default(), &pieces)?;
-            let n_quarantined = outcome.quarantined.len();
-            Ok(Summary { manifest: staging.finish_part(&file, &outcome)?, n_quarantined })
-        }
+    Ok(Stored { staging, opening, pieces, part: part_of_all })
+}
+
+impl Stored {
+    /// Writes the shards, or the part that the settings ask for.
+    ///
+    /// # Errors
+    /// When something cannot be written, or no case is left.
+    pub fn finish(self, control: &Control<'_>) -> Result<Summary, IngestError> {
+        let Self { staging, opening, pieces, part } = self;
+        let Some((part, all_cases)) = part else {
+            return close(staging, opening, &pieces, control);
+        };
+        let file = PartFile::new(part, staging.job(), opening, all_cases);
+        let (outcome, _) = account(Opening::default(), &pieces)?;
+        let n_quarantined = outcome.quarantined.len();
+        Ok(Summary { manifest: staging.finish_part(&file, &outcome)?, n_quarantined })
     }
 }
 
@@ -255,7 +273,8 @@ pub fn close(
         staging.discard();
         return Err(IngestError::NothingUsable { n_cases: pieces.len() });
     }
-    for leak in leaks.leaks() {
+    // The encoder needs the room of the marks.
+    for leak in leaks.into_leaks() {
         let names: Vec<&str> = leak.cases.iter().map(|case| case.as_str()).collect();
         let fault = leak.fault();
         (control.on_event)(Event::SetAside { source: &names.join(" "), fault: &fault });

@@ -87,7 +87,7 @@ fn ingest_in_pool(run: &DicomRun, control: &Control<'_>) -> Result<Summary, Inge
     if listing.files.is_empty() {
         return Err(IngestError::Empty { what: "files", path: run.root.clone() });
     }
-    let assigned = intake::assign(&listing, run.format, &table, run.matching);
+    let mut assigned = intake::assign(&listing, run.format, &table, run.matching);
     control.check()?;
     if !assigned.holds_any(&listing, run.format) {
         return Err(IngestError::Empty { what: wanted, path: run.root.clone() });
@@ -96,8 +96,13 @@ fn ingest_in_pool(run: &DicomRun, control: &Control<'_>) -> Result<Summary, Inge
     let reading = Reading { listing: &listing, settings, pseudonyms: &pseudonyms, tables: &tables };
     let mut books = Books::open(&listing, settings, &pseudonyms);
     enter_unassigned(&listing, &assigned, &mut books, control);
-    let tasks = tasks(run, &table, &assigned, reading, &mut books, control)?;
-    books::write_cases(writer, tasks, books, &|task| read_case(task, &reading, run.format), control)
+    let tasks = tasks(run, &table, &mut assigned, reading, &mut books, control)?;
+    drop(assigned);
+    let stored =
+        books::store_cases(writer, tasks, books, &|task| read_case(task, &reading, run.format), control)?;
+    // The encoder needs their room.
+    drop((listing, tables));
+    stored.finish(control)
 }
 
 fn read_case(task: &CaseTask, reading: &Reading<'_>, format: Format) -> Result<ReadCase, CaseFault> {
@@ -107,11 +112,11 @@ fn read_case(task: &CaseTask, reading: &Reading<'_>, format: Format) -> Result<R
     }
 }
 
-/// The cases to be read, with the names that the operator knows.
+/// The cases to be read, with the names that the operator knows. Takes the files of each.
 fn tasks(
     run: &DicomRun,
     table: &LabelTable,
-    assigned: &Assigned,
+    assigned: &mut Assigned,
     reading: Reading<'_>,
     books: &mut Books<'_>,
     control: &Control<'_>,
@@ -132,7 +137,7 @@ fn tasks(
             // An identifier is not shown, not even to the operator: logs are kept.
             Match::PatientId | Match::SeriesUid => format!("line {} of the label table", entry.line),
         };
-        match &assigned.cases[row] {
+        match &mut assigned.cases[row] {
             Ok(files) => {
                 let task = CaseTask {
                     case_id,
@@ -141,7 +146,7 @@ fn tasks(
                     patient_hash: patients[row]
                         .as_deref()
                         .map(|id| reading.pseudonyms.hash(Kind::Patient, id)),
-                    files: files.clone(),
+                    files: std::mem::take(files),
                 };
                 tasks.push((task, name));
             }

@@ -147,7 +147,10 @@ fn ingest_in_pool(run: &ImagesRun, control: &Control<'_>) -> Result<Summary, Ing
         };
         tasks.push((task, case.name));
     }
-    books::write_cases(writer, tasks, books, &|task| read(task, &listing, settings), control)
+    let stored = books::store_cases(writer, tasks, books, &|task| read(task, &listing, settings), control)?;
+    // The encoder needs its room.
+    drop(listing);
+    stored.finish(control)
 }
 
 /// What is left out before anything is read.
@@ -208,7 +211,7 @@ fn of_table(table: &LabelTable, listing: &Listing, images: &[usize], aside: &mut
     let row_of: BTreeMap<&str, usize> =
         table.rows.iter().enumerate().map(|(row, entry)| (entry.case.as_str(), row)).collect();
     for &file in images {
-        let path = listing.files[file].relative.as_str();
+        let path = &*listing.files[file].relative;
         match names_of(path).into_iter().find_map(|name| row_of.get(name)) {
             Some(&row) => files_of.entry(row).or_default().push(file),
             None => {
@@ -274,7 +277,7 @@ fn of_folders(
             continue;
         };
         let parts: Vec<&str> = path.split('/').collect();
-        let name = if parts.len() > 2 { parts[..2].join("/") } else { path.clone() };
+        let name = if parts.len() > 2 { parts[..2].join("/") } else { path.to_string() };
         cases.entry(name).or_insert((label, Vec::new())).1.push(file);
     }
     let found = cases
@@ -290,7 +293,7 @@ fn apply_lists(lists: &SplitLists, listing: &Listing, found: &mut [Found], aside
         .iter()
         .enumerate()
         .flat_map(|(case, found)| found.files.iter().map(move |&file| (case, file)))
-        .map(|(case, file)| (case, listing.files[file].relative.as_str()))
+        .map(|(case, file)| (case, &*listing.files[file].relative))
         .collect();
     let paths: Vec<&str> = image_paths.iter().map(|(_, path)| *path).collect();
     for (entry, placed) in split_lists::place(lists, &paths) {

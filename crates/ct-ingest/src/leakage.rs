@@ -103,7 +103,7 @@ impl LeakCheck {
     }
 
     /// All leaks, by kind and cases.
-    pub fn leaks(&self) -> Vec<Leak> {
+    pub fn into_leaks(self) -> Vec<Leak> {
         let mut found = Vec::new();
         for (&what, values) in &self.identities {
             let rows = values.iter().map(|(value, case, split)| (value.as_str(), case, *split));

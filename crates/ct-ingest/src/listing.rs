@@ -1,8 +1,10 @@
 //! The files below a folder, in a fixed order.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
 use walkdir::WalkDir;
 
@@ -14,15 +16,23 @@ use crate::guard::guarded;
 /// Files above this are refused: the largest multi-frame objects stay below 2 GiB.
 pub(crate) const MAX_FILE_LEN: u64 = 4 << 30;
 
-/// One file below the root, or one entry of an archive below it.
+/// One file below the root, or one entry of an archive below it. An export has hundreds of
+/// thousands, all of which are in memory: none repeats what it shares with others.
 #[derive(Clone, Debug)]
 pub struct ListedFile {
-    /// Where it lies; for an entry, where its archive lies.
-    pub path: PathBuf,
-    /// The entry of the archive.
-    pub entry: Option<Entry>,
     /// Its path below the root, with `/`; an archive counts as a folder.
-    pub relative: String,
+    pub relative: Box<str>,
+    place: Place,
+}
+
+#[derive(Clone, Debug)]
+enum Place {
+    /// Below this folder, by its `relative` path.
+    Below(Arc<Path>),
+    /// At this path, which `relative` does not tell.
+    At(Box<Path>),
+    /// In this archive.
+    Packed(Arc<Path>, Box<Entry>),
 }
 
 /// An opened file: its bytes, and how many they are.
@@ -36,14 +46,32 @@ pub struct Opened {
 impl ListedFile {
     /// A file by itself.
     pub fn at(path: &Path) -> Self {
-        Self { path: path.into(), entry: None, relative: String::new() }
+        Self { relative: "".into(), place: Place::At(path.into()) }
+    }
+
+    /// A file that was found below `root`.
+    fn found(root: &Arc<Path>, path: &Path) -> Self {
+        let relative = relative(root, path).into_boxed_str();
+        // What is not text cannot be found again by its text.
+        let is_told = root.join(&*relative) == path;
+        let place = if is_told { Place::Below(root.clone()) } else { Place::At(path.into()) };
+        Self { relative, place }
+    }
+
+    /// Where it lies; for an entry, where its archive lies.
+    pub fn path(&self) -> Cow<'_, Path> {
+        match &self.place {
+            Place::Below(root) => root.join(&*self.relative).into(),
+            Place::At(path) => Cow::Borrowed(path),
+            Place::Packed(archive, _) => Cow::Borrowed(archive),
+        }
     }
 
     /// Its length; 0 where the system does not tell.
     pub fn n_bytes(&self) -> u64 {
-        match &self.entry {
-            Some(entry) => entry.n_bytes(),
-            None => std::fs::metadata(&self.path).map_or(0, |metadata| metadata.len()),
+        match &self.place {
+            Place::Packed(_, entry) => entry.n_bytes(),
+            _ => std::fs::metadata(self.path()).map_or(0, |metadata| metadata.len()),
         }
     }
 
@@ -53,11 +81,11 @@ impl ListedFile {
     /// [`Fault::Unreadable`] when the system refuses, or it is no plain file.
     pub fn open(&self) -> Result<Opened, Fault> {
         let unreadable = |err: std::io::Error| Fault::Unreadable { why: err.kind().to_string() };
-        if let Some(entry) = &self.entry {
-            let reader = entry.open(&self.path).map_err(unreadable)?;
+        if let Place::Packed(archive, entry) = &self.place {
+            let reader = entry.open(archive).map_err(unreadable)?;
             return Ok(Opened { reader, n_bytes: entry.n_bytes() });
         }
-        let file = File::open(&self.path).map_err(unreadable)?;
+        let file = File::open(self.path()).map_err(unreadable)?;
         let metadata = file.metadata().map_err(unreadable)?;
         if !metadata.is_file() {
             return Err(Fault::Unreadable { why: "it is not a plain file".into() });
@@ -86,7 +114,7 @@ impl ListedFile {
         }
         let unreadable = |err: std::io::Error| Fault::Unreadable { why: err.kind().to_string() };
         // An entry's length is only announced: it is believed as far as a scan goes.
-        let believed = if self.entry.is_some() { n_bytes.min(1 << 20) } else { n_bytes };
+        let believed = if matches!(self.place, Place::Packed(..)) { n_bytes.min(1 << 20) } else { n_bytes };
         bytes.resize(believed as usize, 0);
         let mut n_read = 0;
         while n_read < bytes.len() {
@@ -129,29 +157,28 @@ impl Listing {
             listing.walk(root);
         }
         listing.files.sort_by(|a, b| a.relative.cmp(&b.relative));
+        listing.files.shrink_to_fit();
         listing.closed.sort_by(|a, b| a.0.cmp(&b.0));
         Ok(listing)
     }
 
     fn walk(&mut self, root: &Path) {
+        let shared: Arc<Path> = root.into();
         for entry in WalkDir::new(root).follow_links(true) {
             match entry {
                 Ok(entry) if entry.file_type().is_dir() => {}
                 Ok(entry) => {
-                    let relative = relative(root, entry.path());
-                    if archive::is_named_as_zip(&relative) {
-                        self.enter(entry.path(), &relative);
+                    let file = ListedFile::found(&shared, entry.path());
+                    if archive::is_named_as_zip(&file.relative) {
+                        self.enter(entry.path(), &file.relative);
                     } else {
-                        self.files.push(ListedFile { path: entry.into_path(), entry: None, relative });
+                        self.files.push(file);
                     }
                 }
                 // What the system refuses is listed, so that its case is set aside when it is opened. A
                 // link to a folder around it hides nothing.
                 Err(err) => match (err.path(), err.io_error()) {
-                    (Some(path), Some(_)) => {
-                        let relative = relative(root, path);
-                        self.files.push(ListedFile { path: path.into(), entry: None, relative });
-                    }
+                    (Some(path), Some(_)) => self.files.push(ListedFile::found(&shared, path)),
                     (path, _) => {
                         let path = path.map(|path| relative(root, path)).unwrap_or_default();
                         self.closed
@@ -168,10 +195,10 @@ impl Listing {
         match guarded(broken, || archive::list(path)) {
             Err(fault) => self.closed.push((relative.into(), fault)),
             Ok(contents) => {
+                let archive: Arc<Path> = path.into();
                 let listed = contents.entries.into_iter().map(|(name, entry)| ListedFile {
-                    path: path.into(),
-                    entry: Some(entry),
-                    relative: below(name),
+                    relative: below(name).into(),
+                    place: Place::Packed(archive.clone(), Box::new(entry)),
                 });
                 self.files.extend(listed);
                 self.closed.extend(contents.closed.into_iter().map(|(name, fault)| (below(name), fault)));

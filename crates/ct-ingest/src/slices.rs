@@ -12,7 +12,7 @@ use crate::render::{self, Image};
 use crate::select::{self, LungMeasure, Masks, Region};
 use crate::settings::{Crop, Select, Settings};
 use crate::study::CaseTask;
-use crate::survey::Survey;
+use crate::survey::{self, Survey};
 
 /// One slice of a stack, decoded, with what its row will say of it.
 #[derive(Clone, Debug)]
@@ -77,7 +77,9 @@ pub fn measure(slice: SourceSlice, spacing: Spacing, settings: &Settings) -> Res
         None => None,
     };
     let picture = if settings.crop == Crop::None && settings.select == Select::All {
-        finished(&grey, hu.as_ref(), whole, settings.size)?
+        let done = finished(&grey, hu.as_ref(), whole, settings.size)?;
+        survey::give_back(grey);
+        done
     } else {
         Picture::Waiting { grey, hu }
     };

@@ -1,6 +1,8 @@
 //! One pass over a slice: its grey levels, and all that is measured on its HU.
 //! No whole slice of HU is made unless it is stored: memory traffic is what this costs.
 
+use std::cell::Cell;
+
 use diag_data::units::HuWindow;
 use pulp::{Arch, NullaryFnOnce};
 
@@ -27,6 +29,21 @@ pub struct Survey {
     pub hu_max: f32,
     /// Mean HU.
     pub hu_mean: f32,
+}
+
+thread_local! {
+    /// Grey levels that were given back: fresh memory for every slice costs more than filling it.
+    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Longest picture that a thread keeps for the next slice.
+const MAX_SPARE: usize = 1 << 20;
+
+/// Keeps the room of grey levels that nobody needs any more for the next slice of this thread.
+pub fn give_back(grey: Image<u8>) {
+    if grey.values.capacity() <= MAX_SPARE {
+        SPARE.set(grey.values);
+    }
 }
 
 /// HU and grey level of every stored word.
@@ -57,7 +74,9 @@ impl WordTables {
     ) -> (Survey, usize) {
         match self.line {
             Some(line) if !keep_hu => {
-                Arch::new().dispatch(LineSurvey { grey_table: &self.grey, line, pixels, rows, cols })
+                let mut grey = SPARE.take();
+                grey.resize(rows * cols, 0);
+                Arch::new().dispatch(LineSurvey { grey_table: &self.grey, line, pixels, rows, cols, grey })
             }
             _ => self.survey_by_table(pixels, (rows, cols), keep_hu),
         }
@@ -199,6 +218,8 @@ struct LineSurvey<'a> {
     pixels: &'a StoredPixels<'a>,
     rows: usize,
     cols: usize,
+    /// Room for the grey levels, all of which are set.
+    grey: Vec<u8>,
 }
 
 impl NullaryFnOnce for LineSurvey<'_> {
@@ -206,10 +227,9 @@ impl NullaryFnOnce for LineSurvey<'_> {
 
     #[inline(always)]
     fn call(self) -> (Survey, usize) {
-        let Self { grey_table, line, pixels, rows, cols } = self;
+        let Self { grey_table, line, pixels, rows, cols, mut grey } = self;
         let mut grid = Grid::new(rows, cols);
         let block = grid.block();
-        let mut grey = vec![0; rows * cols];
         let mut words = vec![0; block * cols];
         let mut tally = Tally::new(cols, grid.width());
         let (mut total, mut n_padding) = (0, 0);

@@ -72,5 +72,5 @@ pub fn verify(root: &Path) -> Result<Verified, IngestError> {
     if let Some((case, split)) = marks_of.into_keys().next() {
         return Err(wrong("cases.parquet", format!("{case} of {split} is not in it")).into());
     }
-    Ok(Verified { n_files, n_slices, n_cases: cases.len(), leaks: leaks.leaks() })
+    Ok(Verified { n_files, n_slices, n_cases: cases.len(), leaks: leaks.into_leaks() })
 }

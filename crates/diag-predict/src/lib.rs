@@ -149,6 +149,6 @@ fn read_study(folder: &Path, settings: &Settings) -> Result<ReadCase, PredictErr
     study::read(&task, &reading).map_err(|(file, fault)| PredictError::Study {
         remedy: fault.remedy(),
         why: fault.to_string(),
-        place: file.map_or_else(|| folder.to_path_buf(), |file| listing.files[file].path.clone()),
+        place: file.map_or_else(|| folder.to_path_buf(), |file| listing.files[file].path().into_owned()),
     })
 }

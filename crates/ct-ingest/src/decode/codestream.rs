@@ -1,24 +1,27 @@
 //! What a compressed stream says about itself, held against the header.
 //!
-//! The decoders fill a short stream with zeros and crop a long one without a
+//! Some decoders fill a short stream with zeros and crop a long one without a
 //! word. So the stream's own size must be the header's, and its end must be there.
 
 use super::header::Header;
 use super::syntax::{self, Compression};
 use crate::fault::Fault;
 
-/// Checks size, depth, process and end mark of a stream.
+/// The process of lossless JPEG in Huffman code.
+pub const LOSSLESS: u8 = 3;
+
+/// Checks size, depth, process and end mark of a stream. Returns what its frame header says.
 ///
 /// # Errors
 /// [`Fault::Pixels`] when they differ from the header, or are not there;
 /// [`Fault::TransferSyntax`] for a process of JPEG without a decoder.
-pub fn check(header: &Header, stream: &[u8]) -> Result<(), Fault> {
+pub fn check(header: &Header, stream: &[u8]) -> Result<StreamFrame, Fault> {
     let format = &header.format;
     let compression = header.syntax.compression;
     let frame = match compression {
         Compression::Jpeg | Compression::JpegLs => jpeg_frame(stream),
         Compression::Jpeg2000 => jpeg2000_frame(stream),
-        Compression::None | Compression::Deflate | Compression::Rle => return Ok(()),
+        Compression::None | Compression::Deflate | Compression::Rle => None,
     };
     let frame = frame.ok_or(Fault::Pixels { why: "its compressed stream has no frame header".into() })?;
     if (frame.rows, frame.cols) != (format.rows, format.cols) {
@@ -47,21 +50,22 @@ pub fn check(header: &Header, stream: &[u8]) -> Result<(), Fault> {
     if !is_ended(&stream[..end]) && !is_ended(&stream[..stream.len() - 1]) {
         return Err(Fault::Pixels { why: "its compressed stream is cut".into() });
     }
-    Ok(())
+    Ok(frame)
 }
 
-/// What the decoder of JPEG can: cosine transform of 8 bits, and lossless, both
+/// What the decoders of JPEG can: cosine transform of 8 bits, and lossless, both
 /// in Huffman code.
 fn is_decodable(frame: &StreamFrame) -> bool {
     match frame.process {
         0..=2 => frame.bits == 8,
-        process => process == 3,
+        process => process == LOSSLESS,
     }
 }
 
-struct StreamFrame {
+/// What the frame header of a stream says.
+pub struct StreamFrame {
     /// Number of the frame marker, for JPEG: 0 baseline, 1 extended, 3 lossless.
-    process: u8,
+    pub process: u8,
     rows: usize,
     cols: usize,
     bits: u16,

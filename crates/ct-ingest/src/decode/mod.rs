@@ -1,12 +1,14 @@
 //! DICOM files to headers and CT numbers: the only place that names dicom-rs and its codecs.
 //!
 //! The walk over the elements is our own ([`elements`] says why); dicom-rs gives
-//! the dictionary, the table of transfer syntaxes, and the codecs of JPEG and JPEG 2000.
+//! the dictionary, the table of transfer syntaxes, and the codecs of lossy JPEG and JPEG 2000.
 
+mod bits;
 mod codestream;
 mod elements;
 pub mod frames;
 pub mod header;
+mod jpeg_lossless;
 mod jpegls;
 pub mod pixels;
 pub mod rescale;

@@ -11,7 +11,7 @@ use super::elements::Fragments;
 use super::header::{Header, PixelFormat};
 use super::rescale::Rescale;
 use super::syntax::{self, Compression};
-use super::{codestream, jpegls, rle};
+use super::{codestream, jpeg_lossless, jpegls, rle};
 use crate::fault::Fault;
 use crate::guard::guarded;
 
@@ -109,9 +109,12 @@ fn decoded_form<'a>(file: &'a [u8], header: &Header, frame_idx: usize) -> Result
             if compression == Compression::Rle {
                 return rle::decode(&stream, format).map(Form::Words);
             }
-            codestream::check(header, &stream)?;
+            let frame = codestream::check(header, &stream)?;
             if compression == Compression::JpegLs {
                 return jpegls::decode(&stream, format.rows, format.cols).map(Form::Words);
+            }
+            if compression == Compression::Jpeg && frame.process == codestream::LOSSLESS {
+                return jpeg_lossless::decode(&stream, format.rows, format.cols).map(Form::Words);
             }
             let bytes = decode_by_codec(header, stream)?;
             if bytes.len() != format.frame_len() {

@@ -1,6 +1,7 @@
 //! Every compressed transfer syntax, from streams of the codecs' own libraries.
 //!
-//! `reference/codec_streams.json` was made by `reference/codec_streams.py`.
+//! `reference/codec_streams.json` was made by `reference/codec_streams.py`, and
+//! `reference/lossless_streams.json` by `reference/lossless_streams.py`.
 
 use std::io::Write;
 
@@ -31,6 +32,11 @@ fn cases() -> Vec<Case> {
     serde_json::from_str(include_str!("../reference/codec_streams.json")).unwrap()
 }
 
+/// JPEG lossless of every selection value.
+fn lossless_cases() -> Vec<Case> {
+    serde_json::from_str(include_str!("../reference/lossless_streams.json")).unwrap()
+}
+
 fn base64(text: &str) -> Vec<u8> {
     base64::engine::general_purpose::STANDARD.decode(text).unwrap()
 }
@@ -51,7 +57,8 @@ fn encapsulated(stream: &[u8]) -> Vec<u8> {
 /// One small file of every codec, for the tests of damaged input.
 pub fn seeds() -> Vec<Vec<u8>> {
     let mut seen = std::collections::BTreeSet::new();
-    let cases = cases().into_iter().filter(|case| case.rows > 20 && seen.insert(case.syntax.clone()));
+    let cases = cases().into_iter().chain(lossless_cases()).filter(|case| case.rows > 16);
+    let cases = cases.filter(|case| seen.insert((case.syntax.clone(), case.name.contains("after 1"))));
     cases.map(|case| file_of(&case, &base64(&case.stream))).collect()
 }
 
@@ -83,8 +90,8 @@ fn decoded(case: &Case, stream: &[u8]) -> Result<Vec<u16>, Fault> {
 
 #[test]
 fn every_stream_is_what_its_library_makes_of_it() {
-    let cases = cases();
-    assert!(cases.len() >= 70);
+    let cases: Vec<Case> = cases().into_iter().chain(lossless_cases()).collect();
+    assert!(cases.len() >= 180);
     let mut wrong = Vec::new();
     for case in &cases {
         if case.name == "JPEG extended of 12 bits" {
@@ -141,8 +148,8 @@ fn a_stream_that_is_cut_or_damaged_is_never_taken_for_whole() {
             assert!(decoded(&other, &stream).is_err(), "{} as {rows} x {cols}", case.name);
         }
     }
-    // With an end mark put behind the cut, JPEG-LS must notice by itself.
-    for syntax in [".4.80", ".4.81"] {
+    // With an end mark put behind the cut, the decoders must notice by themselves.
+    for syntax in [".4.70", ".4.80", ".4.81"] {
         let case = of_syntax(syntax);
         let stream = base64(&case.stream);
         for n_kept in (30..stream.len() - 4).step_by(11) {
@@ -151,6 +158,46 @@ fn a_stream_that_is_cut_or_damaged_is_never_taken_for_whole() {
             assert!(decoded(case, &cut).is_err(), "{}, cut at {n_kept}", case.name);
         }
     }
+}
+
+#[test]
+fn a_lossless_stream_that_breaks_a_rule_is_refused() {
+    let of_name = |name: &str| lossless_cases().into_iter().find(|case| case.name == name).unwrap();
+    let case = of_name("12 bits, selection 7, point transform 0, restart after 1 rows");
+    let stream = base64(&case.stream);
+    let find = |bytes: &[u8]| stream.windows(bytes.len()).position(|window| window == bytes).unwrap();
+    let with = |at: usize, bytes: &[u8]| {
+        let mut changed = stream.clone();
+        changed[at..at + bytes.len()].copy_from_slice(bytes);
+        changed
+    };
+    let (restart, scan, table) = (find(&[0xFF, 0xDD]), find(&[0xFF, 0xDA]), find(&[0xFF, 0xC4]));
+    for (changed, what) in [
+        (with(find(&[0xFF, 0xD3]), &[0xFF, 0xD4]), "restarts out of order"),
+        (with(find(&[0xFF, 0xD3]), &[0xFF, 0xD9]), "an end before the end"),
+        (with(restart + 4, &[0, 21]), "a restart within a line"),
+        (with(restart + 4, &[0, 0]), "restarts that were not announced"),
+        (with(restart + 4, &[0, 40]), "fewer restarts than announced"),
+        (with(scan + 4, &[2]), "two components"),
+        (with(scan + 6, &[0x10]), "a table that is not there"),
+        (with(scan + 7, &[0]), "no selection value"),
+        (with(scan + 7, &[8]), "another selection value"),
+        (with(scan + 9, &[12]), "a point transform of all bits"),
+        (with(table + 5, &[3]), "more codes than a bit has"),
+        (with(table + 21, &[17]), "a difference of 17 bits"),
+        (with(table + 2, &[0xFF, 0xFF]), "a table beyond the stream"),
+    ] {
+        assert_eq!(decoded(&case, &changed).unwrap_err().code(), "pixels", "{what}");
+    }
+    // Fill bytes may stand before any marker.
+    let mut filled = stream.clone();
+    let at = find(&[0xFF, 0xD3]);
+    filled.splice(at..at, [0xFF; 3]);
+    assert_eq!(decoded(&case, &filled).unwrap(), decoded(&case, &stream).unwrap());
+    // A header that asks for more pixels than the stream has bits.
+    let (at, mut large) = (find(&[0xFF, 0xC3]), stream.clone());
+    large[at + 5..at + 9].copy_from_slice(&[0x20, 0x00, 0x20, 0x00]);
+    assert!(decoded(&Case { rows: 8192, cols: 8192, ..case }, &large).is_err());
 }
 
 #[test]

@@ -39,9 +39,9 @@ fn every_pixel_is_the_reference_s() {
         ["lungfcp-01-0001/dicom", "covid-ct-md-P002/dicom", "dicom-syntaxes", "totalsegmentator-ct/dicom"]
     {
         for file in ct_ingest::listing::Listing::of(&data.join(folder)).unwrap().files {
-            let hash = diag_data::files::sha256_file(&file.path).unwrap();
+            let hash = diag_data::files::sha256_file(&file.path()).unwrap();
             let Some(want) = reference.get(&hash).filter(|_| seen.insert(hash.clone())) else { continue };
-            match hu_sha256(&file.path) {
+            match hu_sha256(&file.path()) {
                 Ok(got) if got == want.hu_sha256 => n_equal += 1,
                 other => wrong.push(format!("{} in {}: {other:?}", file.relative, want.transfer_syntax)),
             }

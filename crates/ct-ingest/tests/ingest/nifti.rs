@@ -67,7 +67,7 @@ fn every_voxel_of_real_volumes_is_nibabel_s() {
         if !nifti::is_named_as_nifti(&file.relative) {
             continue;
         }
-        let want = &reference[&diag_data::files::sha256_file(&file.path).unwrap()];
+        let want = &reference[&diag_data::files::sha256_file(&file.path()).unwrap()];
         let hu = check(&nifti::read_file(&file).unwrap(), want);
         let bytes: Vec<u8> = hu.iter().flat_map(|value| value.to_le_bytes()).collect();
         assert_eq!(diag_data::files::sha256_hex(&bytes), want.hu_sha256, "{}", file.relative);
