@@ -1,6 +1,6 @@
 //! `cargo xtask ci`: everything that continuous integration checks.
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::Instant;
 
 use crate::{Failure, process, workspace_root};
@@ -101,11 +101,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
 /// Whether the feature `mpi` can be built and run: Open MPI with its headers. Without, a
 /// loud word; a failure where nothing may be missing.
 fn mpi_is_here() -> Result<bool, Failure> {
-    let works = |program: &str| {
-        let output = Command::new(program).arg("--version").output();
-        output.is_ok_and(|output| output.status.success())
-    };
-    let here = works("mpirun") && works("mpicc");
+    let here = process::is_here("mpirun") && process::is_here("mpicc");
     if !here && std::env::var_os("COVID19_DIAG_REQUIRE_TOOLS").is_some() {
         let err = anyhow::anyhow!("mpirun and mpicc are required here and missing");
         return Err(Failure::new(err, "apt-get install libopenmpi-dev openmpi-bin libclang-dev"));
