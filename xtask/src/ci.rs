@@ -60,7 +60,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
         ("CUDARC_CUDA_VERSION", "13000".into()),
     ];
     if !args.quick {
-        let crates = ["-p", "candle-train-ops", "-p", "diag-train", "--features", "diag-train/cuda"];
+        let crates = ["-p", "candle-train-ops", "-p", "diag-train", "--features", "diag-train/nccl"];
         let check = [&["check", "--release", "--locked", "--tests", "--examples"], &crates[..]].concat();
         steps.push((CUDA, check));
         // Against a server on this machine that fails on purpose; unoptimised, since it waits more than it works.

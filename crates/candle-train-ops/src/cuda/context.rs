@@ -281,6 +281,17 @@ impl Context {
         let address = slice.device_ptr(&self.stream).0;
         Ok((f32::wrap_cuda_slice(slice, self.device.clone()), address))
     }
+
+    /// Numbers in f64 that a kernel will fill.
+    pub fn sums(&self, len: usize) -> Result<CudaSlice<f64>> {
+        // SAFETY: as in `tensor`.
+        unsafe { self.device.alloc::<f64>(len) }
+    }
+
+    /// Where such numbers are.
+    pub fn address_of_sums(&self, sums: &CudaSlice<f64>) -> Address {
+        sums.device_ptr(&self.stream).0
+    }
 }
 
 /// The CUDA device of this number: one stream, and memory that stays with the process when
