@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: our programs beside their peers, in one interleaved run.
 
+mod ranks;
 mod train;
 
 use std::process::{Command, ExitCode};
@@ -16,7 +17,7 @@ pub struct Args {
     /// Slices of the smaller uncompressed cohort of `ingest`; the larger one has ten times as many
     #[arg(long, default_value_t = 240)]
     slices: usize,
-    /// Rounds of `ingest`
+    /// Rounds of `ingest` and `ranks`
     #[arg(long, default_value_t = 3)]
     rounds: usize,
 }
@@ -27,6 +28,8 @@ enum Name {
     Train,
     /// DICOM to shards against SimpleITK and pydicom; makes its inputs and its Python environment
     Ingest,
+    /// Training on two ranks with one thread each against one process with two, by TCP and MPI
+    Ranks,
 }
 
 pub fn run(args: &Args) -> Result<ExitCode, Failure> {
@@ -36,6 +39,9 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     }
     if args.name.is_none_or(|name| name == Name::Ingest) {
         ingest(args)?;
+    }
+    if args.name.is_none_or(|name| name == Name::Ranks) {
+        ranks::run(args.rounds)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -84,7 +90,6 @@ fn step(command: &mut Command) -> Result<(), Failure> {
     if status.success() {
         return Ok(());
     }
-    let remedy =
-        "see its message above; the inputs and the Python environment are in target/release/bench-ingest";
+    let remedy = "see its message above; inputs and Python environments are in target/release/bench-*";
     Err(Failure::new(anyhow!("{} failed ({status})", process::shown(command)), remedy))
 }

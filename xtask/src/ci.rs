@@ -64,7 +64,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
         ("CUDARC_CUDA_VERSION", "13000".into()),
     ];
     if !args.quick {
-        let crates = ["-p", "candle-train-ops", "-p", "diag-train", "--features", "diag-train/cuda"];
+        let crates = ["-p", "candle-train-ops", "-p", "diag-train", "--features", "diag-train/nccl"];
         let check = [&["check", "--release", "--locked", "--tests", "--examples"], &crates[..]].concat();
         steps.push((CUDA, check));
         // Against a server on this machine that fails on purpose; unoptimised, since it waits more than it works.
@@ -121,11 +121,7 @@ fn arm_is_here() -> Result<bool, Failure> {
 /// Whether the feature `mpi` can be built and run: Open MPI with its headers. Without, a
 /// loud word; a failure where nothing may be missing.
 fn mpi_is_here() -> Result<bool, Failure> {
-    let works = |program: &str| {
-        let output = Command::new(program).arg("--version").output();
-        output.is_ok_and(|output| output.status.success())
-    };
-    let here = works("mpirun") && works("mpicc");
+    let here = process::is_here("mpirun") && process::is_here("mpicc");
     if !here && std::env::var_os("COVID19_DIAG_REQUIRE_TOOLS").is_some() {
         let err = anyhow::anyhow!("mpirun and mpicc are required here and missing");
         return Err(Failure::new(err, "apt-get install libopenmpi-dev openmpi-bin libclang-dev"));

@@ -28,7 +28,7 @@ pub struct Args {
     /// Training recipe; default: data/recipes/smoke.toml for the smoke cohort, else default.toml
     #[arg(long)]
     recipe: Option<PathBuf>,
-    /// auto, cpu or cuda:N
+    /// auto, cpu, cuda or cuda:N
     #[arg(long, default_value = "auto")]
     device: String,
     /// Forget what an earlier run made in --out

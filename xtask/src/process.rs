@@ -60,6 +60,11 @@ pub fn cargo_with(args: &[&str], environment: &[(&str, OsString)]) -> Result<(),
     Err(Failure::new(anyhow!("cargo {} failed ({status})", args.join(" ")), "see its messages above"))
 }
 
+/// Whether a program can be started here.
+pub fn is_here(program: &str) -> bool {
+    Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success())
+}
+
 /// The command as a user would type it.
 pub fn shown(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());

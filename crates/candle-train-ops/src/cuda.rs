@@ -13,14 +13,17 @@ mod cudnn;
 mod feature;
 mod joining;
 mod memory;
+#[cfg(feature = "nccl")]
+mod nccl;
 mod norm;
 mod optim;
 mod pool;
+mod together;
 mod upload;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use candle_core::{Device, Result};
+use candle_core::{Device, Result, cuda_backend::cudarc::driver::CudaContext};
 
 pub(crate) use conv::{Folded, conv2d};
 pub(crate) use feature::Feature;
@@ -30,6 +33,8 @@ pub(crate) use norm::batch_norm;
 pub(crate) use optim::{AdamWStep, Changes};
 pub(crate) use pool::{avg_pool2d, max_pool2d};
 
+#[cfg(feature = "nccl")]
+pub use nccl::{Nccl, NcclId};
 pub use upload::{Upload, Uploader};
 
 static DETERMINISTIC: AtomicBool = AtomicBool::new(false);
@@ -48,6 +53,24 @@ pub fn set_deterministic(enabled: bool) {
 /// A device that is not a GPU.
 pub fn name(device: &Device) -> Result<String> {
     device.as_cuda_device()?.cuda_stream().context().name().map_err(candle_core::Error::wrap)
+}
+
+/// The number of GPUs that this process sees, or why it sees none.
+///
+/// # Errors
+/// No driver.
+pub fn n_devices() -> Result<usize> {
+    let n = CudaContext::device_count().map_err(candle_core::Error::wrap)?;
+    Ok(usize::try_from(n).unwrap_or(0))
+}
+
+/// What tells a GPU from every other one, whichever number a process gives it.
+///
+/// # Errors
+/// A device that is not a GPU.
+pub fn uuid(device: &Device) -> Result<[u8; 16]> {
+    let uuid = device.as_cuda_device()?.cuda_stream().context().uuid().map_err(candle_core::Error::wrap)?;
+    Ok(uuid.bytes.map(|byte| byte as u8))
 }
 
 /// Milliseconds that all convolutions which this thread has queued on a device take alone,

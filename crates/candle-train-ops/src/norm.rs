@@ -160,10 +160,9 @@ impl RunningStats {
         Ok(both)
     }
 
-    /// Whether the batch lies in several processes.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn is_joined(&self) -> bool {
-        self.lock().sum.is_some()
+    /// What joins the processes, where the batch lies in several.
+    pub(crate) fn sum(&self) -> Option<BatchSum> {
+        self.lock().sum.clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, Moments> {
@@ -285,7 +284,7 @@ fn feature<T: Element>(
         None => None,
     };
     let layout = Channels { dims, block: x.order.block() };
-    let sum = if train { stats.lock().sum.clone() } else { None };
+    let sum = if train { stats.sum() } else { None };
     let mut count = (dims.count() / dims.c) as f64;
     let statistics = if train {
         let statistics;

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Device, Layout, Result, Shape, Tensor};
 
@@ -35,14 +35,50 @@ pub fn batch_parts() -> usize {
 /// Every process must make the same calls in the same order, and must get the same
 /// bits back.
 #[derive(Clone)]
-pub struct BatchSum(Arc<AddUp>);
+pub struct BatchSum(Arc<Way>);
+
+/// How numbers are added up.
+struct Way {
+    on_host: Box<AddUp>,
+    /// For what lies on a GPU, if the processes' GPUs reach each other.
+    #[cfg(feature = "nccl")]
+    on_gpu: Option<Arc<crate::cuda::Nccl>>,
+    left_out: AtomicBool,
+}
 
 type AddUp = dyn Fn(&mut [f64]) -> Result<()> + Send + Sync;
 
 impl BatchSum {
-    /// `add_up` replaces every number by its sum over the processes.
+    /// `add_up` replaces every number by its sum over the processes. What lies on a GPU is copied
+    /// to the host for it.
     pub fn new(add_up: impl Fn(&mut [f64]) -> Result<()> + Send + Sync + 'static) -> Self {
-        Self(Arc::new(add_up))
+        Self(Arc::new(Way {
+            on_host: Box::new(add_up),
+            #[cfg(feature = "nccl")]
+            on_gpu: None,
+            left_out: AtomicBool::new(false),
+        }))
+    }
+
+    /// As [`new`](Self::new); what lies on a GPU is added up there.
+    #[cfg(feature = "nccl")]
+    pub fn with_nccl(
+        add_up: impl Fn(&mut [f64]) -> Result<()> + Send + Sync + 'static,
+        nccl: Arc<crate::cuda::Nccl>,
+    ) -> Self {
+        let left_out = AtomicBool::new(false);
+        Self(Arc::new(Way { on_host: Box::new(add_up), on_gpu: Some(nccl), left_out }))
+    }
+
+    /// Whether the numbers of this process count as 0 from now on: it holds no part of the batch
+    /// and works on a stand-in, so that the others get their sums.
+    pub fn leave_out(&self, left_out: bool) {
+        self.0.left_out.store(left_out, Ordering::Relaxed);
+    }
+
+    /// As [`leave_out`](Self::leave_out) set it.
+    pub fn is_left_out(&self) -> bool {
+        self.0.left_out.load(Ordering::Relaxed)
     }
 
     /// Replaces every number by its sum over the processes.
@@ -50,11 +86,17 @@ impl BatchSum {
     /// # Errors
     /// As the function that it was made of.
     pub fn add_up(&self, numbers: &mut [f64]) -> Result<()> {
-        (self.0)(numbers)
+        if self.is_left_out() {
+            numbers.fill(0.0);
+        }
+        (self.0.on_host)(numbers)
     }
-}
 
-impl BatchSum {
+    #[cfg(feature = "nccl")]
+    pub(crate) fn nccl(&self) -> Option<&crate::cuda::Nccl> {
+        self.0.on_gpu.as_deref()
+    }
+
     /// The same tensor; its gradient is added up over the processes, so that it arrives
     /// whole in every one of them.
     ///

@@ -9,24 +9,27 @@ use crate::TrainError;
 /// `--device`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// The first GPU, or else the CPU.
+    /// As `Gpu`, or else the CPU.
     Auto,
     /// The CPU.
     Cpu,
-    /// The CUDA device of this number.
+    /// The first GPU; each of several processes on a machine takes the next one.
+    Gpu,
+    /// The CUDA device of this number, in every process.
     Cuda(usize),
 }
 
 impl FromStr for DeviceChoice {
     type Err = String;
 
-    /// Reads `auto`, `cpu` or `cuda:N`.
+    /// Reads `auto`, `cpu`, `cuda` or `cuda:N`.
     fn from_str(text: &str) -> Result<Self, String> {
         match (text, text.strip_prefix("cuda:").map(str::parse)) {
             ("auto", _) => Ok(Self::Auto),
             ("cpu", _) => Ok(Self::Cpu),
+            ("cuda", _) => Ok(Self::Gpu),
             (_, Some(Ok(index))) => Ok(Self::Cuda(index)),
-            _ => Err(format!("`{text}` is not auto, cpu or cuda:N")),
+            _ => Err(format!("`{text}` is not auto, cpu, cuda or cuda:N")),
         }
     }
 }
@@ -37,14 +40,29 @@ impl DeviceChoice {
     /// # Errors
     /// A CUDA device that is not there, or a build without the feature `cuda`.
     pub fn open(self) -> Result<Device, TrainError> {
+        self.open_as(0)
+    }
+
+    /// As [`open`](Self::open), in the process of this number on its machine, from 0.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_as(self, local_rank: usize) -> Result<Device, TrainError> {
+        let next = || gpu(of_local_rank(local_rank, n_gpus()));
+        let refused = |device| move |reason| TrainError::Device { device, reason };
         match self {
             Self::Cpu => Ok(Device::Cpu),
-            Self::Auto => Ok(gpu(0).unwrap_or(Device::Cpu)),
-            Self::Cuda(index) => {
-                gpu(index).map_err(|reason| TrainError::Device { device: format!("cuda:{index}"), reason })
-            }
+            Self::Auto => Ok(next().unwrap_or(Device::Cpu)),
+            Self::Gpu => next().map_err(refused("cuda".to_owned())),
+            Self::Cuda(index) => gpu(index).map_err(refused(format!("cuda:{index}"))),
         }
     }
+}
+
+/// Counted round: a launcher may show each process its own GPU alone, as number 0, and
+/// several processes may have to share one.
+fn of_local_rank(local_rank: usize, n_gpus: usize) -> usize {
+    local_rank % n_gpus.max(1)
 }
 
 #[cfg(feature = "cuda")]
@@ -52,25 +70,43 @@ fn gpu(index: usize) -> Result<Device, String> {
     candle_train_ops::cuda::device(index).map_err(|err| err.to_string())
 }
 
+#[cfg(feature = "cuda")]
+fn n_gpus() -> usize {
+    candle_train_ops::cuda::n_devices().unwrap_or(0)
+}
+
 #[cfg(not(feature = "cuda"))]
 fn gpu(_: usize) -> Result<Device, String> {
     Err("this program was built without the feature `cuda`".to_owned())
 }
 
-/// A device in words: `cpu, 2 threads, avx512` or `cuda, NVIDIA H100, 16 threads`.
-pub(crate) fn describe(device: &Device) -> String {
-    let n_threads = rayon::current_num_threads();
+#[cfg(not(feature = "cuda"))]
+fn n_gpus() -> usize {
+    0
+}
+
+/// `cpu`, or what a GPU calls itself: devices of one kind compute alike.
+pub(crate) fn kind(device: &Device) -> String {
     #[cfg(feature = "cuda")]
     if device.is_cuda() {
-        let name = candle_train_ops::cuda::name(device).unwrap_or_else(|_| "unknown GPU".to_owned());
-        return format!("cuda, {name}, {n_threads} threads");
+        return candle_train_ops::cuda::name(device).unwrap_or_else(|_| "unknown GPU".to_owned());
     }
     debug_assert!(device.is_cpu());
-    format!("cpu, {n_threads} threads, {}", instruction_set())
+    "cpu".to_owned()
+}
+
+/// A device in words: `cpu, 2 threads, avx512` or `cuda, NVIDIA H100, 16 threads`. `ranks`
+/// stands before the threads: `cpu, 2 ranks linked by TCP of 2 threads, avx512`.
+pub(crate) fn describe(device: &Device, ranks: &str) -> String {
+    let n_threads = rayon::current_num_threads();
+    match kind(device).as_str() {
+        "cpu" => format!("cpu, {ranks}{n_threads} threads, {}", instruction_set()),
+        name => format!("cuda, {name}, {ranks}{n_threads} threads"),
+    }
 }
 
 /// The vector instructions that the operations use on this processor.
-pub(crate) fn instruction_set() -> &'static str {
+fn instruction_set() -> &'static str {
     #[cfg(target_arch = "x86_64")]
     {
         if is_x86_feature_detected!("avx512f") {
@@ -97,9 +133,17 @@ mod tests {
 
     #[test]
     fn a_device_is_read_as_it_is_written() {
+        assert_eq!("cuda".parse(), Ok(DeviceChoice::Gpu));
         assert_eq!("cuda:2".parse(), Ok(DeviceChoice::Cuda(2)));
-        for text in ["cuda", "cuda:", "cuda:-1", "gpu"] {
+        for text in ["cuda:", "cuda:-1", "gpu"] {
             assert!(text.parse::<DeviceChoice>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn processes_of_a_machine_take_the_next_gpu_each() {
+        for (local_rank, n_gpus, want) in [(0, 4, 0), (3, 4, 3), (5, 4, 1), (1, 1, 0), (2, 0, 0)] {
+            assert_eq!(of_local_rank(local_rank, n_gpus), want, "rank {local_rank}, {n_gpus} GPUs");
         }
     }
 }

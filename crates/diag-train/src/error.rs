@@ -47,9 +47,6 @@ pub enum TrainError {
         /// What is missing.
         reason: String,
     },
-    /// Several ranks want a device that only one can have.
-    #[error("several ranks train on the CPU only")]
-    RanksOnGpu,
     /// There is nothing to train on or to evaluate.
     #[error("no {what} slices in the shards")]
     NoSlices {
@@ -204,7 +201,6 @@ impl TrainError {
                 "pass --device cpu or --device auto, or build with --features cuda on a machine with an NVIDIA driver"
                     .into()
             }
-            Self::RanksOnGpu => "pass --device cpu, or start one process".into(),
             Self::NoSlices { what } => format!("pass shards with {what} slices, made by ct-ingest"),
             Self::RunExists { .. } => "pass --resume to go on with it, or another --out".into(),
             Self::NoRun { .. } => "pass the folder of a run that diag-train fit made".into(),

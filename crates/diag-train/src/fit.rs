@@ -20,7 +20,8 @@ use crate::TrainError;
 use crate::checkpoint::{self, Best, Position};
 use crate::clock::Clock;
 use crate::dataset::Dataset;
-use crate::device::DeviceChoice;
+use crate::device::{self, DeviceChoice};
+use crate::gpu_sum::GpuSum;
 use crate::inference::validate;
 use crate::learner::Learner;
 use crate::loader::{Batch, Loading, for_each_batch, n_batches};
@@ -119,6 +120,7 @@ fn prepare(ranks: &Ranks, job: &FitJob) -> Result<Prepared, TrainError> {
         let plan = toml::to_string(&prepared.plan)
             .map_err(|err| TrainError::Recipe { file: job.recipe.clone(), reason: err.to_string() })?;
         ranks.agree("recipe or other shards", plan.as_bytes())?;
+        ranks.agree("kind of device", device::kind(&prepared.device).as_bytes())?;
     }
     let batch_size = prepared.plan.recipe.batch_size;
     if batch_size < ranks.n_ranks() {
@@ -128,7 +130,7 @@ fn prepare(ranks: &Ranks, job: &FitJob) -> Result<Prepared, TrainError> {
 }
 
 fn read(ranks: &Ranks, job: &FitJob) -> Result<Prepared, TrainError> {
-    let device = if ranks.n_ranks() == 1 { job.device.open()? } else { on_the_cpu(job.device)? };
+    let device = job.device.open_as(ranks.local_rank())?;
     let recipe = TrainSpec::read(&job.recipe)?;
     let shards = ShardSet::open(&job.shards)?;
     let run = RunDir::new(&job.run);
@@ -153,14 +155,6 @@ fn read(ranks: &Ranks, job: &FitJob) -> Result<Prepared, TrainError> {
     dataset.load(&shards, ranks.part())?;
     let n_threads = job.threads.or(recipe.threads).unwrap_or_else(available_threads);
     Ok(Prepared { run, plan, shards, dataset, n_threads, device })
-}
-
-/// The device of one of several ranks.
-fn on_the_cpu(choice: DeviceChoice) -> Result<Device, TrainError> {
-    match choice {
-        DeviceChoice::Auto | DeviceChoice::Cpu => Ok(Device::Cpu),
-        DeviceChoice::Cuda(_) => Err(TrainError::RanksOnGpu),
-    }
 }
 
 impl Prepared {
@@ -237,11 +231,12 @@ impl Fitting<'_> {
             let _ = out.send(Message::Note(note));
         }
         if cfg!(feature = "cuda") && self.job.device == DeviceChoice::Auto && self.device.is_cpu() {
-            let text = "training on the CPU: no GPU can be used; --device cuda:0 says why";
+            let text = "training on the CPU: no GPU can be used; --device cuda says why";
             let _ = out.send(Message::Note(text.to_owned()));
         }
         if self.ranks.n_ranks() > 1 {
-            learner.join(self.ranks);
+            let gpu = if self.device.is_cpu() { None } else { self.gpu_sum(out)? };
+            learner.join(self.ranks, gpu);
         }
         let initialisation = start.initialisation;
         let mut info = run_info::describe(
@@ -292,6 +287,21 @@ impl Fitting<'_> {
             epochs = trail.epochs;
         }
         Ok(FitSummary { best_epoch, epochs, train_seconds: position.train_seconds })
+    }
+
+    /// What adds up on the ranks' GPUs, or a word to say that nothing does and why.
+    fn gpu_sum(&self, out: &Sender) -> Result<Option<GpuSum>, TrainError> {
+        Ok(match GpuSum::meet(self.ranks, self.device)? {
+            Ok(gpu) => Some(gpu),
+            Err(why) => {
+                let link = self.ranks.describe();
+                let text = format!(
+                    "adding up through the host and {link}, which is slower, as NCCL cannot be used: {why}"
+                );
+                let _ = out.send(Message::Note(text));
+                None
+            }
+        })
     }
 
     /// One pass over the training slices and one over the validation slices.

@@ -4,7 +4,6 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -14,6 +13,7 @@ use candle_core::{Result, Tensor, TensorId, Var};
 use candle_train_ops::{BatchSum, observe_weight_gradients};
 use diag_data::run::LossRecord;
 
+use crate::gpu_sum::GpuSum;
 use crate::ranks::Ranks;
 
 /// Numbers of a bucket, 1 MiB: small enough that the first sums are under way early,
@@ -24,8 +24,8 @@ const BUCKET_LEN: usize = 1 << 18;
 pub(crate) struct Joint {
     ranks: Arc<Ranks>,
     sum: BatchSum,
-    /// Whether this rank's batch stands in for none: then nothing of it counts.
-    stands_in: Arc<AtomicBool>,
+    /// Present where gradients on GPUs are added up there.
+    gpu: Option<GpuSum>,
     /// The variables of whose gradients each rank has a part.
     vars: Vec<Var>,
     /// Where each of them stands.
@@ -35,22 +35,24 @@ pub(crate) struct Joint {
 
 impl Joint {
     /// `in_parts`: every variable of whose gradient each rank has a part, in an order that
-    /// all ranks share.
-    pub fn new<'a>(ranks: &Arc<Ranks>, in_parts: impl Iterator<Item = &'a (String, Var)>) -> Self {
-        let stands_in = Arc::new(AtomicBool::new(false));
-        let (of_sum, counts_nothing) = (Arc::clone(ranks), Arc::clone(&stands_in));
-        let sum = BatchSum::new(move |numbers| {
-            if counts_nothing.load(Ordering::Relaxed) {
-                numbers.fill(0.0);
-            }
-            of_sum.add_up(numbers)
-        });
+    /// all ranks share. `gpu`: what adds up on GPUs, if anything does.
+    pub fn new<'a>(
+        ranks: &Arc<Ranks>,
+        gpu: Option<GpuSum>,
+        in_parts: impl Iterator<Item = &'a (String, Var)>,
+    ) -> Self {
+        let of_sum = Arc::clone(ranks);
+        let add_up = move |numbers: &mut [f64]| of_sum.add_up(numbers);
+        let sum = match &gpu {
+            Some(gpu) => gpu.batch_sum(add_up),
+            None => BatchSum::new(add_up),
+        };
         let vars: Vec<Var> = in_parts.map(|(_, var)| var.clone()).collect();
         let places = vars.iter().enumerate().map(|(place, var)| (var.id(), place)).collect();
         Self {
             ranks: Arc::clone(ranks),
             sum,
-            stands_in,
+            gpu,
             places: Arc::new(places),
             vars,
             adder: Adder::start(Arc::clone(ranks)),
@@ -62,9 +64,14 @@ impl Joint {
         &self.sum
     }
 
+    /// Whether GPUs add up without the host.
+    pub fn is_on_gpus(&self) -> bool {
+        self.gpu.is_some()
+    }
+
     /// A batch begins of which this rank holds a `share`, 0 where it stands in for none.
     pub fn begin(&self, share: f64) {
-        self.stands_in.store(share == 0.0, Ordering::Relaxed);
+        self.sum.leave_out(share == 0.0);
     }
 
     /// The loss of the whole batch, from this rank's share of it.
@@ -85,10 +92,13 @@ impl Joint {
         let filling = Rc::new(RefCell::new(Filling {
             places: Arc::clone(&self.places),
             given: vec![false; self.vars.len()],
-            counts_nothing: self.stands_in.load(Ordering::Relaxed),
+            counts_nothing: self.sum.is_left_out(),
             bucket: Bucket::default(),
             buckets: self.adder.buckets()?.clone(),
             n_sent: 0,
+            gpu: self.gpu.clone(),
+            on_gpu: Vec::new(),
+            n_started: 0,
         }));
         let seen = Rc::clone(&filling);
         let observer = move |weight: &Tensor, gradient: &Tensor| {
@@ -105,10 +115,12 @@ impl Joint {
             if let Some(gradient) = gradients.get(var)
                 && !filling.given[place]
             {
-                filling.add(place, gradient)?;
+                // A copy: what candle holds may be the gradient of something else too.
+                filling.add(place, &gradient.force_contiguous()?)?;
             }
         }
         filling.send()?;
+        filling.start()?;
         let waiting = Instant::now();
         for _ in 0..filling.n_sent {
             let bucket = self.adder.next_sum()?;
@@ -121,6 +133,12 @@ impl Joint {
             }
         }
         self.ranks.add_waited(waiting.elapsed());
+        if let Some(gpu) = &self.gpu {
+            gpu.finish()?;
+        }
+        for (place, sum) in filling.on_gpu.drain(..) {
+            gradients.insert(&self.vars[place], sum);
+        }
         Ok(gradients)
     }
 }
@@ -142,12 +160,24 @@ struct Filling {
     bucket: Bucket,
     buckets: mpsc::Sender<Bucket>,
     n_sent: usize,
+    gpu: Option<GpuSum>,
+    /// Gradients that a GPU adds up in place, by place; the last ones wait for more.
+    on_gpu: Vec<(usize, Tensor)>,
+    n_started: usize,
 }
 
 impl Filling {
     fn add(&mut self, place: usize, gradient: &Tensor) -> Result<()> {
         if std::mem::replace(&mut self.given[place], true) {
             candle_core::bail!("a convolution's weight is used twice; its gradient cannot be sent ahead");
+        }
+        if self.gpu.is_some() && gradient.device().is_cuda() {
+            if self.counts_nothing {
+                gradient.zero_set()?;
+            }
+            self.on_gpu.push((place, gradient.clone()));
+            let waiting = self.on_gpu[self.n_started..].iter().map(|(_, gradient)| gradient.elem_count());
+            return if waiting.sum::<usize>() >= BUCKET_LEN { self.start() } else { Ok(()) };
         }
         let start = self.bucket.numbers.len();
         self.bucket.numbers.extend(gradient.flatten_all()?.to_vec1::<f32>()?);
@@ -156,6 +186,17 @@ impl Filling {
         }
         self.bucket.places.push(place);
         if self.bucket.numbers.len() >= BUCKET_LEN { self.send() } else { Ok(()) }
+    }
+
+    /// Has the GPU add up what waits for it.
+    fn start(&mut self) -> Result<()> {
+        let waiting: Vec<Tensor> =
+            self.on_gpu[self.n_started..].iter().map(|(_, gradient)| gradient.clone()).collect();
+        self.n_started = self.on_gpu.len();
+        match &self.gpu {
+            Some(gpu) if !waiting.is_empty() => gpu.start(&waiting),
+            _ => Ok(()),
+        }
     }
 
     fn send(&mut self) -> Result<()> {

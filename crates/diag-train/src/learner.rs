@@ -13,6 +13,7 @@ use diag_model::{Loss, Network, Pass, tensors};
 
 use crate::TrainError;
 use crate::average::Average;
+use crate::gpu_sum::GpuSum;
 use crate::joint::Joint;
 use crate::loader::Batch;
 use crate::optimiser::Optimiser;
@@ -75,11 +76,17 @@ impl Learner {
     }
 
     /// From now on every batch is shared with the other ranks, which must hold equal learners.
-    pub fn join(&mut self, ranks: &Arc<Ranks>) {
+    /// `gpu`: what adds up on their GPUs, if anything does.
+    pub fn join(&mut self, ranks: &Arc<Ranks>, gpu: Option<GpuSum>) {
         let in_parts = self.network.named_vars().iter();
-        let joint = Joint::new(ranks, in_parts.filter(|(name, _)| !self.network.arrives_whole(name)));
+        let joint = Joint::new(ranks, gpu, in_parts.filter(|(name, _)| !self.network.arrives_whole(name)));
         self.network.join(joint.sum());
         self.joint = Some(joint);
+    }
+
+    /// Whether the ranks' GPUs add up without the host.
+    pub fn adds_up_on_gpus(&self) -> bool {
+        self.joint.as_ref().is_some_and(Joint::is_on_gpus)
     }
 
     /// The loss of a batch and the gradients of everything that learns: those of the

@@ -27,6 +27,7 @@ mod experiment;
 pub mod explain;
 pub mod find_rate;
 pub mod fit;
+mod gpu_sum;
 mod inference;
 mod joint;
 mod learner;

@@ -44,7 +44,7 @@ enum Command {
         /// Run folder to make, or a URL: worked on here, written there after every epoch.
         #[arg(long)]
         out: PathBuf,
-        /// auto, cpu or cuda:N.
+        /// auto, cpu, cuda or cuda:N.
         #[arg(long, default_value = "auto")]
         device: DeviceChoice,
         /// Go on with a run that was stopped; starts it if there is none.
@@ -70,7 +70,7 @@ enum Command {
         /// train, validation or test; default: all.
         #[arg(long)]
         split: Option<Split>,
-        /// auto, cpu or cuda:N.
+        /// auto, cpu, cuda or cuda:N.
         #[arg(long, default_value = "auto")]
         device: DeviceChoice,
         /// Threads; default: as the recipe says. The result does not depend on it.
@@ -99,7 +99,7 @@ enum Command {
         /// Most slices of a case with an occlusion map, which costs some 200 passes each.
         #[arg(long, default_value_t = 1, value_name = "N")]
         occlusion_slices: u16,
-        /// auto, cpu or cuda:N.
+        /// auto, cpu, cuda or cuda:N.
         #[arg(long, default_value = "auto")]
         device: DeviceChoice,
         /// Print one JSON document instead of words.

@@ -26,6 +26,7 @@ use launch::Launch;
 pub struct Ranks {
     rank: usize,
     n_ranks: usize,
+    local_rank: usize,
     link: Link,
     waited_nanos: AtomicU64,
     failure: Mutex<Option<TrainError>>,
@@ -62,28 +63,33 @@ impl Ranks {
     /// A launcher that this build cannot answer, variables that contradict each other, a
     /// rank that does not appear.
     pub fn join() -> Result<Self, TrainError> {
-        match Launch::from_environment(&|name| std::env::var(name).ok())? {
-            Launch::Alone => Ok(Self::alone()),
+        let variable = |name: &str| std::env::var(name).ok();
+        let ranks = match Launch::from_environment(&variable)? {
+            Launch::Alone => return Ok(Self::alone()),
             Launch::Tcp(place) => {
                 let (rank, n_ranks) = (place.rank, place.n_ranks);
-                Ok(Self::new(rank, n_ranks, Link::Tcp(tcp::Mesh::connect(&place)?)))
+                Self::new(rank, n_ranks, Link::Tcp(tcp::Mesh::connect(&place)?))
             }
             #[cfg(feature = "mpi")]
             Launch::Mpi => {
                 let world = mpi::World::start()?;
-                Ok(Self::new(world.rank(), world.n_ranks(), Link::Mpi(world)))
+                Self::new(world.rank(), world.n_ranks(), Link::Mpi(world))
             }
             #[cfg(not(feature = "mpi"))]
-            Launch::Mpi => Err(TrainError::Launch {
-                problem: "an MPI launcher started this process, which was built without MPI".to_owned(),
-                remedy: "build with `cargo build --release --workspace --bin diag-train --features \
+            Launch::Mpi => {
+                return Err(TrainError::Launch {
+                    problem: "an MPI launcher started this process, which was built without MPI".to_owned(),
+                    remedy: "build with `cargo build --release --workspace --bin diag-train --features \
                          diag-train/mpi`, or set RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT instead",
-            }),
-        }
+                });
+            }
+        };
+        Ok(Self { local_rank: launch::local_rank(&variable), ..ranks })
     }
 
     fn new(rank: usize, n_ranks: usize, link: Link) -> Self {
-        Self { rank, n_ranks, link, waited_nanos: AtomicU64::new(0), failure: Mutex::new(None) }
+        let waited_nanos = AtomicU64::new(0);
+        Self { rank, n_ranks, local_rank: 0, link, waited_nanos, failure: Mutex::new(None) }
     }
 
     /// This process, from 0.
@@ -94,6 +100,11 @@ impl Ranks {
     /// How many there are.
     pub fn n_ranks(&self) -> usize {
         self.n_ranks
+    }
+
+    /// Which process of its machine this is, from 0, as far as the launcher says.
+    pub fn local_rank(&self) -> usize {
+        self.local_rank
     }
 
     /// Whether this rank writes the run folder and tells how it goes.

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
-use candle_core::Device;
 use diag_data::place;
 use diag_data::run::{RunDir, RunInfo, ShardSource};
 use diag_data::shard::ShardSet;
@@ -42,7 +41,7 @@ pub(crate) fn describe(
     Ok(RunInfo {
         tool: format!("diag-train {}", env!("CARGO_PKG_VERSION")),
         libraries: libraries(),
-        device: describe_device(learner.network.device(), ranks),
+        device: describe_device(learner, ranks),
         seed: plan.recipe.seed,
         labels: dataset.labels.clone(),
         heads: learner.network.head_names(),
@@ -69,14 +68,15 @@ pub(crate) fn describe(
 }
 
 /// The device in words.
-fn describe_device(device: &Device, ranks: &Ranks) -> String {
-    match ranks.n_ranks() {
-        1 => device::describe(device),
+fn describe_device(learner: &Learner, ranks: &Ranks) -> String {
+    let link = match ranks.n_ranks() {
+        1 => String::new(),
         n => {
-            let (n_threads, instructions) = (rayon::current_num_threads(), device::instruction_set());
-            format!("cpu, {n} ranks linked by {} of {n_threads} threads, {instructions}", ranks.describe())
+            let nccl = if learner.adds_up_on_gpus() { "NCCL and " } else { "" };
+            format!("{n} ranks linked by {nccl}{} of ", ranks.describe())
         }
-    }
+    };
+    device::describe(learner.network.device(), &link)
 }
 
 /// Versions of the libraries that do the arithmetic, from the lock file of this build.

@@ -31,24 +31,33 @@ fn write(folder: &Path, recipe: &str) {
 }
 
 fn fit(folder: &Path, run: &str) -> Command {
+    fit_on("cpu", folder, run)
+}
+
+fn fit_on(device: &str, folder: &Path, run: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_diag-train"));
-    arguments(&mut command, folder, run);
+    arguments(&mut command, device, folder, run);
     command
 }
 
-fn arguments(command: &mut Command, folder: &Path, run: &str) {
-    command.args(["fit", "--resume", "--threads", "1", "--checkpoint-seconds", "0.1", "--shards"]);
+fn arguments(command: &mut Command, device: &str, folder: &Path, run: &str) {
+    command.args(["fit", "--device", device, "--resume", "--threads", "1"]);
+    command.args(["--checkpoint-seconds", "0.1", "--shards"]);
     command.arg(folder.join("shards")).arg("--recipe").arg(folder.join("recipe.toml"));
     command.arg("--out").arg(folder.join(run)).stdout(Stdio::null()).stderr(Stdio::piped());
 }
 
 /// Starts the ranks of a run as torchrun would, the last one first.
 fn start(folder: &Path, run: &str, n_ranks: usize) -> Vec<Child> {
+    start_on("cpu", folder, run, n_ranks)
+}
+
+fn start_on(device: &str, folder: &Path, run: &str, n_ranks: usize) -> Vec<Child> {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let mut ranks: Vec<Child> = (0..n_ranks)
         .rev()
         .map(|rank| {
-            let mut command = fit(folder, run);
+            let mut command = fit_on(device, folder, run);
             command.env("RANK", rank.to_string()).env("WORLD_SIZE", n_ranks.to_string());
             command.env("LOCAL_RANK", rank.to_string()).env("RUST_LOG", "diag_train=debug");
             command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", port.to_string());
@@ -61,11 +70,18 @@ fn start(folder: &Path, run: &str, n_ranks: usize) -> Vec<Child> {
 
 #[track_caller]
 fn train(folder: &Path, run: &str, n_ranks: usize) {
-    let ranks: Vec<Output> =
-        start(folder, run, n_ranks).into_iter().map(|rank| rank.wait_with_output().unwrap()).collect();
-    for rank in ranks {
+    train_on("cpu", folder, run, n_ranks);
+}
+
+/// What rank 0 said.
+#[track_caller]
+fn train_on(device: &str, folder: &Path, run: &str, n_ranks: usize) -> String {
+    let ranks = start_on(device, folder, run, n_ranks);
+    let ranks: Vec<Output> = ranks.into_iter().map(|rank| rank.wait_with_output().unwrap()).collect();
+    for rank in &ranks {
         assert!(rank.status.success(), "{}", String::from_utf8_lossy(&rank.stderr));
     }
+    String::from_utf8_lossy(&ranks[0].stderr).into_owned()
 }
 
 #[track_caller]
@@ -133,27 +149,39 @@ fn so_they_do_with_everything_that_depends_on_the_whole_batch() {
     check_equality(&format!("{more}{recipe}\n[mixing]\nmixup = 0.4\ncutmix = 0.4\n"));
 }
 
+/// 72 slices: a last batch of 3 for 4 ranks. Small steps and one epoch, so that training does
+/// not magnify rounding.
+fn gentle_recipe() -> String {
+    let recipe = recipe().replace("batch_size = 13", "batch_size = 23").replace("epochs = 9", "epochs = 1");
+    recipe.replace("\"adamw\"", "\"sgd\"").replace("learning_rate = 0.003", "learning_rate = 1e-4")
+}
+
+/// Compares losses and gradients, step by step.
+#[track_caller]
+fn check_close(folder: &Path, run: &str, other: &str) {
+    let plan = |run: &str| std::fs::read_to_string(folder.join(run).join("plan.toml")).unwrap();
+    assert_eq!(plan(run), plan(other));
+    let [a, b] = [run, other].map(|run| RunDir::new(folder.join(run)).read_steps().unwrap());
+    assert_eq!(a.len(), b.len());
+    for (a, b) in a.iter().zip(&b) {
+        let apart = |a: f64, b: f64| (a - b).abs() / a.abs();
+        let (loss, norm) = (apart(a.loss, b.loss), apart(a.gradient_norm, b.gradient_norm));
+        assert!(loss < 1e-3 && norm < 2e-2, "step {}: loss {loss:e}, gradient {norm:e}", a.step);
+    }
+}
+
 #[test]
 fn a_rank_without_slices_of_the_last_batch_takes_part() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    // 72 slices: a last batch of 3 for 4 ranks. Small steps and one epoch, so that training
-    // does not magnify rounding.
-    let recipe = recipe().replace("batch_size = 13", "batch_size = 23").replace("epochs = 9", "epochs = 1");
-    let recipe =
-        recipe.replace("\"adamw\"", "\"sgd\"").replace("learning_rate = 0.003", "learning_rate = 1e-4");
-    write(folder, &recipe);
-    let plan = |run: &str| std::fs::read_to_string(folder.join(run).join("plan.toml")).unwrap();
+    write(folder, &gentle_recipe());
     train(folder, "four", 4);
     check_success(&fit(folder, "one").output().unwrap());
-    assert_eq!(plan("one"), plan("four"));
-    let [one, four] = ["one", "four"].map(|run| RunDir::new(folder.join(run)).read_steps().unwrap());
-    assert_eq!(one.len(), four.len());
-    for (one, four) in one.iter().zip(&four) {
-        let apart = |a: f64, b: f64| (a - b).abs() / a.abs();
-        let (loss, norm) = (apart(one.loss, four.loss), apart(one.gradient_norm, four.gradient_norm));
-        assert!(loss < 1e-3 && norm < 2e-2, "step {}: loss {loss:e}, gradient {norm:e}", one.step);
-    }
+    check_close(folder, "one", "four");
+}
+
+fn n_kills(unless_told: u64) -> u64 {
+    std::env::var(KILLS).map_or(unless_told, |text| text.parse().unwrap())
 }
 
 /// Kills one of two ranks at a random step, again and again, with another number of ranks
@@ -187,7 +215,7 @@ fn killed(folder: &Path, n_kills: u64) {
 
 #[test]
 fn a_run_whose_ranks_are_killed_ends_with_the_same_weights() {
-    let n_kills: u64 = std::env::var(KILLS).map_or(3, |text| text.parse().unwrap());
+    let n_kills = n_kills(3);
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     write(folder, &recipe().replace("epochs = 9", &format!("epochs = {}", 4 + 2 * n_kills)));
@@ -253,7 +281,7 @@ mod mpi {
         let mut command = Command::new("mpirun");
         command.args(["--allow-run-as-root", "--oversubscribe", "-n", "2"]);
         command.arg(env!("CARGO_BIN_EXE_diag-train")).env("RUST_LOG", "diag_train=debug");
-        arguments(&mut command, folder, run);
+        arguments(&mut command, "cpu", folder, run);
         command
     }
 
@@ -293,15 +321,18 @@ mod mpi {
 
     #[test]
     fn a_killed_rank_is_named_and_the_run_goes_on() {
+        let n_kills = n_kills(2);
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
-        write(folder, &recipe().replace("epochs = 9", "epochs = 12"));
+        write(folder, &recipe().replace("epochs = 9", &format!("epochs = {}", 4 + 2 * n_kills)));
         check_success(&mpirun(folder, "whole").output().unwrap());
-        for (victim, n_steps) in [(1, 7), (0, 23)] {
+        let mut rng = ChaCha8Rng::seed_from_u64(n_kills);
+        for _ in 0..n_kills {
+            let (victim, n_steps) = (rng.random_range(0..2), rng.random_range(1..15));
             let mut job = mpirun(folder, "killed").spawn().unwrap();
             let mut lines = BufReader::new(job.stderr.take().unwrap()).lines();
             let steps = lines.by_ref().filter(|line| line.as_ref().unwrap().contains("gradient_norm"));
-            assert_eq!(steps.take(n_steps).count(), n_steps);
+            assert_eq!(steps.take(n_steps).count(), n_steps, "the run ended before a rank could be killed");
             let id = process_of(victim, folder).unwrap();
             check_success(&Command::new("kill").args(["-KILL", &id.to_string()]).output().unwrap());
             let dead = Instant::now();
@@ -314,6 +345,69 @@ mod mpi {
         check_success(&mpirun(folder, "killed").output().unwrap());
         for file in ["model.safetensors", "epochs.jsonl"] {
             assert!(read(folder, "whole", file) == read(folder, "killed", file), "{file} differs");
+        }
+    }
+}
+
+#[cfg(feature = "cuda")]
+mod gpu {
+    use super::*;
+
+    /// Whether so many GPUs are here; if not, a loud word.
+    #[expect(clippy::print_stderr, reason = "a test that skips says so")]
+    fn are_here(n_wanted: usize) -> bool {
+        let n = candle_train_ops::cuda::n_devices().unwrap_or(0);
+        if n < n_wanted {
+            eprintln!("SKIPPED: NOTHING WAS TRAINED ON GPUS: {n_wanted} wanted, {n} here");
+        }
+        n >= n_wanted
+    }
+
+    fn described(folder: &Path, run: &str) -> String {
+        RunDir::new(folder.join(run)).read_info().unwrap().device
+    }
+
+    #[test]
+    fn ranks_that_share_a_gpu_add_up_through_the_host() {
+        if !are_here(1) {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        // The last batch leaves one of four ranks without slices.
+        write(folder, &format!("deterministic = true\n{}", gentle_recipe()));
+        check_success(&fit_on("cuda:0", folder, "one").output().unwrap());
+        let said = train_on("cuda:0", folder, "four", 4);
+        let reason = if cfg!(feature = "nccl") { "share a GPU" } else { "built without the feature `nccl`" };
+        // Without the library that is what is said, and the same follows.
+        assert!(said.contains("through the host and TCP"), "{said}");
+        assert!(said.contains(reason) || said.contains("NCCL: "), "{said}");
+        assert!(described(folder, "four").contains("4 ranks linked by TCP"), "{}", described(folder, "four"));
+        check_close(folder, "one", "four");
+        train_on("cuda:0", folder, "again", 4);
+        for file in ["model.safetensors", "epochs.jsonl"] {
+            assert!(
+                read(folder, "four", file) == read(folder, "again", file),
+                "{file} differs between two runs"
+            );
+        }
+    }
+
+    /// The sum of two numbers does not depend on their order, so NCCL must give what the host gives.
+    #[test]
+    #[cfg(feature = "nccl")]
+    fn two_gpus_add_up_by_nccl_to_what_the_host_gives() {
+        if !are_here(2) {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        write(folder, &format!("deterministic = true\n{}", recipe()));
+        train_on("cuda", folder, "nccl", 2);
+        assert!(described(folder, "nccl").contains("2 ranks linked by NCCL and TCP"));
+        train_on("cuda:0", folder, "host", 2);
+        for file in ["model.safetensors", "epochs.jsonl"] {
+            assert!(read(folder, "nccl", file) == read(folder, "host", file), "{file} differs");
         }
     }
 }

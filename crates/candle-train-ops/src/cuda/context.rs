@@ -218,7 +218,7 @@ impl Context {
     pub fn tensor(&self, shape: impl Into<Shape>) -> Result<(Tensor, Address)> {
         // SAFETY: every caller has a kernel write all of it before anything reads it.
         let tensor = unsafe { Tensor::empty(shape, DType::F32, &Device::Cuda(self.device.clone()))? };
-        let address = address_of(self, "tensor", "result", &tensor)?;
+        let address = address_of(&self.device, "tensor", "result", &tensor)?;
         Ok((tensor, address))
     }
 
@@ -228,6 +228,17 @@ impl Context {
         let slice = unsafe { self.device.alloc::<f32>(len)? };
         let address = slice.device_ptr(&self.stream).0;
         Ok((f32::wrap_cuda_slice(slice, self.device.clone()), address))
+    }
+
+    /// Numbers in f64 that a kernel will fill.
+    pub fn sums(&self, len: usize) -> Result<CudaSlice<f64>> {
+        // SAFETY: as in `tensor`.
+        unsafe { self.device.alloc::<f64>(len) }
+    }
+
+    /// Where such numbers are.
+    pub fn address_of_sums(&self, sums: &CudaSlice<f64>) -> Address {
+        sums.device_ptr(&self.stream).0
     }
 }
 
@@ -250,9 +261,9 @@ impl<T: DeviceRepr> Parameter for T {
     }
 }
 
-/// Where the numbers of a contiguous f32 tensor on the context's GPU are.
+/// Where the numbers of a contiguous f32 tensor on a device are.
 pub(super) fn address_of(
-    context: &Context,
+    device: &CudaDevice,
     op: &'static str,
     argument: &'static str,
     tensor: &Tensor,
@@ -260,7 +271,7 @@ pub(super) fn address_of(
     let (storage, layout) = tensor.storage_and_layout();
     let storage = match &*storage {
         // Another handle of the same GPU is another stream, whose work is not ordered with ours.
-        Storage::Cuda(storage) if storage.device.id() == context.device.id() => storage,
+        Storage::Cuda(storage) if storage.device.id() == device.id() => storage,
         _ => {
             let reason =
                 format!("{argument} is not on the GPU of the other arguments; move it with to_device");

@@ -46,7 +46,7 @@ fn weight_extents(weight_oihw: &Tensor) -> Result<(i32, i32, usize)> {
 fn pack(context: &Context, weight_oihw: &Tensor, kind: Kind) -> Result<Numbers> {
     let packed = Numbers::unspecified(context, weight_oihw.elem_count(), kind)?;
     let weight_oihw = weight_oihw.contiguous()?;
-    let (from, to) = (address_of(context, OP, "weight_oihw", &weight_oihw)?, packed.address());
+    let (from, to) = (address_of(&context.device, OP, "weight_oihw", &weight_oihw)?, packed.address());
     let (inputs, taps, pairs) = weight_extents(&weight_oihw)?;
     let config = context.elementwise(pairs);
     launch!(context, "pack_weight", kind.suffix(), config, from, to, inputs, taps, pairs as i64);

@@ -76,7 +76,7 @@ impl Feature {
         let context = Context::of(image_nchw.device())?;
         let image_nchw = image_nchw.contiguous()?;
         let values = Numbers::unspecified(&context, dims.count(), kind)?;
-        let (from, to) = (address_of(&context, OP, "image_nchw", &image_nchw)?, values.address());
+        let (from, to) = (address_of(&context.device, OP, "image_nchw", &image_nchw)?, values.address());
         let (channels, pixels, count) = plane_extents(dims);
         let config = context.elementwise(dims.count());
         launch!(context, "from_nchw", kind.suffix(), config, from, to, channels, pixels, count);
@@ -284,7 +284,7 @@ impl CustomOp1 for ToNchw {
         let context = Context::of(token.device())?;
         let (gradient, kind) = (gradient.contiguous()?, self.0.values.kind);
         let values = Numbers::unspecified(&context, self.0.dims.count(), kind)?;
-        let (from, to) = (address_of(&context, self.name(), "gradient", &gradient)?, values.address());
+        let (from, to) = (address_of(&context.device, self.name(), "gradient", &gradient)?, values.address());
         let (channels, pixels, count) = plane_extents(self.0.dims);
         let config = context.elementwise(self.0.dims.count());
         launch!(context, "from_nchw", kind.suffix(), config, from, to, channels, pixels, count);
@@ -320,7 +320,7 @@ impl CustomOp1 for GlobalAvgPool {
         let context = Context::of(token.device())?;
         let (gradient, kind) = (gradient.contiguous()?, self.0.values.kind);
         let dx = Numbers::unspecified(&context, self.0.dims.count(), kind)?;
-        let (from, to) = (address_of(&context, self.name(), "gradient", &gradient)?, dx.address());
+        let (from, to) = (address_of(&context.device, self.name(), "gradient", &gradient)?, dx.address());
         let (channels, pixels, count) = plane_extents(self.0.dims);
         let config = context.elementwise(self.0.dims.count());
         launch!(context, "image_means_gradient", kind.suffix(), config, from, to, pixels, channels, count);

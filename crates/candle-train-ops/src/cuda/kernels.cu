@@ -128,6 +128,19 @@ struct Statistics {
   }
 };
 
+// The running mean and variance of every channel.
+struct Running {
+  float *mean, *var;
+};
+
+// Normalises by mean and variance of `count` values, and moves the running ones.
+__device__ void settle(int c, int channels, double mean, double var, double count, double epsilon, double momentum,
+                       const float *gamma, const float *beta, Running running, float *statistics) {
+  Statistics(statistics, channels).set(c, mean, var, epsilon, gamma[c], beta[c]);
+  running.mean[c] = (float)((1 - momentum) * running.mean[c] + momentum * mean);
+  running.var[c] = (float)((1 - momentum) * running.var[c] + momentum * var * (count / (count - 1)));
+}
+
 template <typename T>
 __device__ void finish_moments(const float *partial, int blocks, const T *x, i64 rows, int channels,
                                double epsilon, double momentum, const float *gamma, const float *beta,
@@ -139,9 +152,24 @@ __device__ void finish_moments(const float *partial, int blocks, const T *x, i64
   const double count = (double)rows, apart = sums[0] / count;
   const double mean = single(x[c]) + apart;
   const double var = fmax(sums[1] / count - apart * apart, 0.0);
-  Statistics(statistics, channels).set(c, mean, var, epsilon, gamma[c], beta[c]);
-  running_mean[c] = (float)((1 - momentum) * running_mean[c] + momentum * mean);
-  running_var[c] = (float)((1 - momentum) * running_var[c] + momentum * var * (count / (count - 1)));
+  settle(c, channels, mean, var, count, epsilon, momentum, gamma, beta, {running_mean, running_var}, statistics);
+}
+
+// What the processes that share a batch add up: the number of values, then sum and sum of
+// squares of every channel around its running mean, which all of them know.
+template <typename T>
+__device__ void shared_moments(const float *partial, int blocks, const T *x, i64 rows, int channels,
+                               const float *running_mean, double *shares) {
+  double sums[2];
+  sum_partials(partial, blocks, channels, sums);
+  const int c = blockIdx.x * 32 + threadIdx.y;
+  if (threadIdx.x != 0 || c >= channels) return;
+  const double count = (double)rows, apart = sums[0] / count;
+  const double var = fmax(sums[1] / count - apart * apart, 0.0);
+  const double off = single(x[c]) + apart - running_mean[c];
+  if (c == 0) shares[0] = count;
+  shares[1 + 2 * c] = count * off;
+  shares[2 + 2 * c] = count * (var + off * off);
 }
 
 // y = clamp(x * scale + shift + residual).
@@ -528,6 +556,10 @@ ROWS(__nv_bfloat16, bf16x8, 8)
     finish_moments<T>(partial, blocks, x, rows, channels, epsilon, momentum, gamma, beta, running_mean, running_var,  \
                       statistics);                                                                                    \
   }                                                                                                                   \
+  __global__ void shared_moments_##NAME(const float *partial, int blocks, const T *x, i64 rows, int channels,         \
+                                        const float *running_mean, double *shares) {                                  \
+    shared_moments<T>(partial, blocks, x, rows, channels, running_mean, shares);                                      \
+  }                                                                                                                   \
   __global__ void image_means_gradient_##NAME(const float *gradient, T *dx, int pixels, int channels, i64 count) {    \
     image_means_gradient<T>(gradient, dx, pixels, channels, count);                                                   \
   }                                                                                                                   \
@@ -567,20 +599,55 @@ __global__ void running_statistics(const float *mean, const float *var, const fl
   if (c < channels) Statistics(statistics, channels).set(c, mean[c], var[c], epsilon, gamma[c], beta[c]);
 }
 
+// From what was added up over all processes: as `finish_moments`.
+__global__ void finish_shared_moments(const double *shares, int channels, double epsilon, double momentum,
+                                      const float *gamma, const float *beta, float *running_mean, float *running_var,
+                                      float *statistics) {
+  const int c = blockIdx.x * blockDim.x + threadIdx.x;
+  if (c >= channels) return;
+  const double count = shares[0], apart = shares[1 + 2 * c] / count;
+  const double mean = running_mean[c] + apart;
+  const double var = fmax(shares[2 + 2 * c] / count - apart * apart, 0.0);
+  settle(c, channels, mean, var, count, epsilon, momentum, gamma, beta, {running_mean, running_var}, statistics);
+}
+
 // The gradients of scale and shift from the sums, and the line by which dx follows from dy
 // and x; in evaluation mean and variance do not depend on x.
+__device__ void draw_line(int c, int channels, double sum, double products, double count, bool train,
+                          const float *statistics, float *dgamma, float *dbeta, float *line) {
+  dbeta[c] = (float)sum;
+  dgamma[c] = (float)products;
+  const double scale = statistics[2 * channels + c], inverse = statistics[channels + c];
+  line[c] = (float)scale;
+  line[channels + c] = train ? (float)(-scale * inverse * products / count) : 0.0f;
+  line[2 * channels + c] = train ? (float)(-scale * sum / count) : 0.0f;
+}
+
 __global__ void finish_gradient(const float *partial, int blocks, i64 rows, int channels, int train,
                                 const float *statistics, float *dgamma, float *dbeta, float *line) {
   double sums[2];
   sum_partials(partial, blocks, channels, sums);
   const int c = blockIdx.x * 32 + threadIdx.y;
   if (threadIdx.x != 0 || c >= channels) return;
-  dbeta[c] = (float)sums[0];
-  dgamma[c] = (float)sums[1];
-  const double scale = statistics[2 * channels + c], inverse = statistics[channels + c];
-  line[c] = (float)scale;
-  line[channels + c] = train ? (float)(-scale * inverse * sums[1] / rows) : 0.0f;
-  line[2 * channels + c] = train ? (float)(-scale * sums[0] / rows) : 0.0f;
+  draw_line(c, channels, sums[0], sums[1], (double)rows, train, statistics, dgamma, dbeta, line);
+}
+
+// The two sums of every channel, for all processes to add up.
+__global__ void shared_gradient(const float *partial, int blocks, int channels, double *shares) {
+  double sums[2];
+  sum_partials(partial, blocks, channels, sums);
+  const int c = blockIdx.x * 32 + threadIdx.y;
+  if (threadIdx.x != 0 || c >= channels) return;
+  shares[2 * c] = sums[0];
+  shares[2 * c + 1] = sums[1];
+}
+
+// From what was added up; `count`: the values of a channel in all processes.
+__global__ void finish_shared_gradient(const double *shares, const double *count, int channels,
+                                       const float *statistics, float *dgamma, float *dbeta, float *line) {
+  const int c = blockIdx.x * blockDim.x + threadIdx.x;
+  if (c >= channels) return;
+  draw_line(c, channels, shares[2 * c], shares[2 * c + 1], *count, true, statistics, dgamma, dbeta, line);
 }
 
 // Adam with decoupled weight decay, blockIdx.y the variable.

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CudaStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor,
+    cuda_backend::cudarc::driver::CudaSlice,
+};
 
 use super::{
     context::{Context, Kind, address_of, launch},
@@ -10,7 +13,9 @@ use super::{
     feature::{Feature, GradientSlot, Kept, check_f32, forward_makes_a_token, token_gradient},
     memory::Numbers,
 };
-use crate::{Act, OpError, RunningStats, activation::Dims, element::check_shape, norm::MOMENTUM, together};
+use crate::{
+    Act, BatchSum, OpError, RunningStats, activation::Dims, element::check_shape, norm::MOMENTUM, together,
+};
 
 const OP: &str = "batch_norm";
 
@@ -38,9 +43,9 @@ pub(crate) fn batch_norm(
         check_residual(OP, x, residual)?;
     }
     let context = Context::of(x.token.device())?;
-    let statistics = match train {
+    let (statistics, shared) = match train {
         true => batch_statistics(&context, x, (gamma_c, beta_c), stats)?,
-        false => running_statistics(&context, (gamma_c, beta_c), stats)?,
+        false => (running_statistics(&context, (gamma_c, beta_c), stats)?, None),
     };
     let residual_values = residual.map(|residual| &*residual.values);
     let y = normalise(&context, &x.values, residual_values, &statistics, dims, act)?;
@@ -56,6 +61,7 @@ pub(crate) fn batch_norm(
             input_learns: x.token.track_op(),
             statistics,
             train,
+            shared,
             output,
         };
         let token = match residual {
@@ -66,52 +72,103 @@ pub(crate) fn batch_norm(
     })
 }
 
+/// A batch that lies in several processes.
+struct Shared {
+    sum: BatchSum,
+    /// What all of them hold of it: the number of values of a channel, then its two sums.
+    moments: CudaSlice<f64>,
+}
+
 /// Mean and variance of the batch; moves the running ones.
 fn batch_statistics(
     context: &Context,
     x: &Feature,
     (gamma_c, beta_c): (&Tensor, &Tensor),
     stats: &RunningStats,
-) -> Result<Numbers> {
-    if stats.is_joined() || together::batch_parts() > 1 {
-        let reason = "a batch in several parts is normalised on the CPU only".to_owned();
+) -> Result<(Numbers, Option<Shared>)> {
+    if together::batch_parts() > 1 {
+        let reason = "one process takes a batch in parts on the CPU only; set batch_parts = 1".to_owned();
         return Err(OpError::Setting { op: OP, reason }.into());
     }
+    let sum = stats.sum();
     let dims = x.dims;
     let rows = dims.count() / dims.c;
-    if rows <= 1 {
+    if sum.is_none() && rows <= 1 {
         let reason = "training needs more than one value per channel".to_owned();
         return Err(OpError::Setting { op: OP, reason }.into());
     }
     let (suffix, held) = x.values.kind.by_channels(dims.c);
     let config = context.by_rows(rows, dims.c, held);
-    let blocks = config.grid_dim.0;
+    let blocks = config.grid_dim.0 as i32;
     let partial = Numbers::unspecified(context, blocks as usize * 2 * dims.c, Kind::F32)?;
     let (x_at, partial_at) = (x.values.address(), partial.address());
     let (rows, channels) = (rows as i64, dims.c as i32);
     launch!(context, "moments", suffix, config, x_at, partial_at, rows, channels);
 
     let statistics = Numbers::unspecified(context, STATISTICS * dims.c, Kind::F32)?;
+    let statistics_at = statistics.address();
     let (mean, var) = stats.on_gpu(x.token.device())?;
+    let (mean_at, var_at) =
+        (address_of(&context.device, OP, "stats", &mean)?, address_of(&context.device, OP, "stats", &var)?);
+    let (gamma_c, beta_c) = (gamma_c.contiguous()?, beta_c.contiguous()?);
+    let (gamma_at, beta_at) = (
+        address_of(&context.device, OP, "gamma_c", &gamma_c)?,
+        address_of(&context.device, OP, "beta_c", &beta_c)?,
+    );
+    let (suffix, by_channel, epsilon) = (x.values.kind.suffix(), context.by_channel(dims.c), stats.epsilon());
+    let Some(sum) = sum else {
+        launch!(
+            context,
+            "finish_moments",
+            suffix,
+            by_channel,
+            partial_at,
+            blocks,
+            x_at,
+            rows,
+            channels,
+            epsilon,
+            MOMENTUM,
+            gamma_at,
+            beta_at,
+            mean_at,
+            var_at,
+            statistics_at,
+        );
+        return Ok((statistics, None));
+    };
+    let mut moments = context.sums(1 + 2 * dims.c)?;
+    let at = context.address_of_sums(&moments);
     launch!(
         context,
-        "finish_moments",
-        x.values.kind.suffix(),
-        context.by_channel(dims.c),
+        "shared_moments",
+        suffix,
+        by_channel,
         partial_at,
-        blocks as i32,
+        blocks,
         x_at,
         rows,
         channels,
-        stats.epsilon(),
-        MOMENTUM,
-        address_of(&context, OP, "gamma_c", &gamma_c.contiguous()?)?,
-        address_of(&context, OP, "beta_c", &beta_c.contiguous()?)?,
-        address_of(&context, OP, "stats", &mean)?,
-        address_of(&context, OP, "stats", &var)?,
-        statistics.address(),
+        mean_at,
+        at
     );
-    Ok(statistics)
+    sum.add_up_on(context, &mut moments)?;
+    launch!(
+        context,
+        "finish_shared_moments",
+        "",
+        context.elementwise(dims.c),
+        at,
+        channels,
+        epsilon,
+        MOMENTUM,
+        gamma_at,
+        beta_at,
+        mean_at,
+        var_at,
+        statistics_at,
+    );
+    Ok((statistics, Some(Shared { sum, moments })))
 }
 
 /// What normalisation by the running statistics needs.
@@ -128,10 +185,10 @@ pub(super) fn running_statistics(
         "running_statistics",
         "",
         context.elementwise(channels),
-        address_of(&context, OP, "stats", &mean)?,
-        address_of(&context, OP, "stats", &var)?,
-        address_of(&context, OP, "gamma_c", &gamma_c.contiguous()?)?,
-        address_of(&context, OP, "beta_c", &beta_c.contiguous()?)?,
+        address_of(&context.device, OP, "stats", &mean)?,
+        address_of(&context.device, OP, "stats", &var)?,
+        address_of(&context.device, OP, "gamma_c", &gamma_c.contiguous()?)?,
+        address_of(&context.device, OP, "beta_c", &beta_c.contiguous()?)?,
         stats.epsilon(),
         channels as i32,
         statistics.address(),
@@ -201,6 +258,8 @@ struct BatchNorm {
     act: Act,
     statistics: Numbers,
     train: bool,
+    /// Present where the batch lies in several processes.
+    shared: Option<Shared>,
     output: Arc<GradientSlot>,
 }
 
@@ -255,21 +314,43 @@ impl CustomOp3 for BatchNorm {
         let (dbeta, dbeta_at) = context.tensor(dims.c)?;
         let line = Numbers::unspecified(&context, 3 * dims.c, Kind::F32)?;
         let line_at = line.address();
-        launch!(
-            context,
-            "finish_gradient",
-            "",
-            context.by_channel(dims.c),
-            at,
-            blocks as i32,
-            rows,
-            channels,
-            i32::from(self.train),
-            statistics,
-            dgamma_at,
-            dbeta_at,
-            line_at,
-        );
+        match &self.shared {
+            None => launch!(
+                context,
+                "finish_gradient",
+                "",
+                context.by_channel(dims.c),
+                at,
+                blocks as i32,
+                rows,
+                channels,
+                i32::from(self.train),
+                statistics,
+                dgamma_at,
+                dbeta_at,
+                line_at,
+            ),
+            Some(Shared { sum, moments }) => {
+                let mut sums = context.sums(2 * dims.c)?;
+                let (sums_at, count_at) = (context.address_of_sums(&sums), context.address_of_sums(moments));
+                let by_channel = context.by_channel(dims.c);
+                launch!(context, "shared_gradient", "", by_channel, at, blocks as i32, channels, sums_at);
+                sum.add_up_on(&context, &mut sums)?;
+                launch!(
+                    context,
+                    "finish_shared_gradient",
+                    "",
+                    context.elementwise(dims.c),
+                    sums_at,
+                    count_at,
+                    channels,
+                    statistics,
+                    dgamma_at,
+                    dbeta_at,
+                    line_at,
+                );
+            }
+        }
         if self.input_learns {
             let dx = Numbers::unspecified(&context, dims.count(), x.kind)?;
             launch!(

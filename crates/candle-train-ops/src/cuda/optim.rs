@@ -77,10 +77,10 @@ impl Changes {
         };
         let gradient = gradient.contiguous()?;
         let moment =
-            |index: usize| moments.get(index).map_or(Ok(0), |m| address_of(&context, op, "moment", m));
+            |index: usize| moments.get(index).map_or(Ok(0), |m| address_of(&context.device, op, "moment", m));
         self.variables.push(Variable {
-            weight: address_of(&context, op, "variable", weight)?,
-            gradient: address_of(&context, op, "gradient", &gradient)?,
+            weight: address_of(&context.device, op, "variable", weight)?,
+            gradient: address_of(&context.device, op, "gradient", &gradient)?,
             first: moment(0)?,
             second: moment(1)?,
             count: weight.elem_count() as i64,

@@ -31,6 +31,16 @@ const MPI_SIZES: [&str; 2] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"];
 /// Pairs of rank and number of ranks, as torchrun and Slurm's `srun` name them.
 const PAIRS: [(&str, &str); 2] = [("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")];
 
+/// Which process of its machine this is: torchrun and its like, Open MPI's `mpirun`,
+/// MPICH's Hydra, Slurm's `srun`.
+const LOCAL_RANKS: [&str; 4] =
+    ["LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"];
+
+/// The number of this process on its machine, from 0; 0 where no launcher says it.
+pub(super) fn local_rank(variable: &dyn Fn(&str) -> Option<String>) -> usize {
+    LOCAL_RANKS.iter().find_map(|name| variable(name)?.parse().ok()).unwrap_or(0)
+}
+
 impl Launch {
     /// Reads the variables.
     pub fn from_environment(variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, TrainError> {
@@ -80,10 +90,12 @@ impl Launch {
 mod tests {
     use super::*;
 
+    fn find<'a>(variables: &'a [(&str, &str)]) -> impl Fn(&str) -> Option<String> + 'a {
+        |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, v)| (*v).to_owned())
+    }
+
     fn launch(variables: &[(&str, &str)]) -> Result<Launch, TrainError> {
-        let find =
-            |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, v)| (*v).to_owned());
-        Launch::from_environment(&find)
+        Launch::from_environment(&find(variables))
     }
 
     #[track_caller]
@@ -116,6 +128,19 @@ mod tests {
         check(&[&torchrun[..], &meeting, &agent].concat(), place(1, 4, 29501));
         let slurm = [("SLURM_PROCID", "3"), ("SLURM_NTASKS", "4")];
         check(&[&slurm[..], &meeting].concat(), place(3, 4, 29500));
+    }
+
+    #[test]
+    fn every_launcher_numbers_the_processes_of_a_machine() {
+        for (variables, want) in [
+            (&[][..], 0),
+            (&[("RANK", "5"), ("LOCAL_RANK", "1")], 1),
+            (&[("OMPI_COMM_WORLD_LOCAL_RANK", "2"), ("SLURM_LOCALID", "0")], 2),
+            (&[("MPI_LOCALRANKID", "3")], 3),
+            (&[("SLURM_PROCID", "7"), ("SLURM_LOCALID", "3")], 3),
+        ] {
+            assert_eq!(local_rank(&find(variables)), want, "{variables:?}");
+        }
     }
 
     #[test]
