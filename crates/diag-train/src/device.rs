@@ -1,5 +1,6 @@
 //! Which device to run on.
 
+use std::fmt;
 use std::str::FromStr;
 
 use candle_core::Device;
@@ -34,7 +35,29 @@ impl FromStr for DeviceChoice {
     }
 }
 
+impl fmt::Display for DeviceChoice {
+    /// As it is read.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Gpu => f.write_str("cuda"),
+            Self::Cuda(index) => write!(f, "cuda:{index}"),
+        }
+    }
+}
+
 impl DeviceChoice {
+    /// `auto` made certain, for several processes whose results are compared: on a GPU, or on
+    /// the CPU, all of them.
+    pub fn settled(self) -> Self {
+        match self {
+            Self::Auto if gpu(of_local_rank(0, n_gpus())).is_ok() => Self::Gpu,
+            Self::Auto => Self::Cpu,
+            chosen => chosen,
+        }
+    }
+
     /// The device. `auto` takes the first GPU that this build can use, or else the CPU.
     ///
     /// # Errors
@@ -116,7 +139,7 @@ fn instruction_set() -> &'static str {
             return "avx2";
         }
     }
-    "portable"
+    if cfg!(target_arch = "aarch64") { "neon" } else { "portable" }
 }
 
 #[cfg(test)]
@@ -137,6 +160,9 @@ mod tests {
         assert_eq!("cuda:2".parse(), Ok(DeviceChoice::Cuda(2)));
         for text in ["cuda:", "cuda:-1", "gpu"] {
             assert!(text.parse::<DeviceChoice>().is_err(), "{text}");
+        }
+        for text in ["auto", "cpu", "cuda", "cuda:3"] {
+            assert_eq!(text.parse::<DeviceChoice>().unwrap().to_string(), text);
         }
     }
 

@@ -130,8 +130,8 @@ fn prepare(ranks: &Ranks, job: &FitJob) -> Result<Prepared, TrainError> {
 }
 
 fn read(ranks: &Ranks, job: &FitJob) -> Result<Prepared, TrainError> {
-    let device = job.device.open_as(ranks.local_rank())?;
     let recipe = TrainSpec::read(&job.recipe)?;
+    let device = device_for(&recipe, job, ranks)?;
     let shards = ShardSet::open(&job.shards)?;
     let run = RunDir::new(&job.run);
     // The other ranks go by what the first one finds: it may be writing already.
@@ -155,6 +155,19 @@ fn read(ranks: &Ranks, job: &FitJob) -> Result<Prepared, TrainError> {
     dataset.load(&shards, ranks.part())?;
     let n_threads = job.threads.or(recipe.threads).unwrap_or_else(available_threads);
     Ok(Prepared { run, plan, shards, dataset, n_threads, device })
+}
+
+/// The device that a recipe can be trained on: a batch is taken in parts on the CPU only.
+fn device_for(recipe: &TrainSpec, job: &FitJob, ranks: &Ranks) -> Result<Device, TrainError> {
+    if recipe.batch_parts > 1 && job.device == DeviceChoice::Auto {
+        return Ok(Device::Cpu);
+    }
+    let device = job.device.open_as(ranks.local_rank())?;
+    if recipe.batch_parts > 1 && !device.is_cpu() {
+        let reason = "batch_parts above 1 is for the CPU: set it to 1, or pass --device cpu".to_owned();
+        return Err(TrainError::Recipe { file: job.recipe.clone(), reason });
+    }
+    Ok(device)
 }
 
 impl Prepared {
@@ -231,7 +244,7 @@ impl Fitting<'_> {
             let _ = out.send(Message::Note(note));
         }
         if cfg!(feature = "cuda") && self.job.device == DeviceChoice::Auto && self.device.is_cpu() {
-            let text = "training on the CPU: no GPU can be used; --device cuda says why";
+            let text = "training on the CPU: no GPU can be used for this; --device cuda says why";
             let _ = out.send(Message::Note(text.to_owned()));
         }
         if self.ranks.n_ranks() > 1 {

@@ -133,6 +133,9 @@ enum Command {
         /// Folder of the sweep to make.
         #[arg(long)]
         out: PathBuf,
+        /// auto, cpu, cuda or cuda:N; all runs share it.
+        #[arg(long, default_value = "auto")]
+        device: DeviceChoice,
         /// Start nothing; sum up the runs that are finished.
         #[arg(long)]
         finished: bool,
@@ -336,8 +339,8 @@ fn run(command: Command, ranks: &Arc<Ranks>) -> Result<Told, TrainError> {
                 render::explained_words(&explained, &run)
             }))
         }
-        Command::Sweep { file, out, finished, json } => {
-            run_sweep(SweepSpec::read(&file)?, out, finished, json, &stop)
+        Command::Sweep { file, out, device, finished, json } => {
+            run_sweep(SweepSpec::read(&file)?, out, device, finished, json, &stop)
         }
         Command::Tables { document, check } => {
             let filled = fill_tables(&document)?;
@@ -368,7 +371,7 @@ fn run(command: Command, ranks: &Arc<Ranks>) -> Result<Told, TrainError> {
             Ok(Told::whole(if json { render::json(&found) } else { render::shortcut_words(&found) }))
         }
         Command::Audit { audit: Audit::Leakage { shards, recipe, seeds, out, json } } => {
-            run_sweep(audit::leakage(&shards, &recipe, seeds), out, false, json, &stop)
+            run_sweep(audit::leakage(&shards, &recipe, seeds), out, DeviceChoice::Auto, false, json, &stop)
         }
     }
 }
@@ -376,11 +379,14 @@ fn run(command: Command, ranks: &Arc<Ranks>) -> Result<Told, TrainError> {
 fn run_sweep(
     spec: SweepSpec,
     out: PathBuf,
+    device: DeviceChoice,
     finished_only: bool,
     json: bool,
     stop: &AtomicBool,
 ) -> Result<Told, TrainError> {
-    let job = SweepJob { spec, out, program: this_program()?, finished_only };
+    // What is only summed up needs no device.
+    let device = if finished_only { device } else { device.settled() };
+    let job = SweepJob { spec, out, program: this_program()?, device, finished_only };
     let summary = sweep(&job, stop, &mut sweep_line)?;
     let result = if json { render::json(&summary) } else { summary.markdown() };
     Ok(Told { result, whole: summary.failed.is_empty() })

@@ -32,6 +32,7 @@ use diag_data::run::RunDir;
 use diag_metrics::{Aggregation, Bootstrap, aggregate, summarise};
 
 use crate::TrainError;
+use crate::device::DeviceChoice;
 use crate::fit::available_threads;
 use crate::inference::{case_numbers, scores};
 use crate::plan::TrainPlan;
@@ -49,6 +50,8 @@ pub struct SweepJob {
     pub out: PathBuf,
     /// The diag-train program, which runs each cell in a process of its own.
     pub program: PathBuf,
+    /// Where every run computes.
+    pub device: DeviceChoice,
     /// Whether to start nothing and to sum up the runs that are finished.
     pub finished_only: bool,
 }
@@ -189,11 +192,11 @@ fn run_cell(
     let fit = ["fit".as_ref(), "--shards".as_ref(), shards, "--recipe".as_ref(), recipe.as_os_str()];
     let fit = fit.into_iter().chain(["--out".as_ref(), run_path, "--resume".as_ref()]);
     let stages = [fit.collect::<Vec<_>>(), vec!["evaluate".as_ref(), run_path]];
-    let n_threads = n_threads.to_string();
+    let (n_threads, device) = (n_threads.to_string(), job.device.to_string());
     for arguments in stages {
         let started = Command::new(&job.program)
             .args(arguments)
-            .args(["--threads", n_threads.as_str()])
+            .args(["--threads", n_threads.as_str(), "--device", device.as_str()])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(said.try_clone().map_err(log)?)

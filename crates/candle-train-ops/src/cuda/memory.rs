@@ -127,6 +127,8 @@ pub(super) fn device(index: usize) -> Result<Device> {
     with_driver_pool(cuda, |pool| unsafe {
         sys::cuMemPoolSetAttribute(pool, attribute, (&raw mut everything).cast())
     })?;
+    // A missing cuDNN, or kernels that this GPU cannot run, show now and not in the first step.
+    Context::of(&device)?;
     devices.insert(index, device.clone());
     Ok(device)
 }
