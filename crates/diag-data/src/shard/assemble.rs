@@ -32,19 +32,23 @@ pub(super) fn write(
     job: &Job,
     schema: &Arc<Schema>,
     pieces: &[Piece],
-    outcome: &Outcome,
+    outcome: Outcome,
     cards: impl FnOnce(&Manifest) -> Cards,
 ) -> Result<Manifest, DataError> {
+    let mut manifest = manifest(job, &outcome, Vec::new());
+    let cases = columns::case_batch(&outcome.cases, &job.spec.labels)
+        .map_err(|err| DataError::malformed(root.join("cases.parquet"), err))?;
+    write_table(&root.join("cases.parquet"), &cases)?;
+    let quarantined = outcome.quarantined;
+    // What is said of the cases is written: the encoder needs its room.
+    drop((cases, outcome.cases, outcome.flow));
     let plans: Vec<FilePlan<'_>> = Split::ALL.into_iter().flat_map(|split| plan(split, pieces)).collect();
     // Each worker holds one case and one row group at a time.
     let written: Vec<Result<ShardFile, DataError>> =
         plans.par_iter().map(|plan| encode(root, job, schema, plan)).collect();
-    let manifest = manifest(job, outcome, written.into_iter().collect::<Result<_, _>>()?);
-    let cases = columns::case_batch(&outcome.cases, &job.spec.labels)
-        .map_err(|err| DataError::malformed(root.join("cases.parquet"), err))?;
-    write_table(&root.join("cases.parquet"), &cases)?;
+    manifest.files = written.into_iter().collect::<Result<_, _>>()?;
     let mut lines = Vec::new();
-    for entry in &outcome.quarantined {
+    for entry in &quarantined {
         serde_json::to_writer(&mut lines, entry)
             .map_err(|err| DataError::malformed(root.join("quarantine.jsonl"), err))?;
         lines.push(b'\n');

@@ -241,7 +241,7 @@ impl Staging {
         }
         let data = root.join("data");
         std::fs::create_dir_all(&data).map_err(DataError::io("create", data))?;
-        let manifest = assemble::write(&root, &self.job, &self.schema, pieces, &outcome, cards)?;
+        let manifest = assemble::write(&root, &self.job, &self.schema, pieces, outcome, cards)?;
         self.dir.commit(SHARDS)?;
         Ok(manifest)
     }
