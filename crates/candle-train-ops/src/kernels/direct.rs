@@ -97,11 +97,11 @@ pub(crate) struct Plane<'a> {
 
 /// The end of a convolution in inference: bias, residual and activation function.
 #[derive(Clone, Copy)]
-pub(crate) struct Finish<'a> {
+pub(crate) struct Finish<'a, T = f32> {
     /// One number per channel of the written blocks.
     pub bias: &'a [f32],
     /// Added as well; lies like the output.
-    pub residual: Option<&'a [f32]>,
+    pub residual: Option<&'a [T]>,
     /// The result is kept inside these bounds.
     pub bounds: Bounds<f32>,
 }
@@ -230,7 +230,7 @@ fn plan_tiles(widths: &[u8]) -> FirstTiles {
 }
 
 /// Width of the next tile with AVX-512, with `rest` pixels of the row left.
-fn next_tile_512(rest: usize) -> u8 {
+pub(super) fn next_tile_512(rest: usize) -> u8 {
     static PLAN: LazyLock<FirstTiles> = LazyLock::new(|| plan_tiles(&[14, 10, 8, 7, 4, 2, 1]));
     PLAN.get(rest).copied().unwrap_or(14)
 }
