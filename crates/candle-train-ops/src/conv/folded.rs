@@ -79,6 +79,8 @@ struct Folded {
     transformed: OnceLock<Buffer<f32>>,
     #[cfg(target_arch = "x86_64")]
     rounded: OnceLock<Buffer<bf16>>,
+    #[cfg(target_arch = "x86_64")]
+    rounded_transformed: OnceLock<Buffer<bf16>>,
 }
 
 impl FoldedConv2d {
@@ -134,6 +136,8 @@ impl FoldedConv2d {
             transformed: OnceLock::new(),
             #[cfg(target_arch = "x86_64")]
             rounded: OnceLock::new(),
+            #[cfg(target_arch = "x86_64")]
+            rounded_transformed: OnceLock::new(),
         };
         Ok(Self { form: Form::Cpu(Arc::new(folded)), shape_oihw, spec })
     }
@@ -247,8 +251,9 @@ impl Folded {
             bounds: act.bounds(),
         });
         let mut y = Buffer::unspecified(geometry.output.count());
-        let weight = self.rounded.get_or_init(|| mixed::pack(engine, &self.weight, geometry));
-        mixed::forward(engine, &x.values, weight, &mut y, write, geometry);
+        let plan = mixed::Plan::forward(engine, *geometry);
+        let weight = if plan.is_winograd() { &self.rounded_transformed } else { &self.rounded };
+        plan.run(&x.values, weight.get_or_init(|| plan.pack(&self.weight)), &mut y, write);
         Feature::constant(y, geometry.output, Order::Blocked)
     }
 

@@ -3,6 +3,7 @@
 mod correlation;
 mod planes;
 mod weight_gradient;
+mod winograd;
 
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use half::bf16;
 use self::{
     correlation::{Correlation, pack_weight},
     weight_gradient::weight_gradient,
+    winograd::Winograd,
 };
 use super::{Geometry, OP, weight_gradient_by_parts, write::Write};
 use crate::{
@@ -42,7 +44,8 @@ pub(super) fn conv2d(
     let x = &x.in_order(Order::Blocked)?;
     let mut y = Buffer::unspecified(geometry.output.count());
     with_values(OP, weight_oihw, |weight| {
-        forward(engine, &x.values, &pack(engine, weight, &geometry), &mut y, Write::Replace, &geometry);
+        let plan = Plan::forward(engine, geometry);
+        plan.run(&x.values, &plan.pack(weight), &mut y, Write::Replace);
         Ok(())
     })?;
     Feature::produce(y, geometry.output, Order::Blocked, |_, output| {
@@ -51,21 +54,56 @@ pub(super) fn conv2d(
     })
 }
 
-/// The weight as [`forward`] wants it.
-pub(super) fn pack(engine: Engine, weight: &[f32], geometry: &Geometry) -> Buffer<bf16> {
-    pack_weight(engine, weight, geometry, false)
+/// The forward pass or the gradient of the input, by the fastest way on this processor.
+pub(super) struct Plan {
+    engine: Engine,
+    geometry: Geometry,
+    backwards: bool,
 }
 
-/// Writes `y`, blocked, from `x`, blocked.
-pub(super) fn forward(
-    engine: Engine,
-    x: &[bf16],
-    weight: &[bf16],
-    y: &mut [bf16],
-    write: Write<'_, bf16>,
-    geometry: &Geometry,
-) {
-    Correlation::forward(geometry).run(engine, x, weight, y, write);
+impl Plan {
+    /// `y` from `x`.
+    pub(super) fn forward(engine: Engine, geometry: Geometry) -> Self {
+        Self { engine, geometry, backwards: false }
+    }
+
+    /// `dx` from `dy`.
+    fn input_gradient(engine: Engine, geometry: Geometry) -> Self {
+        Self { engine, geometry, backwards: true }
+    }
+
+    /// Whether Winograd's algorithm does it, which wants a weight of its own.
+    pub(super) fn is_winograd(&self) -> bool {
+        winograd::takes(self.engine, &self.geometry)
+    }
+
+    fn winograd(&self) -> Winograd {
+        if self.backwards {
+            Winograd::input_gradient(&self.geometry)
+        } else {
+            Winograd::forward(&self.geometry)
+        }
+    }
+
+    /// The weight, OIHW, as [`Self::run`] wants it.
+    pub(super) fn pack(&self, weight: &[f32]) -> Buffer<bf16> {
+        if self.is_winograd() {
+            self.winograd().pack(self.engine, weight)
+        } else {
+            pack_weight(self.engine, weight, &self.geometry, self.backwards)
+        }
+    }
+
+    /// Writes `target` from `source`, both blocked.
+    pub(super) fn run(&self, source: &[bf16], weight: &[bf16], target: &mut [bf16], write: Write<'_, bf16>) {
+        if self.is_winograd() {
+            self.winograd().run(self.engine, source, weight, target, write);
+        } else if self.backwards {
+            Correlation::input_gradient(&self.geometry).run(self.engine, source, weight, target, write);
+        } else {
+            Correlation::forward(&self.geometry).run(self.engine, source, weight, target, write);
+        }
+    }
 }
 
 struct MixedConv2d {
@@ -81,8 +119,8 @@ impl MixedConv2d {
         let sum = self.input.gradient.take_sum();
         let write = if sum.is_some() { Write::Add } else { Write::Replace };
         let mut dx = sum.unwrap_or_else(|| Buffer::unspecified(self.geometry.input.count()));
-        let weight = pack_weight(self.engine, weight, &self.geometry, true);
-        Correlation::input_gradient(&self.geometry).run(self.engine, dy, &weight, &mut dx, write);
+        let plan = Plan::input_gradient(self.engine, self.geometry);
+        plan.run(dy, &plan.pack(weight), &mut dx, write);
         dx
     }
 }
@@ -139,13 +177,21 @@ mod tests {
         (0..count).map(number).collect()
     }
 
-    /// `rounding` is the error of a result relative to itself, beside that of f32 sums.
+    /// Error of f32 sums of exact products, relative to the largest.
+    const SUMS: f32 = 1e-5;
+
+    /// The same where Winograd's factors, which bf16 does not hold exactly, are rounded.
+    const WINOGRAD: f32 = 1e-2;
+
+    /// Half a unit in the last place of a result, relative to itself.
+    const ROUNDING: f32 = 1.0 / 256.0;
+
     #[track_caller]
-    fn check_close(what: &str, got: &[f32], want: &[f32], rounding: f32) {
+    fn check_close(what: &str, got: &[f32], want: &[f32], error: f32) {
         assert_eq!(got.len(), want.len(), "{what}");
         let scale = want.iter().fold(0f32, |largest, v| largest.max(v.abs()));
         for (index, (got, want)) in got.iter().zip(want).enumerate() {
-            let tolerance = 1e-5 * scale + rounding * want.abs();
+            let tolerance = error * scale + ROUNDING * want.abs();
             assert!((got - want).abs() <= tolerance, "{what}, {index}: {got} instead of {want}");
         }
     }
@@ -159,9 +205,6 @@ mod tests {
     fn plain(values: &[bf16], dims: Dims) -> Vec<f32> {
         reorder(values, dims, Order::Blocked, Order::Plain).iter().map(|value| value.widen()).collect()
     }
-
-    /// Half a unit in the last place of bf16.
-    const ROUNDING: f32 = 1.0 / 256.0;
 
     /// Every engine of this processor against the general path in f32.
     #[track_caller]
@@ -183,15 +226,26 @@ mod tests {
         }
         for engine in engines {
             let name = format!("{input:?} * {weight_oihw:?}, {spec:?}, {engine:?}");
+            let check_all = |name: &str, y: &[bf16], dx: &[bf16], error: f32| {
+                check_close(&format!("y of {name}"), &plain(y, output), &want_y, error);
+                check_close(&format!("dx of {name}"), &plain(dx, input), &want_dx, error);
+            };
             let mut y = Buffer::unspecified(output.count());
-            forward(engine, &x, &pack(engine, &weight, &geometry), &mut y, Write::Replace, &geometry);
-            check_close(&format!("y of {name}"), &plain(&y, output), &want_y, ROUNDING);
             let mut dx = Buffer::unspecified(input.count());
+            let packed = pack_weight(engine, &weight, &geometry, false);
+            Correlation::forward(&geometry).run(engine, &x, &packed, &mut y, Write::Replace);
             let packed = pack_weight(engine, &weight, &geometry, true);
             Correlation::input_gradient(&geometry).run(engine, &dy, &packed, &mut dx, Write::Replace);
-            check_close(&format!("dx of {name}"), &plain(&dx, input), &want_dx, ROUNDING);
+            check_all(&name, &y, &dx, SUMS);
+            if winograd::takes(engine, &geometry) {
+                let plan = Winograd::forward(&geometry);
+                plan.run(engine, &x, &plan.pack(engine, &weight), &mut y, Write::Replace);
+                let plan = Winograd::input_gradient(&geometry);
+                plan.run(engine, &dy, &plan.pack(engine, &weight), &mut dx, Write::Replace);
+                check_all(&format!("{name}, Winograd"), &y, &dx, WINOGRAD);
+            }
             let dw = weight_gradient(engine, &x, &dy, &geometry);
-            check_close(&format!("dw of {name}"), &dw, &want_dw, 0.0);
+            check_close(&format!("dw of {name}"), &dw, &want_dw, SUMS);
         }
     }
 
@@ -204,5 +258,8 @@ mod tests {
         check([1, 16, 5, 6], [16, 16, 1, 1], 1, 2);
         check([2, 64, 17, 11], [32, 64, 3, 3], 3, 1);
         check([1, 16, 31, 30], [16, 16, 11, 11], 3, 5);
+        check([2, 16, 12, 12], [32, 16, 3, 3], 1, 1);
+        check([2, 48, 29, 30], [16, 48, 3, 3], 1, 0);
+        check([1, 64, 13, 61], [48, 64, 3, 3], 1, 2);
     }
 }

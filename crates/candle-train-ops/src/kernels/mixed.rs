@@ -5,6 +5,7 @@
 #![expect(clippy::needless_range_loop, reason = "indices name rows and blocks of one tile at once")]
 
 mod convert;
+pub(crate) mod winograd;
 
 use std::{
     arch::{
@@ -165,14 +166,12 @@ pub(crate) type Sums = [[[f32; BLOCK]; ROWS]; 2];
 impl Correlate<'_> {
     /// Reads [`ROWS`] pixels of 32 numbers from every tap on, even where fewer are wanted.
     pub(crate) fn run(&self, session: &Session, source: &[bf16], weight: &[bf16], sums: &mut Sums) {
-        let farthest = |part: fn(&Tap) -> usize| self.taps.iter().map(part).max().unwrap_or(0);
-        let last_source = farthest(|tap| tap.source) + (self.n_blocks - 1) * self.source_block + ROWS * DEPTH;
-        let last_weight = farthest(|tap| tap.weight)
-            + (self.n_blocks - 1) * self.weight_block
-            + (self.n_targets - 1) * self.weight_target
-            + TILE_LEN;
+        let (last_source, last_weight) = self.ends(ROWS);
         assert!(
-            last_source <= source.len() && last_weight <= weight.len() && (1..=2).contains(&self.n_targets),
+            last_source <= source.len()
+                && last_weight <= weight.len()
+                && (1..=2).contains(&self.n_targets)
+                && self.n_pixels <= ROWS,
             "correlation leaves its slices: {self:?}"
         );
         let (source, weight) = (source.as_ptr().cast(), weight.as_ptr().cast());
@@ -183,10 +182,53 @@ impl Correlate<'_> {
                 (Engine::Tiles, false, _) => self.tiles::<true, false>(source, weight, sums),
                 (Engine::Tiles, true, 2) => self.tiles::<false, true>(source, weight, sums),
                 (Engine::Tiles, true, _) => self.tiles::<false, false>(source, weight, sums),
-                (Engine::Dots, _, 2) => self.dots::<2>(source, weight, sums),
-                (Engine::Dots, ..) => self.dots::<1>(source, weight, sums),
+                (Engine::Dots, _, 2) => {
+                    self.dots::<2>(source, weight, sums.as_mut_ptr().cast(), ROWS * BLOCK)
+                }
+                (Engine::Dots, ..) => self.dots::<1>(source, weight, sums.as_mut_ptr().cast(), ROWS * BLOCK),
             }
         }
+    }
+
+    /// As [`run`](Self::run) for any number of pixels, which alone are read; the sums of the
+    /// targets are `sums_target` apart, `[pixel][16]` each. Without tiles of AMX.
+    pub(crate) fn run_long(
+        &self,
+        session: &Session,
+        source: &[bf16],
+        weight: &[bf16],
+        sums: &mut [f32],
+        sums_target: usize,
+    ) {
+        let (last_source, last_weight) = self.ends(self.n_pixels);
+        let last_sum = (self.n_targets - 1) * sums_target + self.n_pixels * BLOCK;
+        assert!(
+            session.engine == Engine::Dots
+                && last_source <= source.len()
+                && last_weight <= weight.len()
+                && last_sum <= sums.len()
+                && (1..=2).contains(&self.n_targets),
+            "correlation leaves its slices: {self:?}"
+        );
+        let (source, weight) = (source.as_ptr().cast(), weight.as_ptr().cast());
+        // SAFETY: the assert bounds every access; the session's engine exists.
+        unsafe {
+            match self.n_targets {
+                2 => self.dots::<2>(source, weight, sums.as_mut_ptr(), sums_target),
+                _ => self.dots::<1>(source, weight, sums.as_mut_ptr(), sums_target),
+            }
+        }
+    }
+
+    /// Where reading ends in source and weight.
+    fn ends(&self, n_pixels: usize) -> (usize, usize) {
+        let farthest = |part: fn(&Tap) -> usize| self.taps.iter().map(part).max().unwrap_or(0);
+        let source = farthest(|tap| tap.source) + (self.n_blocks - 1) * self.source_block + n_pixels * DEPTH;
+        let weight = farthest(|tap| tap.weight)
+            + (self.n_blocks - 1) * self.weight_block
+            + (self.n_targets - 1) * self.weight_target
+            + TILE_LEN;
+        (source, weight)
     }
 
     /// `P`: both halves of the pixels; `T`: both target blocks.
@@ -238,21 +280,27 @@ impl Correlate<'_> {
 
     /// `N` target blocks at once: each pixel that is spread serves all of them.
     #[target_feature(enable = "avx512f,avx512bf16")]
-    unsafe fn dots<const N: usize>(&self, source: *const u16, weight: *const u16, sums: &mut Sums) {
+    unsafe fn dots<const N: usize>(
+        &self,
+        source: *const u16,
+        weight: *const u16,
+        sums: *mut f32,
+        sums_target: usize,
+    ) {
         let mut first = 0;
         while first < self.n_pixels {
             let width = next_tile_512(self.n_pixels - first);
             // SAFETY: passed on; `first` stays below the pixels wanted.
             unsafe {
-                let source = source.add(first * DEPTH);
+                let (source, sums) = (source.add(first * DEPTH), sums.add(first * BLOCK));
                 match width {
-                    14 => self.dots_of::<N, 14>(source, weight, sums, first),
-                    10 => self.dots_of::<N, 10>(source, weight, sums, first),
-                    8 => self.dots_of::<N, 8>(source, weight, sums, first),
-                    7 => self.dots_of::<N, 7>(source, weight, sums, first),
-                    4 => self.dots_of::<N, 4>(source, weight, sums, first),
-                    2 => self.dots_of::<N, 2>(source, weight, sums, first),
-                    _ => self.dots_of::<N, 1>(source, weight, sums, first),
+                    14 => self.dots_of::<N, 14>(source, weight, sums, sums_target),
+                    10 => self.dots_of::<N, 10>(source, weight, sums, sums_target),
+                    8 => self.dots_of::<N, 8>(source, weight, sums, sums_target),
+                    7 => self.dots_of::<N, 7>(source, weight, sums, sums_target),
+                    4 => self.dots_of::<N, 4>(source, weight, sums, sums_target),
+                    2 => self.dots_of::<N, 2>(source, weight, sums, sums_target),
+                    _ => self.dots_of::<N, 1>(source, weight, sums, sums_target),
                 }
             }
             first += usize::from(width);
@@ -266,8 +314,8 @@ impl Correlate<'_> {
         &self,
         source: *const u16,
         weight: *const u16,
-        sums: &mut Sums,
-        first: usize,
+        sums: *mut f32,
+        sums_target: usize,
     ) {
         // SAFETY: every address is one that `run` bounded.
         unsafe {
@@ -292,7 +340,7 @@ impl Correlate<'_> {
             }
             for pixel in 0..P {
                 for target in 0..N {
-                    _mm512_storeu_ps(sums[target][first + pixel].as_mut_ptr(), totals[pixel][target]);
+                    _mm512_storeu_ps(sums.add(target * sums_target + pixel * BLOCK), totals[pixel][target]);
                 }
             }
         }

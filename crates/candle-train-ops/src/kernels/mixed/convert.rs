@@ -43,7 +43,7 @@ unsafe fn pair(from: *const bf16) -> __m512i {
 /// The numbers of two registers in turns.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn interleave(first: __m256i, second: __m256i) -> __m512i {
+pub(super) fn interleave(first: __m256i, second: __m256i) -> __m512i {
     let (first, second) = (_mm512_cvtepu16_epi32(first), _mm512_cvtepu16_epi32(second));
     _mm512_or_si512(first, _mm512_slli_epi32::<16>(second))
 }
@@ -103,17 +103,8 @@ pub(crate) fn pack_taps(_: &Session, to: &mut [bf16], sources: [&[f32]; 2], row:
 unsafe fn pack_taps_512(to: &mut [bf16], sources: [&[f32]; 2], row: usize, taps: usize) {
     for start in (0..taps).step_by(TAPS) {
         let n = TAPS.min(taps - start);
-        let mut columns = [[_mm512_setzero_si512(); 16]; 2];
-        for (source, lines) in sources.iter().zip(&mut columns) {
-            for (target, line) in lines.iter_mut().enumerate() {
-                // SAFETY: `n` numbers from here on belong to the target's kernel.
-                *line = unsafe {
-                    let kernel = source.as_ptr().add(target * row + start);
-                    _mm512_maskz_loadu_epi32(first_lanes(n), kernel.cast())
-                };
-            }
-            *lines = transpose(*lines);
-        }
+        // SAFETY: `n` numbers from here on belong to each target's kernel.
+        let columns = sources.map(|source| unsafe { kernels_by_tap(source.as_ptr().add(start), row, n) });
         for tap in 0..n {
             let [first, second] = [0, 1].map(|source| _mm512_castsi512_ps(columns[source][tap]));
             // SAFETY: both types are 256 bits, and `pack_taps` bounded the rows of all tiles.
@@ -125,6 +116,19 @@ unsafe fn pack_taps_512(to: &mut [bf16], sources: [&[f32]; 2], row: usize, taps:
             }
         }
     }
+}
+
+/// The first `n` numbers, at most 16, of sixteen kernels, `row` apart: those of all kernels
+/// at one tap in one register.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn kernels_by_tap(kernels: *const f32, row: usize, n: usize) -> [__m512i; 16] {
+    let mut lines = [_mm512_setzero_si512(); 16];
+    for (target, line) in lines.iter_mut().enumerate() {
+        // SAFETY: the caller's `n` numbers of each kernel are readable.
+        *line = unsafe { _mm512_maskz_loadu_epi32(first_lanes(n), kernels.add(target * row).cast()) };
+    }
+    transpose(lines)
 }
 
 /// The kernels of sixteen targets, `row` apart, from sixteen numbers per tap, `step` apart.
