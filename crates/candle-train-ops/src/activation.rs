@@ -9,7 +9,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::{CpuStorage, CustomOp1, DType, Device, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, DType, Device, Result, Shape, Tensor, WithDType};
+use half::bf16;
 use rayon::prelude::*;
 
 #[cfg(feature = "cuda")]
@@ -27,7 +28,8 @@ pub(crate) const BLOCK: usize = 16;
 /// Activation in whatever layout the operations prefer on this machine: plain
 /// NCHW, or blocks of 16 channels (`[N, C/16, H, W, 16]`) for the vector kernels.
 ///
-/// Holds f32 (fast) or f64 (for checking gradients) on the CPU; with the feature `cuda`
+/// Holds f32 (fast) or f64 (for checking gradients) on the CPU, or bf16 behind a
+/// convolution while [`set_bf16`](crate::set_bf16) is on; with the feature `cuda`
 /// also f32 or bf16 on a GPU, `[N, H, W, C]`. A gradient
 /// flows through every operation of this crate by `loss.backward()`; two
 /// backward passes through one graph must not run at the same time.
@@ -46,10 +48,11 @@ pub(crate) const BLOCK: usize = 16;
 #[derive(Clone)]
 pub struct Activation(pub(crate) Repr);
 
-/// An activation of either number type.
+/// An activation of any number type.
 #[derive(Clone)]
 pub(crate) enum Repr {
     F32(Feature<f32>),
+    Bf16(Feature<bf16>),
     F64(Feature<f64>),
     #[cfg(feature = "cuda")]
     Gpu(cuda::Feature),
@@ -61,6 +64,7 @@ macro_rules! dispatch {
     ($activation:expr, $feature:ident => $body:expr, on_gpu: $on_gpu:expr) => {
         match &$activation.0 {
             $crate::activation::Repr::F32($feature) => $body,
+            $crate::activation::Repr::Bf16($feature) => $body,
             $crate::activation::Repr::F64($feature) => $body,
             #[cfg(feature = "cuda")]
             $crate::activation::Repr::Gpu($feature) => $on_gpu,
@@ -88,7 +92,7 @@ impl Activation {
         }
     }
 
-    /// The activation as a plain tensor `[N, C, H, W]`, differentiable.
+    /// The activation as a plain tensor `[N, C, H, W]`, f32 or f64, differentiable.
     ///
     /// # Errors
     /// None of its own; candle's if memory cannot be had.
@@ -101,7 +105,7 @@ impl Activation {
         dispatch!(self, x => x.dims, on_gpu: x.dims).to_tuple()
     }
 
-    /// Mean over all pixels, `[N, C]`, differentiable.
+    /// Mean over all pixels, `[N, C]`, f32 or f64, differentiable.
     ///
     /// # Errors
     /// None of its own; candle's if memory cannot be had.
@@ -117,6 +121,7 @@ impl Activation {
     pub fn detach(&self) -> Self {
         match &self.0 {
             Repr::F32(x) => Self(Repr::F32(x.detach())),
+            Repr::Bf16(x) => Self(Repr::Bf16(x.detach())),
             Repr::F64(x) => Self(Repr::F64(x.detach())),
             #[cfg(feature = "cuda")]
             Repr::Gpu(x) => x.detach().into(),
@@ -134,6 +139,12 @@ impl From<cuda::Feature> for Activation {
 impl From<Feature<f32>> for Activation {
     fn from(feature: Feature<f32>) -> Self {
         Self(Repr::F32(feature))
+    }
+}
+
+impl From<Feature<bf16>> for Activation {
+    fn from(feature: Feature<bf16>) -> Self {
+        Self(Repr::Bf16(feature))
     }
 }
 
@@ -255,7 +266,7 @@ impl<T: Element> Feature<T> {
         }
     }
 
-    fn detach(&self) -> Self {
+    pub(crate) fn detach(&self) -> Self {
         Self { token: self.token.detach(), gradient: GradientSlot::new(), ..self.clone() }
     }
 
@@ -312,9 +323,39 @@ impl<T: Element> Feature<T> {
     }
 }
 
+impl Feature<f32> {
+    /// The same activation rounded to bf16, differentiable.
+    pub(crate) fn narrowed(&self) -> Result<Feature<bf16>> {
+        Feature::produce(narrow(&self.values), self.dims, self.order, |_, output| {
+            self.token.apply_op1(Converted { input: Arc::clone(&self.gradient), output, back: widen })
+        })
+    }
+}
+
+impl Feature<bf16> {
+    /// The same activation in f32, differentiable.
+    pub(crate) fn widened(&self) -> Result<Feature<f32>> {
+        Feature::produce(widen(&self.values), self.dims, self.order, |_, output| {
+            self.token.apply_op1(Converted { input: Arc::clone(&self.gradient), output, back: narrow })
+        })
+    }
+}
+
+fn narrow<T: Element>(values: &[T::Wide]) -> Buffer<T> {
+    let mut result = Buffer::unspecified(values.len());
+    result.par_chunks_mut(CHUNK).zip(values.par_chunks(CHUNK)).for_each(|(to, from)| lanes::narrow(to, from));
+    result
+}
+
+fn widen<T: Element>(values: &[T]) -> Buffer<T::Wide> {
+    let mut result = Buffer::unspecified(values.len());
+    result.par_chunks_mut(CHUNK).zip(values.par_chunks(CHUNK)).for_each(|(to, from)| lanes::widen(to, from));
+    result
+}
+
 /// The order the kernels of this machine prefer for `channels` of type `T`.
 pub(crate) fn preferred_order<T: Element>(channels: usize) -> Order {
-    if T::DTYPE == DType::F32 && channels.is_multiple_of(BLOCK) && kernels::vector_width().is_some() {
+    if T::DTYPE != DType::F64 && channels.is_multiple_of(BLOCK) && kernels::vector_width().is_some() {
         Order::Blocked
     } else {
         Order::Plain
@@ -415,13 +456,13 @@ impl<T: Element> CustomOp1 for ToNchw<T> {
 
     fn cpu_fwd(&self, _: &CpuStorage, _: &candle_core::Layout) -> Result<(CpuStorage, Shape)> {
         let plain = reorder(&self.0.values, self.0.dims, self.0.order, Order::Plain);
-        let shape = Shape::from(self.0.dims.to_vec());
-        Ok((T::to_cpu_storage_owned(plain.to_vec()), shape))
+        let plain = plain.iter().map(|value| value.widen()).collect();
+        Ok((T::Wide::to_cpu_storage_owned(plain), Shape::from(self.0.dims.to_vec())))
     }
 
     fn bwd(&self, _: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
-        let gradient = with_values::<T, _>(self.name(), gradient, |gradient| {
-            Ok(reorder(gradient, self.0.dims, Order::Plain, self.0.order))
+        let gradient = with_values::<T::Wide, _>(self.name(), gradient, |gradient| {
+            Ok(reorder(&narrow::<T>(gradient), self.0.dims, Order::Plain, self.0.order))
         })?;
         self.0.gradient.add(gradient);
         token_gradient()
@@ -438,39 +479,61 @@ impl<T: Element> CustomOp1 for GlobalAvgPool<T> {
     fn cpu_fwd(&self, _: &CpuStorage, _: &candle_core::Layout) -> Result<(CpuStorage, Shape)> {
         let Dims { n, c, h, w } = self.0.dims;
         let block = self.0.order.block();
-        let mut means = vec![T::zero(); n * c];
+        let mut means = vec![T::Wide::ZERO; n * c];
         let planes = self.0.values.par_chunks(h * w * block);
         means.par_chunks_mut(block).zip(planes).for_each(|(means, plane)| {
             let mut sums = [0f64; BLOCK];
             for pixel in plane.chunks_exact(block) {
                 for (sum, value) in sums.iter_mut().zip(pixel) {
-                    *sum += value.to_f64();
+                    *sum += value.widen().to_f64();
                 }
             }
             for (mean, sum) in means.iter_mut().zip(sums) {
-                *mean = T::from_f64(sum / (h * w) as f64);
+                *mean = T::Wide::from_f64(sum / (h * w) as f64);
             }
         });
-        Ok((T::to_cpu_storage_owned(means), Shape::from((n, c))))
+        Ok((T::Wide::to_cpu_storage_owned(means), Shape::from((n, c))))
     }
 
     fn bwd(&self, _: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
         let Dims { h, w, .. } = self.0.dims;
         let block = self.0.order.block();
-        let scale = T::from_f64(1.0 / (h * w) as f64);
+        let scale = T::Wide::from_f64(1.0 / (h * w) as f64);
         let mut result = Buffer::<T>::unspecified(self.0.dims.count());
-        with_values::<T, _>(self.name(), gradient, |gradient| {
+        with_values::<T::Wide, _>(self.name(), gradient, |gradient| {
             let planes = result.par_chunks_mut(h * w * block);
             planes.zip(gradient.par_chunks(block)).for_each(|(plane, gradient)| {
                 for pixel in plane.chunks_exact_mut(block) {
                     for (value, gradient) in pixel.iter_mut().zip(gradient) {
-                        *value = *gradient * scale;
+                        *value = T::narrow(*gradient * scale);
                     }
                 }
             });
             Ok(())
         })?;
         self.0.gradient.add(result);
+        token_gradient()
+    }
+}
+
+/// One number type into another; so is the gradient on its way back.
+struct Converted<T: Element, S: Element> {
+    input: Arc<GradientSlot<T>>,
+    output: Arc<GradientSlot<S>>,
+    back: fn(&[S]) -> Buffer<T>,
+}
+
+impl<T: Element, S: Element> CustomOp1 for Converted<T, S> {
+    fn name(&self) -> &'static str {
+        "converted"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &candle_core::Layout) -> Result<(CpuStorage, Shape)> {
+        Ok(token_storage())
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor) -> Result<Option<Tensor>> {
+        self.input.add((self.back)(&self.output.take(self.name())?));
         token_gradient()
     }
 }

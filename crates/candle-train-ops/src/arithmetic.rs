@@ -11,10 +11,10 @@ pub fn set_winograd(enabled: bool) {
     WINOGRAD.store(enabled, Ordering::Relaxed);
 }
 
-/// Lets convolutions round their factors to bf16, or forbids it again; it starts
-/// forbidden. Sums, weights, statistics and optimisers stay f32, on the CPU activations
-/// too; on a GPU they are stored in bf16. Where [`bf16_available`] is false nothing changes
-/// on the CPU: f32 throughout.
+/// Lets convolutions round their factors to bf16 and store their results so, as
+/// activations and gradients between operations then are, or forbids it again; it starts
+/// forbidden. Sums, weights and their gradients, statistics and optimisers stay f32. Where
+/// [`bf16_available`] is false nothing changes on the CPU: f32 throughout.
 pub fn set_bf16(enabled: bool) {
     BF16.store(enabled, Ordering::Relaxed);
 }
@@ -22,9 +22,14 @@ pub fn set_bf16(enabled: bool) {
 /// Whether this processor multiplies bf16: AVX512-BF16, and AMX where Linux lends it.
 pub fn bf16_available() -> bool {
     #[cfg(target_arch = "x86_64")]
-    return crate::kernels::bf16::engine().is_some();
+    return crate::kernels::mixed::engine().is_some();
     #[cfg(not(target_arch = "x86_64"))]
     return false;
+}
+
+/// Whether convolutions on the CPU store their results in bf16.
+pub(crate) fn stores_bf16() -> bool {
+    BF16.load(Ordering::Relaxed) && bf16_available()
 }
 
 pub(crate) fn winograd() -> bool {

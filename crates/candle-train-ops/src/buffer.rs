@@ -13,6 +13,8 @@ use std::{
 
 pub(crate) use pool::Pool;
 
+use half::bf16;
+
 use crate::element::Element;
 
 /// Buffers below this length are cheaper to allocate than to look up.
@@ -22,7 +24,9 @@ const MIN_POOLED_LEN: usize = 4096;
 const ALIGNMENT_BYTES: usize = 64;
 
 /// Numbers allocated beyond the wanted ones, so that the start can be aligned.
-const ALIGNMENT_SLACK: usize = ALIGNMENT_BYTES / size_of::<f32>();
+const fn alignment_slack<T>() -> usize {
+    ALIGNMENT_BYTES / size_of::<T>()
+}
 
 /// A slice of numbers, starting on a cache line, whose memory returns to the pool
 /// when dropped.
@@ -40,7 +44,7 @@ fn lock<T: Element>() -> MutexGuard<'static, Pool<Vec<T>>> {
 impl<T: Element> Buffer<T> {
     /// `len` numbers of unspecified value: the caller writes every one.
     pub(crate) fn unspecified(len: usize) -> Self {
-        let want = len + ALIGNMENT_SLACK;
+        let want = len + alignment_slack::<T>();
         let values = if want < MIN_POOLED_LEN {
             vec![T::zero(); want]
         } else {
@@ -50,7 +54,7 @@ impl<T: Element> Buffer<T> {
         let start = values.as_ptr().align_offset(ALIGNMENT_BYTES);
         Self {
             // An allocator that cannot tell leaves the start where it is.
-            start: if start < ALIGNMENT_SLACK { start } else { 0 },
+            start: if start < alignment_slack::<T>() { start } else { 0 },
             values,
             len,
         }
@@ -93,12 +97,18 @@ impl<T: Element> DerefMut for Buffer<T> {
     }
 }
 
+fn release<T: Element>() {
+    // The pool is unlocked before anything is freed.
+    let free = lock::<T>().drain();
+    drop(free);
+}
+
 /// Gives the memory of all pooled buffers back to the allocator, for a program
 /// that goes on to something else after training.
 pub fn release_buffers() {
-    // The locks are gone before anything is freed.
-    let (free_f32, free_f64) = (lock::<f32>().drain(), lock::<f64>().drain());
-    drop((free_f32, free_f64));
+    release::<f32>();
+    release::<f64>();
+    release::<bf16>();
     #[cfg(feature = "cuda")]
     crate::cuda::release_buffers();
 }

@@ -22,6 +22,7 @@ use candle_core::{CpuStorage, CustomOp2, DType, Device, Layout, Result, Shape, T
 use crate::{
     Activation, OpError,
     activation::{Dims, Feature, GradientSlot, Kept, Order, Repr, token_gradient, token_storage},
+    arithmetic,
     buffer::Buffer,
     element::{Element, check_kind, with_values},
     error::Checked,
@@ -53,7 +54,7 @@ impl Default for Conv2dSpec {
 ///
 /// # Shapes
 /// - `x`: `[N, I, H, W]`
-/// - `weight_oihw`: `[O, I / groups, KH, KW]`, dtype of `x`
+/// - `weight_oihw`: `[O, I / groups, KH, KW]`, dtype of `x` or f32 where that is stored in bf16
 /// - result: `[N, O, (H + 2 padding - KH) / stride + 1, (W + 2 padding - KW) / stride + 1]`
 ///
 /// # Errors
@@ -77,17 +78,20 @@ pub fn conv2d(x: &Activation, weight_oihw: &Tensor, spec: Conv2dSpec) -> Result<
         Repr::F32(x) => {
             check_kind(OP, "weight_oihw", weight_oihw, DType::F32)?;
             let geometry = Geometry::new(x.dims, weight_oihw.dims(), spec)?;
-            if depthwise::takes(&geometry) {
-                return depthwise::conv2d(x, weight_oihw, geometry).map(Activation::from);
+            #[cfg(target_arch = "x86_64")]
+            if let Some(engine) = mixed::takes(&geometry) {
+                return mixed::conv2d(engine, &x.narrowed()?, weight_oihw, geometry).map(Activation::from);
             }
+            stored(conv2d_single(x, weight_oihw, geometry)?)
+        }
+        Repr::Bf16(x) => {
+            check_kind(OP, "weight_oihw", weight_oihw, DType::F32)?;
+            let geometry = Geometry::new(x.dims, weight_oihw.dims(), spec)?;
             #[cfg(target_arch = "x86_64")]
             if let Some(engine) = mixed::takes(&geometry) {
                 return mixed::conv2d(engine, x, weight_oihw, geometry).map(Activation::from);
             }
-            if let Some(width) = vector_width().filter(|_| direct::takes(&geometry)) {
-                return direct::conv2d(width, x, weight_oihw, geometry).map(Activation::from);
-            }
-            conv2d_general(x, weight_oihw, geometry).map(Activation::from)
+            stored(conv2d_single(&x.widened()?, weight_oihw, geometry)?)
         }
         Repr::F64(x) => {
             check_kind(OP, "weight_oihw", weight_oihw, DType::F64)?;
@@ -100,6 +104,22 @@ pub fn conv2d(x: &Activation, weight_oihw: &Tensor, spec: Conv2dSpec) -> Result<
         #[cfg(feature = "cuda")]
         Repr::Gpu(x) => crate::cuda::conv2d(x, weight_oihw, spec).map(Activation::from),
     }
+}
+
+/// The products of f32 numbers.
+fn conv2d_single(x: &Feature<f32>, weight_oihw: &Tensor, geometry: Geometry) -> Result<Feature<f32>> {
+    if depthwise::takes(&geometry) {
+        return depthwise::conv2d(x, weight_oihw, geometry);
+    }
+    if let Some(width) = vector_width().filter(|_| direct::takes(&geometry)) {
+        return direct::conv2d(width, x, weight_oihw, geometry);
+    }
+    conv2d_general(x, weight_oihw, geometry)
+}
+
+/// A result of f32 products as activations are stored at present.
+fn stored(y: Feature<f32>) -> Result<Activation> {
+    if arithmetic::stores_bf16() { y.narrowed().map(Activation::from) } else { Ok(y.into()) }
 }
 
 /// Extents of one convolution, checked.
@@ -176,8 +196,8 @@ fn weight_gradient_by_parts<T: Element>(
     x: &[T],
     dy: &[T],
     geometry: &Geometry,
-    weight_gradient: impl Fn(&[T], &[T], &Geometry) -> Vec<T>,
-) -> Vec<T> {
+    weight_gradient: impl Fn(&[T], &[T], &Geometry) -> Vec<T::Wide>,
+) -> Vec<T::Wide> {
     let n = geometry.input.n;
     together::sum_of_parts(n, |images| {
         let part = Geometry {
@@ -190,7 +210,7 @@ fn weight_gradient_by_parts<T: Element>(
     })
 }
 
-fn conv2d_general<T: Element>(
+fn conv2d_general<T: Element<Wide = T>>(
     x: &Feature<T>,
     weight_oihw: &Tensor,
     geometry: Geometry,
@@ -209,7 +229,7 @@ struct Conv2d<T: Element> {
     output: Arc<GradientSlot<T>>,
 }
 
-impl<T: Element> CustomOp2 for Conv2d<T> {
+impl<T: Element<Wide = T>> CustomOp2 for Conv2d<T> {
     fn name(&self) -> &'static str {
         OP
     }

@@ -1,25 +1,150 @@
-//! The two number types: f32 for speed, f64 to check gradients.
+//! The number types: f32 for speed, f64 to check gradients, bf16 to store activations in
+//! half the memory.
 
 use std::sync::Mutex;
 
 use candle_core::{CpuStorage, DType, Layout, Storage, Tensor, WithDType};
+use half::bf16;
 
-use crate::{OpError, buffer::Pool};
+use crate::{
+    OpError,
+    buffer::{Buffer, Pool},
+    kernels::lanes,
+};
 
-/// A number type the operations work in.
+/// A number type that activations are stored in.
 pub(crate) trait Element: WithDType {
+    /// What the operations work in, and what parameters and plain tensors are.
+    type Wide: Element<Wide = Self::Wide>;
+
+    /// The number 0.
+    const ZERO: Self;
+
     /// The pool its buffers return to.
     fn pool() -> &'static Mutex<Pool<Vec<Self>>>;
+
+    /// The same number.
+    fn widen(self) -> Self::Wide;
+
+    /// The nearest number, ties to even.
+    fn narrow(value: Self::Wide) -> Self;
+
+    /// Fills `values` with what `write` makes of as many wide zeros.
+    fn with_sums(values: &mut [Self], write: impl FnOnce(&mut [Self::Wide]));
+
+    /// Stands for a small number in a buffer of this type; only compared with
+    /// [`Self::same`].
+    fn label(number: usize) -> Self;
+
+    /// Whether two labels stand for the same number.
+    fn same(self, other: Self) -> bool;
 }
 
 impl Element for f32 {
+    type Wide = Self;
+    const ZERO: Self = 0.0;
+
+    #[inline(always)]
+    fn widen(self) -> Self {
+        self
+    }
+
+    #[inline(always)]
+    fn narrow(value: Self) -> Self {
+        value
+    }
+
+    fn with_sums(values: &mut [Self], write: impl FnOnce(&mut [Self])) {
+        values.fill(0.0);
+        write(values);
+    }
+
+    #[inline(always)]
+    fn label(number: usize) -> Self {
+        number as Self
+    }
+
+    #[inline(always)]
+    fn same(self, other: Self) -> bool {
+        self == other
+    }
+
     fn pool() -> &'static Mutex<Pool<Vec<Self>>> {
         static POOL: Mutex<Pool<Vec<f32>>> = Mutex::new(Pool::new());
         &POOL
     }
 }
 
+impl Element for bf16 {
+    type Wide = f32;
+    const ZERO: Self = bf16::ZERO;
+
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+
+    #[inline(always)]
+    fn narrow(value: f32) -> Self {
+        let bits = value.to_bits();
+        let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
+        // A NaN must not be rounded to infinity.
+        let bits = if value.is_nan() { bits | 0x40_0000 } else { rounded };
+        Self::from_bits((bits >> 16) as u16)
+    }
+
+    /// Adding up in bf16 itself would round every sum on the way.
+    fn with_sums(values: &mut [Self], write: impl FnOnce(&mut [f32])) {
+        let mut sums = Buffer::zeroed(values.len());
+        write(&mut sums);
+        lanes::narrow(values, &sums);
+    }
+
+    #[inline(always)]
+    fn label(number: usize) -> Self {
+        Self::from_bits(number as u16)
+    }
+
+    #[inline(always)]
+    fn same(self, other: Self) -> bool {
+        self.to_bits() == other.to_bits()
+    }
+
+    fn pool() -> &'static Mutex<Pool<Vec<Self>>> {
+        static POOL: Mutex<Pool<Vec<bf16>>> = Mutex::new(Pool::new());
+        &POOL
+    }
+}
+
 impl Element for f64 {
+    type Wide = Self;
+    const ZERO: Self = 0.0;
+
+    #[inline(always)]
+    fn widen(self) -> Self {
+        self
+    }
+
+    #[inline(always)]
+    fn narrow(value: Self) -> Self {
+        value
+    }
+
+    fn with_sums(values: &mut [Self], write: impl FnOnce(&mut [Self])) {
+        values.fill(0.0);
+        write(values);
+    }
+
+    #[inline(always)]
+    fn label(number: usize) -> Self {
+        number as Self
+    }
+
+    #[inline(always)]
+    fn same(self, other: Self) -> bool {
+        self == other
+    }
+
     fn pool() -> &'static Mutex<Pool<Vec<Self>>> {
         static POOL: Mutex<Pool<Vec<f64>>> = Mutex::new(Pool::new());
         &POOL
@@ -87,4 +212,22 @@ pub(crate) fn check_shape(
         return Ok(());
     }
     Err(OpError::Shape { op, argument, got: tensor.dims().to_vec(), expected: format!("{expected:?}") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bf16_rounds_to_nearest_even() {
+        // Half a unit above 1 goes down to the even neighbour, above 1 + 1/128 up.
+        for (value, want) in
+            [(1.0, 0x3f80), (1.0 + 1.0 / 256.0, 0x3f80), (1.0 + 3.0 / 256.0, 0x3f82), (-0.0, 0x8000)]
+        {
+            assert_eq!(bf16::narrow(value).to_bits(), want, "{value}");
+        }
+        for bits in [0x7f80_0001, 0x7fff_ffff, 0xffff_ffff] {
+            assert!(bf16::narrow(f32::from_bits(bits)).widen().is_nan(), "{bits:x}");
+        }
+    }
 }

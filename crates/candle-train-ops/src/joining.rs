@@ -68,6 +68,13 @@ fn pad_feature<T: Element>(x: &Feature<T>, rows: usize, cols: usize) -> Result<F
 pub fn concat_channels(first: &Activation, second: &Activation) -> Result<Activation> {
     match (&first.0, &second.0) {
         (Repr::F32(first), Repr::F32(second)) => concat_features(first, second).map(Activation::from),
+        (Repr::Bf16(first), Repr::Bf16(second)) => concat_features(first, second).map(Activation::from),
+        (Repr::Bf16(first), Repr::F32(second)) => {
+            concat_features(first, &second.narrowed()?).map(Activation::from)
+        }
+        (Repr::F32(first), Repr::Bf16(second)) => {
+            concat_features(&first.narrowed()?, second).map(Activation::from)
+        }
         (Repr::F64(first), Repr::F64(second)) => concat_features(first, second).map(Activation::from),
         #[cfg(feature = "cuda")]
         (Repr::Gpu(first), Repr::Gpu(second)) => {

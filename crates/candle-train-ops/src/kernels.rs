@@ -2,13 +2,14 @@
 //! crate. The functions offered here are safe; they check the extents of their
 //! slices before they touch memory.
 
-#[cfg(target_arch = "x86_64")]
-pub(crate) mod bf16;
 pub(crate) mod depthwise;
 pub(crate) mod direct;
 pub(crate) mod gemm;
 pub(crate) mod lanes;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod mixed;
 pub(crate) mod outer;
+pub(crate) mod placing;
 pub(crate) mod pooling;
 mod vector;
 pub(crate) mod winograd;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 
 use crate::{
@@ -208,7 +208,7 @@ pub(crate) fn scale(gamma: f64, var: f64, epsilon: f64) -> f64 {
 ///
 /// # Shapes
 /// - `x`, `residual`, result: `[N, C, H, W]`
-/// - `gamma_c`, `beta_c`: `[C]`, dtype of `x`
+/// - `gamma_c`, `beta_c`: `[C]`, dtype of `x` or f32 where that is stored in bf16
 ///
 /// # Errors
 /// Shapes that do not fit; one value per channel in training mode; another dtype
@@ -232,8 +232,18 @@ pub fn batch_norm(
     match (&x.0, residual.map(|residual| &residual.0)) {
         (Repr::F32(x), None) => feature(x, affine, stats, None, act, train).map(Into::into),
         (Repr::F64(x), None) => feature(x, affine, stats, None, act, train).map(Into::into),
+        (Repr::Bf16(x), None) => feature(x, affine, stats, None, act, train).map(Into::into),
         (Repr::F32(x), Some(Repr::F32(residual))) => {
             feature(x, affine, stats, Some(residual), act, train).map(Into::into)
+        }
+        (Repr::F32(x), Some(Repr::Bf16(residual))) => {
+            feature(x, affine, stats, Some(&residual.widened()?), act, train).map(Into::into)
+        }
+        (Repr::Bf16(x), Some(Repr::Bf16(residual))) => {
+            feature(x, affine, stats, Some(residual), act, train).map(Into::into)
+        }
+        (Repr::Bf16(x), Some(Repr::F32(residual))) => {
+            feature(x, affine, stats, Some(&residual.narrowed()?), act, train).map(Into::into)
         }
         (Repr::F64(x), Some(Repr::F64(residual))) => {
             feature(x, affine, stats, Some(residual), act, train).map(Into::into)
@@ -258,7 +268,7 @@ fn feature<T: Element>(
 ) -> Result<Feature<T>> {
     let dims = x.dims;
     for (argument, tensor) in [("gamma_c", gamma_c), ("beta_c", beta_c)] {
-        check_kind(OP, argument, tensor, T::DTYPE)?;
+        check_kind(OP, argument, tensor, T::Wide::DTYPE)?;
         check_shape(OP, argument, tensor, &[dims.c])?;
     }
     if stats.channels() != dims.c {
@@ -300,7 +310,7 @@ fn feature<T: Element>(
     };
 
     let affine = Tensor::cat(&[gamma_c, beta_c], 0)?;
-    let values = with_values::<T, _>(OP, &affine, |affine| {
+    let values = with_values::<T::Wide, _>(OP, &affine, |affine| {
         let residual = residual.as_ref().map(|residual| &residual.values[..]);
         Ok(layout.normalise(&x.values, residual, affine, &statistics, act))
     })?;
@@ -410,7 +420,7 @@ impl Channels {
             // Sums of squares around a value of the channel itself lose no
             // digits when its mean is far from 0.
             let first = group * self.plane_len();
-            let shift: Lanes<T> = std::array::from_fn(|lane| x[first + lane % self.block]);
+            let shift: Lanes<T::Wide> = std::array::from_fn(|lane| x[first + lane % self.block].widen());
             let (mut sum, mut sum_of_squares) = ([0.0; BLOCK], [0.0; BLOCK]);
             for plane in self.planes(x, group) {
                 lanes::moments(plane, &shift, &mut sum, &mut sum_of_squares);
@@ -471,7 +481,7 @@ impl Channels {
         self,
         x: &[T],
         residual: Option<&[T]>,
-        affine: &[T],
+        affine: &[T::Wide],
         statistics: &Statistics,
         act: Act,
     ) -> Buffer<T> {
@@ -501,7 +511,7 @@ struct BatchNorm<T: Element> {
     input: Kept<T>,
     residual: Option<Arc<GradientSlot<T>>>,
     /// The result and its bounds where it has some: the gradient passes inside them.
-    clamped: Option<(Arc<Buffer<T>>, Bounds<T>)>,
+    clamped: Option<(Arc<Buffer<T>>, Bounds<T::Wide>)>,
     output: Arc<GradientSlot<T>>,
 }
 
@@ -556,7 +566,7 @@ impl<T: Element> BatchNorm<T> {
         &self,
         dy: Buffer<T>,
         keep_dy: bool,
-        gamma: &[T],
+        gamma: &[T::Wide],
         sums: &[(f64, f64)],
     ) -> (Buffer<T>, Option<Buffer<T>>) {
         let layout = self.layout;
@@ -568,10 +578,10 @@ impl<T: Element> BatchNorm<T> {
         let slope = |c: usize| -train * scale(c) * inverse(c) * inverse(c) * sums[c].1 / count;
         let coefficients = |group: usize| {
             (
-                layout.lanes::<T>(group, |c| self.statistics.mean[c]),
-                layout.lanes::<T>(group, scale),
-                layout.lanes::<T>(group, offset),
-                layout.lanes::<T>(group, slope),
+                layout.lanes::<T::Wide>(group, |c| self.statistics.mean[c]),
+                layout.lanes::<T::Wide>(group, scale),
+                layout.lanes::<T::Wide>(group, offset),
+                layout.lanes::<T::Wide>(group, slope),
             )
         };
         let plane_len = layout.plane_len();
@@ -633,12 +643,11 @@ impl<T: Element> CustomOp3 for BatchNorm<T> {
         let affine_gradient = affine
             .track_op()
             .then(|| {
-                let gamma = sums
-                    .iter()
-                    .enumerate()
-                    .map(|(channel, sums)| T::from_f64(sums.1 * self.statistics.inverse_deviation(channel)));
-                let beta = sums.iter().map(|sums| T::from_f64(sums.0));
-                let values: Vec<T> = gamma.chain(beta).collect();
+                let gamma = sums.iter().enumerate().map(|(channel, sums)| {
+                    T::Wide::from_f64(sums.1 * self.statistics.inverse_deviation(channel))
+                });
+                let beta = sums.iter().map(|sums| T::Wide::from_f64(sums.0));
+                let values: Vec<T::Wide> = gamma.chain(beta).collect();
                 Tensor::from_vec(values, 2 * channels, &Device::Cpu)
             })
             .transpose()?;
@@ -647,7 +656,7 @@ impl<T: Element> CustomOp3 for BatchNorm<T> {
         let (mut input_gradient, mut residual_gradient) = (None, None);
         let mut residual_values = None;
         if input_token.track_op() {
-            let (dx, dy) = with_values::<T, _>(OP, affine, |affine| {
+            let (dx, dy) = with_values::<T::Wide, _>(OP, affine, |affine| {
                 Ok(self.input_gradient(dy, residual.is_some(), &affine[..channels], &sums))
             })?;
             self.input.gradient.add(dx);

@@ -91,13 +91,15 @@ fn max_pool_feature<T: Element>(x: &Feature<T>, window: Window) -> Result<Featur
             Order::Blocked => pooling::maximum::<T, BLOCK>(pool, y, winners, x),
         });
     x.produce_from(OP, y, output, order, move |dy| {
-        let mut dx = Buffer::zeroed(input.count());
+        let mut dx = Buffer::unspecified(input.count());
         dx.par_chunks_mut(input.h * input.w * block)
             .zip(dy.par_chunks(output.h * output.w * block))
             .zip(winners.par_chunks(output.h * output.w * block))
-            .for_each(|((dx, dy), winners)| match order {
-                Order::Plain => pooling::maximum_backward::<T, 1>(pool, dx, dy, winners),
-                Order::Blocked => pooling::maximum_backward::<T, BLOCK>(pool, dx, dy, winners),
+            .for_each(|((dx, dy), winners)| {
+                T::with_sums(dx, |dx| match order {
+                    Order::Plain => pooling::maximum_backward::<T, 1>(pool, dx, dy, winners),
+                    Order::Blocked => pooling::maximum_backward::<T, BLOCK>(pool, dx, dy, winners),
+                });
             });
         dx
     })
@@ -117,12 +119,14 @@ fn avg_pool_feature<T: Element>(x: &Feature<T>, window: Window) -> Result<Featur
             Order::Blocked => pooling::mean::<T, BLOCK>(pool, y, x),
         });
     x.produce_from(OP, y, output, order, move |dy| {
-        let mut dx = Buffer::zeroed(input.count());
+        let mut dx = Buffer::unspecified(input.count());
         dx.par_chunks_mut(input.h * input.w * block)
             .zip(dy.par_chunks(output.h * output.w * block))
-            .for_each(|(dx, dy)| match order {
-                Order::Plain => pooling::mean_backward::<T, 1>(pool, dx, dy),
-                Order::Blocked => pooling::mean_backward::<T, BLOCK>(pool, dx, dy),
+            .for_each(|(dx, dy)| {
+                T::with_sums(dx, |dx| match order {
+                    Order::Plain => pooling::mean_backward::<T, 1>(pool, dx, dy),
+                    Order::Blocked => pooling::mean_backward::<T, BLOCK>(pool, dx, dy),
+                });
             });
         dx
     })

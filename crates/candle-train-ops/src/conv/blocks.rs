@@ -1,6 +1,6 @@
 //! One image as planes of channel blocks, and the zeros around it.
 
-use crate::activation::Dims;
+use crate::{activation::Dims, element::Element};
 
 /// One image of channel blocks.
 #[derive(Clone, Copy)]
@@ -46,7 +46,7 @@ impl Padding {
     }
 
     /// Copies one image, `inner`, into the middle of zeros.
-    pub(super) fn pad(self, inner: Blocks, image: &[f32], padded: &mut [f32]) {
+    pub(super) fn pad<T: Element>(self, inner: Blocks, image: &[T], padded: &mut [T]) {
         let row_len = inner.w * inner.channels;
         let left = self.left * inner.channels;
         let outer = self.around(inner);
@@ -57,12 +57,12 @@ impl Padding {
             for (y, outer_row) in outer_rows.enumerate() {
                 let row = y.checked_sub(self.top).filter(|y| *y < inner.h);
                 let Some(row) = row.map(|y| &block[y * row_len..][..row_len]) else {
-                    outer_row.fill(0.0);
+                    outer_row.fill(T::ZERO);
                     continue;
                 };
-                outer_row[..left].fill(0.0);
+                outer_row[..left].fill(T::ZERO);
                 outer_row[left..left + row_len].copy_from_slice(row);
-                outer_row[left + row_len..].fill(0.0);
+                outer_row[left + row_len..].fill(T::ZERO);
             }
         }
     }

@@ -24,7 +24,7 @@ pub(super) fn takes(geometry: &Geometry) -> bool {
 }
 
 /// The convolution; `takes(geometry)` holds.
-pub(super) fn conv2d<T: Element>(
+pub(super) fn conv2d<T: Element<Wide = T>>(
     x: &Feature<T>,
     weight_oihw: &Tensor,
     geometry: Geometry,
@@ -178,7 +178,7 @@ struct DepthwiseConv2d<T: Element> {
     output: Arc<GradientSlot<T>>,
 }
 
-impl<T: Element> CustomOp2 for DepthwiseConv2d<T> {
+impl<T: Element<Wide = T>> CustomOp2 for DepthwiseConv2d<T> {
     fn name(&self) -> &'static str {
         OP
     }

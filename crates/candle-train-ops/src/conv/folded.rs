@@ -4,10 +4,9 @@
 use std::sync::{Arc, OnceLock};
 
 use candle_core::{DType, Result, Tensor};
+use half::bf16;
 use rayon::prelude::*;
 
-#[cfg(target_arch = "x86_64")]
-use crate::conv::mixed;
 use crate::{
     Act, Activation, Conv2dSpec, OpError, RunningStats,
     activation::{BLOCK, Dims, Feature, Order, Repr, preferred_order, reorder},
@@ -15,15 +14,16 @@ use crate::{
     conv::{
         Geometry,
         correlation::Correlation,
-        depthwise, direct, general, packing,
+        depthwise, direct, general, packing, stored,
         winograd::{self, Winograd},
         write::Write,
     },
     element::{check_kind, check_shape, with_values},
-    error::Checked,
     kernels::{VectorWidth, direct::Finish, lanes, vector_width},
     norm,
 };
+#[cfg(target_arch = "x86_64")]
+use crate::{conv::mixed, kernels::mixed::Engine};
 
 const OP: &str = "folded_conv2d";
 
@@ -72,7 +72,9 @@ struct Folded {
     packed: OnceLock<Buffer<f32>>,
     transformed: OnceLock<Buffer<f32>>,
     #[cfg(target_arch = "x86_64")]
-    rounded: OnceLock<mixed::Halves>,
+    rounded: OnceLock<Buffer<bf16>>,
+    #[cfg(target_arch = "x86_64")]
+    rounded_transformed: OnceLock<Buffer<bf16>>,
 }
 
 impl FoldedConv2d {
@@ -126,6 +128,8 @@ impl FoldedConv2d {
             transformed: OnceLock::new(),
             #[cfg(target_arch = "x86_64")]
             rounded: OnceLock::new(),
+            #[cfg(target_arch = "x86_64")]
+            rounded_transformed: OnceLock::new(),
         };
         Ok(Self { form: Form::Cpu(Arc::new(folded)), shape_oihw, spec })
     }
@@ -133,7 +137,7 @@ impl FoldedConv2d {
     /// `act(conv(x) + bias + residual)`, cut off from any graph.
     ///
     /// # Shapes
-    /// - `x`: `[N, I, H, W]`, f32
+    /// - `x`: `[N, I, H, W]`, f32 or stored in bf16
     /// - `residual`, result: `[N, O, OH, OW]`, as [`conv2d`](crate::conv2d)
     ///
     /// # Errors
@@ -148,8 +152,14 @@ impl FoldedConv2d {
         }
         match &self.form {
             Form::Cpu(folded) => {
+                #[cfg(target_arch = "x86_64")]
+                if let Some(engine) = mixed::takes(&geometry) {
+                    let residual = residual.map(|residual| half(residual, "residual")).transpose()?;
+                    let y = folded.mixed(engine, &half(x, "x")?, residual.as_ref(), act, &geometry)?;
+                    return Ok(y.into());
+                }
                 let residual = residual.map(|residual| single(residual, "residual")).transpose()?;
-                folded.forward(single(x, "x")?, residual, act, &geometry).map(Activation::from)
+                stored(folded.forward(&single(x, "x")?, residual.as_ref(), act, &geometry)?)
             }
             #[cfg(feature = "cuda")]
             Form::Gpu(folded) => {
@@ -160,28 +170,35 @@ impl FoldedConv2d {
     }
 }
 
-/// Whether one of the blocked kernels takes a convolution.
-fn takes(geometry: &Geometry) -> bool {
-    #[cfg(target_arch = "x86_64")]
-    if mixed::takes(geometry).is_some() {
-        return geometry.groups == 1;
+/// The activation in f32.
+fn single(x: &Activation, argument: &'static str) -> Result<Feature<f32>> {
+    match &x.0 {
+        Repr::F32(x) => Ok(x.clone()),
+        Repr::Bf16(x) => x.detach().widened(),
+        Repr::F64(_) => Err(f64_refused(argument).into()),
+        #[cfg(feature = "cuda")]
+        Repr::Gpu(_) => Err(OpError::Device { op: OP, argument }.into()),
     }
-    geometry.groups == 1 && direct::takes(geometry)
 }
 
-fn single<'a>(x: &'a Activation, argument: &'static str) -> Checked<&'a Feature<f32>> {
+/// The activation in bf16.
+#[cfg(target_arch = "x86_64")]
+fn half(x: &Activation, argument: &'static str) -> Result<Feature<bf16>> {
     match &x.0 {
-        Repr::F32(x) => Ok(x),
-        Repr::F64(_) => {
-            Err(OpError::DType { op: OP, argument, got: "f64".to_owned(), expected: "f32".to_owned() })
-        }
+        Repr::F32(x) => x.detach().narrowed(),
+        Repr::Bf16(x) => Ok(x.clone()),
+        Repr::F64(_) => Err(f64_refused(argument).into()),
         #[cfg(feature = "cuda")]
-        Repr::Gpu(_) => Err(OpError::Device { op: OP, argument }),
+        Repr::Gpu(_) => Err(OpError::Device { op: OP, argument }.into()),
     }
+}
+
+fn f64_refused(argument: &'static str) -> OpError {
+    OpError::DType { op: OP, argument, got: "f64".to_owned(), expected: "f32".to_owned() }
 }
 
 #[cfg(feature = "cuda")]
-fn on_gpu<'a>(x: &'a Activation, argument: &'static str) -> Checked<&'a crate::cuda::Feature> {
+fn on_gpu<'a>(x: &'a Activation, argument: &'static str) -> crate::error::Checked<&'a crate::cuda::Feature> {
     match &x.0 {
         Repr::Gpu(x) => Ok(x),
         _ => {
@@ -202,10 +219,33 @@ impl Folded {
         if depthwise::takes(geometry) {
             return depthwise::folded(x, &self.weight, &self.bias, residual, act.bounds(), *geometry);
         }
-        if let Some(width) = vector_width().filter(|_| takes(geometry)) {
+        if let Some(width) = vector_width().filter(|_| geometry.groups == 1 && direct::takes(geometry)) {
             return self.direct(width, x, residual, act, geometry);
         }
         self.general(x, residual, act, geometry)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn mixed(
+        &self,
+        engine: Engine,
+        x: &Feature<bf16>,
+        residual: Option<&Feature<bf16>>,
+        act: Act,
+        geometry: &Geometry,
+    ) -> Result<Feature<bf16>> {
+        let x = x.in_order(Order::Blocked)?;
+        let residual = residual.map(|residual| residual.in_order(Order::Blocked)).transpose()?;
+        let write = Write::Finish(Finish {
+            bias: &self.bias,
+            residual: residual.as_ref().map(|residual| &residual.values[..]),
+            bounds: act.bounds(),
+        });
+        let mut y = Buffer::unspecified(geometry.output.count());
+        let plan = mixed::Plan::forward(engine, *geometry);
+        let weight = if plan.is_winograd() { &self.rounded_transformed } else { &self.rounded };
+        plan.run(&x.values, weight.get_or_init(|| plan.pack(&self.weight)), &mut y, write);
+        Feature::constant(y, geometry.output, Order::Blocked)
     }
 
     fn direct(
@@ -227,12 +267,6 @@ impl Folded {
             bounds: act.bounds(),
         });
         let mut y = Buffer::unspecified(geometry.output.count());
-        #[cfg(target_arch = "x86_64")]
-        if let Some(engine) = mixed::takes(geometry) {
-            let weight = self.rounded.get_or_init(|| mixed::pack(&self.weight, geometry));
-            mixed::forward(engine, &x.values, weight, &mut y, write, geometry);
-            return Feature::constant(y, geometry.output, Order::Blocked);
-        }
         if winograd::takes(geometry) {
             let plan = Winograd::forward(geometry);
             let weight = self.transformed.get_or_init(|| plan.transform_weight(&self.weight));

@@ -1,20 +1,24 @@
 //! What becomes of the sums that a convolution makes.
 
-use crate::{activation::BLOCK, kernels::direct::Finish};
+use crate::{
+    activation::BLOCK,
+    element::Element,
+    kernels::{direct::Finish, placing},
+};
 
 /// How results reach the target.
 #[derive(Clone, Copy)]
-pub(super) enum Write<'a> {
+pub(super) enum Write<'a, T = f32> {
     /// They overwrite it.
     Replace,
     /// They are added to it.
     Add,
     /// Bias, residual and bounds are applied first; the bias counts channels of the
     /// whole target, the residual lies like it.
-    Finish(Finish<'a>),
+    Finish(Finish<'a, T>),
 }
 
-impl<'a> Write<'a> {
+impl<'a, T: Copy> Write<'a, T> {
     /// The same for `len` numbers of the target from `start` on.
     pub(super) fn part(self, start: usize, len: usize) -> Self {
         match self {
@@ -28,7 +32,7 @@ impl<'a> Write<'a> {
 
     /// What one plane of output blocks from `block` on applies; the plane starts at
     /// `start` in the target.
-    pub(super) fn finish(self, block: usize, start: usize) -> Option<Finish<'a>> {
+    pub(super) fn finish(self, block: usize, start: usize) -> Option<Finish<'a, T>> {
         match self {
             Self::Finish(finish) => Some(Finish {
                 bias: &finish.bias[block * BLOCK..],
@@ -38,39 +42,28 @@ impl<'a> Write<'a> {
             Self::Replace | Self::Add => None,
         }
     }
+}
 
+impl<T: Element<Wide = f32>> Write<'_, T> {
     /// Writes some pixels of sixteen channels, `step` apart in the target, which starts
     /// at `start` of block `block`.
     #[cfg(target_arch = "x86_64")]
     pub(super) fn pixels(
         self,
-        target: &mut [f32],
+        target: &mut [T],
         start: usize,
         sums: &[[f32; BLOCK]],
         step: usize,
         block: usize,
     ) {
-        let (targets, _) = target.as_chunks_mut::<BLOCK>();
-        let targets = targets.iter_mut().step_by(step).zip(sums);
         match self {
-            Self::Replace => targets.for_each(|(target, sums)| *target = *sums),
-            Self::Add => targets.for_each(|(target, sums)| {
-                for lane in 0..BLOCK {
-                    target[lane] += sums[lane];
-                }
-            }),
+            Self::Replace => placing::replace(target, sums, step),
+            Self::Add => placing::add(target, sums, step),
             Self::Finish(finish) => {
-                let bias = &finish.bias[block * BLOCK..][..BLOCK];
-                let (lo, hi) = finish.bounds;
-                for (index, (target, sums)) in targets.enumerate() {
-                    for lane in 0..BLOCK {
-                        let at = start + index * step * BLOCK + lane;
-                        let residual = finish.residual.map_or(0.0, |residual| residual[at]);
-                        let value = sums[lane] + bias[lane] + residual;
-                        let value = if value < lo { lo } else { value };
-                        target[lane] = if value > hi { hi } else { value };
-                    }
-                }
+                let mut bias = [0.0; BLOCK];
+                bias.copy_from_slice(&finish.bias[block * BLOCK..][..BLOCK]);
+                let residual = finish.residual.map_or(&[][..], |residual| &residual[start..]);
+                placing::finish(target, sums, step, residual, &bias, finish.bounds);
             }
         }
     }

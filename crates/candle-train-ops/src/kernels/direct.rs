@@ -97,11 +97,11 @@ pub(crate) struct Plane<'a> {
 
 /// The end of a convolution in inference: bias, residual and activation function.
 #[derive(Clone, Copy)]
-pub(crate) struct Finish<'a> {
+pub(crate) struct Finish<'a, T = f32> {
     /// One number per channel of the written blocks.
     pub bias: &'a [f32],
     /// Added as well; lies like the output.
-    pub residual: Option<&'a [f32]>,
+    pub residual: Option<&'a [T]>,
     /// The result is kept inside these bounds.
     pub bounds: Bounds<f32>,
 }
@@ -240,7 +240,7 @@ fn plan_tiles(widths: &[u8]) -> FirstTiles {
 
 /// Width of the next of the wide tiles, with `rest` pixels of the row left.
 #[cfg(target_arch = "x86_64")]
-fn next_wide_tile(rest: usize) -> u8 {
+pub(super) fn next_wide_tile(rest: usize) -> u8 {
     static PLAN: LazyLock<FirstTiles> = LazyLock::new(|| plan_tiles(&[14, 10, 8, 7, 4, 2, 1]));
     PLAN.get(rest).copied().unwrap_or(14)
 }

@@ -2,6 +2,8 @@
 //! side by side (lane = channel) or one channel (lane = pixel modulo 16); the
 //! caller spreads its coefficients over the lanes accordingly.
 
+use candle_core::WithDType;
+
 use crate::{activation::BLOCK, element::Element, kernels::multiversion};
 
 /// One coefficient or partial sum per lane.
@@ -14,7 +16,25 @@ multiversion! {
     /// `sum += other`.
     fn add_assign<T: Element>(sum: &mut [T], other: &[T]) {
         for (sum, other) in sum.iter_mut().zip(other) {
-            *sum += *other;
+            *sum = T::narrow(sum.widen() + other.widen());
+        }
+    }
+}
+
+multiversion! {
+    /// The numbers in the wide type.
+    fn widen<T: Element>(to: &mut [T::Wide], from: &[T]) {
+        for (to, from) in to.iter_mut().zip(from) {
+            *to = from.widen();
+        }
+    }
+}
+
+multiversion! {
+    /// The nearest numbers of the narrow type.
+    fn narrow<T: Element>(to: &mut [T], from: &[T::Wide]) {
+        for (to, from) in to.iter_mut().zip(from) {
+            *to = T::narrow(*from);
         }
     }
 }
@@ -23,7 +43,7 @@ multiversion! {
     /// `result = max(x, 0)`; a NaN stays one.
     fn relu<T: Element>(result: &mut [T], x: &[T]) {
         for (result, x) in result.iter_mut().zip(x) {
-            *result = if *x < T::zero() { T::zero() } else { *x };
+            *result = if x.widen() < T::Wide::ZERO { T::ZERO } else { *x };
         }
     }
 }
@@ -31,10 +51,11 @@ multiversion! {
 multiversion! {
     /// Zeroes the gradient wherever `y`, the result of an activation function, is not
     /// strictly between its bounds.
-    fn clamp_backward<T: Element>(gradient: &mut [T], y: &[T], bounds: Bounds<T>) {
+    fn clamp_backward<T: Element>(gradient: &mut [T], y: &[T], bounds: Bounds<T::Wide>) {
         let (lo, hi) = bounds;
         for (gradient, y) in gradient.iter_mut().zip(y) {
-            *gradient = if (*y > lo) & (*y < hi) { *gradient } else { T::zero() };
+            let inside = (y.widen() > lo) & (y.widen() < hi);
+            *gradient = if inside { *gradient } else { T::ZERO };
         }
     }
 }
@@ -47,18 +68,18 @@ multiversion! {
     /// Adds `sum(x - shift)` and `sum((x - shift)^2)` per lane.
     fn moments<T: Element>(
         x: &[T],
-        shift: &Lanes<T>,
+        shift: &Lanes<T::Wide>,
         sum: &mut Lanes<f64>,
         sum_of_squares: &mut Lanes<f64>,
     ) {
         for x in x.chunks(FLUSH) {
-            let mut partial = [[T::zero(); BLOCK]; 4];
-            let mut partial_squares = [[T::zero(); BLOCK]; 4];
+            let mut partial = [[T::Wide::ZERO; BLOCK]; 4];
+            let mut partial_squares = [[T::Wide::ZERO; BLOCK]; 4];
             let (quads, rest) = x.as_chunks::<{ 4 * BLOCK }>();
             for quad in quads {
                 for part in 0..4 {
                     for lane in 0..BLOCK {
-                        let value = quad[part * BLOCK + lane] - shift[lane];
+                        let value = quad[part * BLOCK + lane].widen() - shift[lane];
                         partial[part][lane] += value;
                         partial_squares[part][lane] += value * value;
                     }
@@ -66,7 +87,7 @@ multiversion! {
             }
             for (index, value) in rest.iter().enumerate() {
                 let lane = index % BLOCK;
-                let value = *value - shift[lane];
+                let value = value.widen() - shift[lane];
                 partial[0][lane] += value;
                 partial_squares[0][lane] += value * value;
             }
@@ -87,38 +108,38 @@ multiversion! {
         y: &mut [T],
         x: &[T],
         residual: &[T],
-        scale: &Lanes<T>,
-        offset: &Lanes<T>,
-        bounds: Bounds<T>,
+        scale: &Lanes<T::Wide>,
+        offset: &Lanes<T::Wide>,
+        bounds: Bounds<T::Wide>,
     ) {
         let (lo, hi) = bounds;
         let (scale, offset) = (*scale, *offset);
         let rest = y.len() / BLOCK * BLOCK;
         let (y_blocks, y_rest) = y.as_chunks_mut::<BLOCK>();
         let (x_blocks, x_rest) = x.as_chunks::<BLOCK>();
-        let clamp = |value: T| {
+        let clamp = |value: T::Wide| {
             let value = if value < lo { lo } else { value };
-            if value > hi { hi } else { value }
+            T::narrow(if value > hi { hi } else { value })
         };
         if residual.is_empty() {
             for (y, x) in y_blocks.iter_mut().zip(x_blocks) {
                 for lane in 0..BLOCK {
-                    y[lane] = clamp(x[lane] * scale[lane] + offset[lane]);
+                    y[lane] = clamp(x[lane].widen() * scale[lane] + offset[lane]);
                 }
             }
             for (lane, (y, x)) in y_rest.iter_mut().zip(x_rest).enumerate() {
-                *y = clamp(*x * scale[lane] + offset[lane]);
+                *y = clamp(x.widen() * scale[lane] + offset[lane]);
             }
         } else {
             let (residual_blocks, _) = residual.as_chunks::<BLOCK>();
             for ((y, x), residual) in y_blocks.iter_mut().zip(x_blocks).zip(residual_blocks) {
                 for lane in 0..BLOCK {
-                    y[lane] = clamp(x[lane] * scale[lane] + offset[lane] + residual[lane]);
+                    y[lane] = clamp(x[lane].widen() * scale[lane] + offset[lane] + residual[lane].widen());
                 }
             }
             let residual_rest = &residual[rest..];
             for (lane, (y, x)) in y_rest.iter_mut().zip(x_rest).enumerate() {
-                *y = clamp(*x * scale[lane] + offset[lane] + residual_rest[lane]);
+                *y = clamp(x.widen() * scale[lane] + offset[lane] + residual_rest[lane].widen());
             }
         }
     }
@@ -129,28 +150,29 @@ multiversion! {
     fn normalise_sums<T: Element>(
         dy: &[T],
         x: &[T],
-        mean: &Lanes<T>,
+        mean: &Lanes<T::Wide>,
         sum: &mut Lanes<f64>,
         sum_times_x: &mut Lanes<f64>,
     ) {
         for (dy, x) in dy.chunks(FLUSH).zip(x.chunks(FLUSH)) {
-            let mut partial = [[T::zero(); BLOCK]; 2];
-            let mut partial_times_x = [[T::zero(); BLOCK]; 2];
+            let mut partial = [[T::Wide::ZERO; BLOCK]; 2];
+            let mut partial_times_x = [[T::Wide::ZERO; BLOCK]; 2];
             let (dy_pairs, dy_rest) = dy.as_chunks::<{ 2 * BLOCK }>();
             let (x_pairs, x_rest) = x.as_chunks::<{ 2 * BLOCK }>();
             for (dy, x) in dy_pairs.iter().zip(x_pairs) {
                 for part in 0..2 {
                     for lane in 0..BLOCK {
-                        let gradient = dy[part * BLOCK + lane];
+                        let gradient = dy[part * BLOCK + lane].widen();
+                        let x = x[part * BLOCK + lane].widen() - mean[lane];
                         partial[part][lane] += gradient;
-                        partial_times_x[part][lane] += gradient * (x[part * BLOCK + lane] - mean[lane]);
+                        partial_times_x[part][lane] += gradient * x;
                     }
                 }
             }
             for (index, (dy, x)) in dy_rest.iter().zip(x_rest).enumerate() {
                 let lane = index % BLOCK;
-                partial[0][lane] += *dy;
-                partial_times_x[0][lane] += *dy * (*x - mean[lane]);
+                partial[0][lane] += dy.widen();
+                partial_times_x[0][lane] += dy.widen() * (x.widen() - mean[lane]);
             }
             for part in 0..2 {
                 for lane in 0..BLOCK {
@@ -168,10 +190,10 @@ multiversion! {
         dx: &mut [T],
         dy: &[T],
         x: &[T],
-        mean: &Lanes<T>,
-        scale: &Lanes<T>,
-        offset: &Lanes<T>,
-        slope: &Lanes<T>,
+        mean: &Lanes<T::Wide>,
+        scale: &Lanes<T::Wide>,
+        offset: &Lanes<T::Wide>,
+        slope: &Lanes<T::Wide>,
     ) {
         let (mean, scale, offset, slope) = (*mean, *scale, *offset, *slope);
         let (dx_blocks, dx_rest) = dx.as_chunks_mut::<BLOCK>();
@@ -179,11 +201,13 @@ multiversion! {
         let (x_blocks, x_rest) = x.as_chunks::<BLOCK>();
         for ((dx, dy), x) in dx_blocks.iter_mut().zip(dy_blocks).zip(x_blocks) {
             for lane in 0..BLOCK {
-                dx[lane] = dy[lane] * scale[lane] + offset[lane] + (x[lane] - mean[lane]) * slope[lane];
+                let x = x[lane].widen() - mean[lane];
+                dx[lane] = T::narrow(dy[lane].widen() * scale[lane] + offset[lane] + x * slope[lane]);
             }
         }
         for (lane, ((dx, dy), x)) in dx_rest.iter_mut().zip(dy_rest).zip(x_rest).enumerate() {
-            *dx = *dy * scale[lane] + offset[lane] + (*x - mean[lane]) * slope[lane];
+            let x = x.widen() - mean[lane];
+            *dx = T::narrow(dy.widen() * scale[lane] + offset[lane] + x * slope[lane]);
         }
     }
 }
@@ -193,22 +217,24 @@ multiversion! {
     fn normalise_backward_in_place<T: Element>(
         gradient: &mut [T],
         x: &[T],
-        mean: &Lanes<T>,
-        scale: &Lanes<T>,
-        offset: &Lanes<T>,
-        slope: &Lanes<T>,
+        mean: &Lanes<T::Wide>,
+        scale: &Lanes<T::Wide>,
+        offset: &Lanes<T::Wide>,
+        slope: &Lanes<T::Wide>,
     ) {
         let (mean, scale, offset, slope) = (*mean, *scale, *offset, *slope);
         let (blocks, rest) = gradient.as_chunks_mut::<BLOCK>();
         let (x_blocks, x_rest) = x.as_chunks::<BLOCK>();
         for (gradient, x) in blocks.iter_mut().zip(x_blocks) {
             for lane in 0..BLOCK {
-                gradient[lane] =
-                    gradient[lane] * scale[lane] + offset[lane] + (x[lane] - mean[lane]) * slope[lane];
+                let x = x[lane].widen() - mean[lane];
+                let dx = gradient[lane].widen() * scale[lane] + offset[lane] + x * slope[lane];
+                gradient[lane] = T::narrow(dx);
             }
         }
         for (lane, (gradient, x)) in rest.iter_mut().zip(x_rest).enumerate() {
-            *gradient = *gradient * scale[lane] + offset[lane] + (*x - mean[lane]) * slope[lane];
+            let x = x.widen() - mean[lane];
+            *gradient = T::narrow(gradient.widen() * scale[lane] + offset[lane] + x * slope[lane]);
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use candle_core::WithDType;
+
 use crate::{activation::Dims, element::Element, kernels::multiversion, window::Window};
 
 /// Extents of a pooling; planes are input or output pixels of `B` channels.
@@ -82,21 +84,22 @@ multiversion! {
         let (winners, _) = winners.as_chunks_mut::<B>();
         let (x, _) = x.as_chunks::<B>();
         planes.for_each_pixel(|to, taps| {
-            let mut best = [T::from_f64(f64::NEG_INFINITY); B];
+            let mut best = [T::Wide::from_f64(f64::NEG_INFINITY); B];
             // A first tap wins even as -inf.
-            let nobody = T::from_f64(-1.0);
-            let mut winner = [nobody; B];
+            let mut first = true;
+            let mut winner = [T::label(0); B];
             taps.for_each(|from, tap| {
-                let (x, tap) = (x[from], T::from_f64(tap as f64));
+                let (x, tap) = (x[from].map(T::widen), T::label(tap));
                 for lane in 0..B {
                     #[expect(clippy::eq_op, reason = "true for NaN alone")]
                     let nan = x[lane] != x[lane];
-                    let wins = (x[lane] > best[lane]) | nan | (winner[lane] == nobody);
+                    let wins = (x[lane] > best[lane]) | nan | first;
                     best[lane] = if wins { x[lane] } else { best[lane] };
                     winner[lane] = if wins { tap } else { winner[lane] };
                 }
+                first = false;
             });
-            y[to] = best;
+            y[to] = best.map(T::narrow);
             winners[to] = winner;
         });
     }
@@ -108,25 +111,25 @@ multiversion! {
         let (y, _) = y.as_chunks_mut::<B>();
         let (x, _) = x.as_chunks::<B>();
         planes.for_each_pixel(|to, taps| {
-            let mut best = [T::from_f64(f64::NEG_INFINITY); B];
+            let mut best = [T::Wide::from_f64(f64::NEG_INFINITY); B];
             taps.for_each(|from, _| {
-                let x = x[from];
+                let x = x[from].map(T::widen);
                 for lane in 0..B {
                     #[expect(clippy::eq_op, reason = "true for NaN alone")]
                     let nan = x[lane] != x[lane];
                     best[lane] = if (x[lane] > best[lane]) | nan { x[lane] } else { best[lane] };
                 }
             });
-            y[to] = best;
+            y[to] = best.map(T::narrow);
         });
     }
 }
 
 multiversion! {
-    /// Adds each gradient to the pixel that won.
+    /// Adds each gradient to the pixel that won; `dx` starts as zeros.
     fn maximum_backward<T: Element, const B: usize>(
         planes: Planes,
-        dx: &mut [T],
+        dx: &mut [T::Wide],
         dy: &[T],
         winners: &[T],
     ) {
@@ -134,11 +137,11 @@ multiversion! {
         let (dy, _) = dy.as_chunks::<B>();
         let (winners, _) = winners.as_chunks::<B>();
         planes.for_each_pixel(|from, taps| {
-            let (dy, winner) = (dy[from], winners[from]);
+            let (dy, winner) = (dy[from].map(T::widen), winners[from]);
             taps.for_each(|to, tap| {
-                let (dx, tap) = (&mut dx[to], T::from_f64(tap as f64));
+                let (dx, tap) = (&mut dx[to], T::label(tap));
                 for lane in 0..B {
-                    let gradient = if winner[lane] == tap { dy[lane] } else { T::zero() };
+                    let gradient = if winner[lane].same(tap) { dy[lane] } else { T::Wide::ZERO };
                     dx[lane] += gradient;
                 }
             });
@@ -151,27 +154,27 @@ multiversion! {
     fn mean<T: Element, const B: usize>(planes: Planes, y: &mut [T], x: &[T]) {
         let (y, _) = y.as_chunks_mut::<B>();
         let (x, _) = x.as_chunks::<B>();
-        let scale = planes.scale::<T>();
+        let scale = planes.scale::<T::Wide>();
         planes.for_each_pixel(|to, taps| {
-            let mut sum = [T::zero(); B];
+            let mut sum = [T::Wide::ZERO; B];
             taps.for_each(|from, _| {
                 for lane in 0..B {
-                    sum[lane] += x[from][lane];
+                    sum[lane] += x[from][lane].widen();
                 }
             });
-            y[to] = sum.map(|sum| sum * scale);
+            y[to] = sum.map(|sum| T::narrow(sum * scale));
         });
     }
 }
 
 multiversion! {
-    /// Spreads each gradient over its window.
-    fn mean_backward<T: Element, const B: usize>(planes: Planes, dx: &mut [T], dy: &[T]) {
+    /// Spreads each gradient over its window; `dx` starts as zeros.
+    fn mean_backward<T: Element, const B: usize>(planes: Planes, dx: &mut [T::Wide], dy: &[T]) {
         let (dx, _) = dx.as_chunks_mut::<B>();
         let (dy, _) = dy.as_chunks::<B>();
-        let scale = planes.scale::<T>();
+        let scale = planes.scale::<T::Wide>();
         planes.for_each_pixel(|from, taps| {
-            let gradient = dy[from].map(|gradient| gradient * scale);
+            let gradient = dy[from].map(|gradient| gradient.widen() * scale);
             taps.for_each(|to, _| {
                 for lane in 0..B {
                     dx[to][lane] += gradient[lane];

@@ -2,18 +2,20 @@
 //! taken 32 at a time over the padded rows; what falls beyond the end of a row is
 //! thrown away.
 
+use half::bf16;
 use rayon::prelude::*;
 
-use super::{Halves, planes::Planes};
+use super::planes::Planes;
 use crate::{
     activation::BLOCK,
+    buffer::Buffer,
     conv::{
         Geometry,
         blocks::Blocks,
         correlation::{AxisPhase, phase_taps},
         write::Write,
     },
-    kernels::bf16::{self, Correlate, DEPTH, Engine, ROWS, Session, Sums, TILE_LEN, Tap},
+    kernels::mixed::{self, Correlate, DEPTH, DOT_PIXELS, Engine, ROWS, Session, Sums, TILE_LEN, Tap},
 };
 
 /// The target pixels `(y + i * step, x + j * step)`.
@@ -109,64 +111,58 @@ impl Correlation {
     pub(super) fn run(
         &self,
         engine: Engine,
-        source: &[f32],
-        weight: &Halves,
-        target: &mut [f32],
-        write: Write<'_>,
+        source: &[bf16],
+        weight: &[bf16],
+        target: &mut [bf16],
+        write: Write<'_, bf16>,
     ) {
         let (source_len, target_len) = (self.planes.source.len(), self.target.len());
         target.par_chunks_mut(target_len).zip(source.par_chunks(source_len)).enumerate().for_each(
             |(image, (target, source))| {
                 debug_assert!(image < self.n_images);
                 let session = Session::start(engine);
-                let rounded = self.round(&session, source);
-                self.correlate(
-                    &session,
-                    rounded.get(),
-                    weight.get(),
-                    target,
-                    write.part(image * target_len, target_len),
-                );
+                let padded = self.pad(source);
+                let write = write.part(image * target_len, target_len);
+                self.correlate(engine, &session, &padded, weight, target, write);
             },
         );
     }
 
     /// The planes of one image, `[channels / 32][phase][pixel][32]`.
-    fn round(&self, session: &Session, source: &[f32]) -> Halves {
+    fn pad(&self, source: &[bf16]) -> Buffer<bf16> {
         let planes = self.planes;
         let n_blocks = planes.source.n_blocks;
-        let mut rounded = Halves::new(n_blocks.div_ceil(2) * planes.n_phases() * planes.len * DEPTH);
+        let mut padded = Buffer::unspecified(n_blocks.div_ceil(2) * planes.n_phases() * planes.len * DEPTH);
         let block_len = planes.source.block_len();
         let block = |index: usize| source.get(index * block_len..(index + 1) * block_len).unwrap_or_default();
-        for (index, to) in rounded.get_mut().chunks_exact_mut(planes.len * DEPTH).enumerate() {
+        for (index, to) in padded.chunks_exact_mut(planes.len * DEPTH).enumerate() {
             let (pair, phase) = (index / planes.n_phases(), index % planes.n_phases());
-            planes.round(session, phase, [block(2 * pair), block(2 * pair + 1)], to);
+            planes.fill_pair(phase, [block(2 * pair), block(2 * pair + 1)], to);
         }
-        rounded
+        padded
     }
 
     /// One image.
     fn correlate(
         &self,
+        engine: Engine,
         session: &Session,
-        source: &[u16],
-        weight: &[u16],
-        target: &mut [f32],
-        write: Write<'_>,
+        source: &[bf16],
+        weight: &[bf16],
+        target: &mut [bf16],
+        write: Write<'_, bf16>,
     ) {
         let n_source_pairs = self.planes.source.n_blocks.div_ceil(2);
         let block_len = self.target.block_len();
         if matches!(write, Write::Replace) && self.phases.iter().any(|phase| phase.taps.is_empty()) {
-            target.fill(0.0);
+            target.fill(bf16::ZERO);
         }
         let weight_target = n_source_pairs * self.taps * TILE_LEN;
         let mut sums: Sums = [[[0.0; BLOCK]; ROWS]; 2];
         for block in (0..self.target.n_blocks).step_by(2) {
             let n_targets = (self.target.n_blocks - block).min(2);
             for phase in self.phases.iter().filter(|phase| !phase.taps.is_empty()) {
-                // The last wanted pixel of the flattened rows.
-                let end = (phase.rows - 1) * self.planes.cols + phase.cols;
-                for first in (0..end).step_by(ROWS) {
+                for (first, n_pixels) in self.steps(engine, phase) {
                     let correlate = Correlate {
                         taps: &phase.taps,
                         n_blocks: n_source_pairs,
@@ -174,7 +170,7 @@ impl Correlation {
                         weight_block: self.taps * TILE_LEN,
                         weight_target,
                         n_targets,
-                        n_pixels: ROWS.min(end - first),
+                        n_pixels,
                     };
                     let weight = &weight[block * weight_target..];
                     correlate.run(session, &source[first * DEPTH..], weight, &mut sums);
@@ -182,11 +178,24 @@ impl Correlation {
                         let start = (block + index) * block_len;
                         let target = &mut target[start..start + block_len];
                         let write = write.part(start, block_len);
-                        self.put(phase, first, sums, target, write, block + index);
+                        self.put(phase, first, &sums[..n_pixels], target, write, block + index);
                     }
                 }
             }
         }
+    }
+
+    /// The flattened pixels taken at once: first, and how many. Tiles of AMX go over the
+    /// ends of rows, whose zeros cost them less than rows in pieces would.
+    fn steps(&self, engine: Engine, phase: &Phase) -> impl Iterator<Item = (usize, usize)> {
+        let cols = self.planes.cols;
+        let (n_lines, line, step) = match engine {
+            Engine::Tiles => (1, (phase.rows - 1) * cols + phase.cols, ROWS),
+            Engine::Dots => (phase.rows, phase.cols, DOT_PIXELS),
+        };
+        (0..n_lines).flat_map(move |row| {
+            (0..line).step_by(step).map(move |first| (row * cols + first, step.min(line - first)))
+        })
     }
 
     /// Writes the pixels of one tile that lie inside their rows.
@@ -194,19 +203,19 @@ impl Correlation {
         &self,
         phase: &Phase,
         first: usize,
-        sums: &[[f32; BLOCK]; ROWS],
-        target: &mut [f32],
-        write: Write<'_>,
+        sums: &[[f32; BLOCK]],
+        target: &mut [bf16],
+        write: Write<'_, bf16>,
         block: usize,
     ) {
         let cols = self.planes.cols;
         let mut from = first;
-        while from < first + ROWS {
+        while from < first + sums.len() {
             let (row, col) = (from / cols, from % cols);
             if row >= phase.rows {
                 break;
             }
-            let run = (cols - col).min(first + ROWS - from);
+            let run = (cols - col).min(first + sums.len() - from);
             let wanted = phase.cols.saturating_sub(col).min(run);
             let (y, x) = (phase.y + row * self.target_step, phase.x + col * self.target_step);
             let start = (y * self.target.w + x) * BLOCK;
@@ -221,27 +230,29 @@ impl Correlation {
 
 /// OIHW to tiles `[target / 16][source / 32][tap][source pair][16 target][2]`;
 /// `backwards` makes the input channels the target.
-pub(super) fn pack_weight(weight: &[f32], geometry: &Geometry, backwards: bool) -> Halves {
+pub(super) fn pack_weight(
+    engine: Engine,
+    weight: &[f32],
+    geometry: &Geometry,
+    backwards: bool,
+) -> Buffer<bf16> {
     let taps = geometry.taps();
     let (inputs, outputs) = (geometry.input.c, geometry.output.c);
     let (sources, targets) = if backwards { (outputs, inputs) } else { (inputs, outputs) };
+    // From the kernel of one source or target to that of the next.
+    let (source_step, target_step) = if backwards { (inputs * taps, taps) } else { (taps, inputs * taps) };
     let n_pairs = sources.div_ceil(DEPTH);
-    let mut packed = Halves::new(targets * n_pairs * DEPTH * taps);
-    packed.get_mut().par_chunks_mut(n_pairs * taps * TILE_LEN).enumerate().for_each(|(block, packed)| {
+    let mut packed = Buffer::unspecified(targets * n_pairs * DEPTH * taps);
+    packed.par_chunks_mut(n_pairs * taps * TILE_LEN).enumerate().for_each(|(block, packed)| {
         if !sources.is_multiple_of(DEPTH) {
-            packed.fill(0);
+            packed.fill(bf16::ZERO);
         }
-        for source in 0..sources {
-            let (pair, lane) = (source / DEPTH, source % DEPTH);
-            for target_lane in 0..BLOCK {
-                let target = block * BLOCK + target_lane;
-                let kernel = if backwards { source * inputs + target } else { target * inputs + source };
-                let kernel = &weight[kernel * taps..][..taps];
-                let first = pair * taps * TILE_LEN + lane / 2 * DEPTH + 2 * target_lane + lane % 2;
-                for (tap, value) in kernel.iter().enumerate() {
-                    packed[first + tap * TILE_LEN] = bf16::round(*value);
-                }
-            }
+        let session = Session::start(engine);
+        let weight = &weight[block * BLOCK * target_step..];
+        for source in (0..sources).step_by(2) {
+            let first = source / DEPTH * taps * TILE_LEN + source % DEPTH / 2 * DEPTH;
+            let both = [source, source + 1].map(|source| &weight[source * source_step..]);
+            mixed::pack_taps(&session, &mut packed[first..], both, target_step, taps);
         }
     });
     packed

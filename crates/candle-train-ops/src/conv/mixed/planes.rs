@@ -1,10 +1,12 @@
 //! A padded image as planes, one per phase of the stride: over them every tap is a
 //! constant distance, so that pixels are taken 32 at a time without regard to rows.
 
+use half::bf16;
+
 use crate::{
     activation::BLOCK,
     conv::{Geometry, blocks::Blocks},
-    kernels::bf16::{self, DEPTH, ROWS, Session},
+    kernels::mixed::{DEPTH, ROWS},
 };
 
 /// How a padded source lies in planes, one per phase of rows and columns.
@@ -59,42 +61,54 @@ impl Planes {
         (first..end.max(first), (first * self.step + phase_x).saturating_sub(self.left))
     }
 
-    /// Rounds one phase of up to two blocks of 16 channels to `[len][32]`, with its zeros.
-    pub(super) fn round(self, session: &Session, phase: usize, blocks: [&[f32]; 2], plane: &mut [u16]) {
+    /// One phase of one or two blocks of 16 channels side by side with its zeros,
+    /// `[len][32]`.
+    pub(super) fn fill_pair(self, phase: usize, blocks: [&[bf16]; 2], plane: &mut [bf16]) {
         let (phase_y, phase_x) = (phase / self.step, phase % self.step);
         let row_len = self.source.w * BLOCK;
         let (cols, x) = self.inside(phase_x);
         let (lines, behind) = plane.split_at_mut(self.rows * self.cols * DEPTH);
-        behind.fill(0);
+        behind.fill(bf16::ZERO);
         for (row, line) in lines.chunks_exact_mut(self.cols * DEPTH).enumerate() {
             let y = (row * self.step + phase_y).checked_sub(self.top).filter(|y| *y < self.source.h);
             let Some(start) = y.map(|y| y * row_len + x * BLOCK).filter(|_| !cols.is_empty()) else {
-                line.fill(0);
+                line.fill(bf16::ZERO);
                 continue;
             };
-            line[..cols.start * DEPTH].fill(0);
-            line[cols.end * DEPTH..].fill(0);
-            let [low, high] = blocks.map(|block| block.get(start..).unwrap_or_default());
+            line[..cols.start * DEPTH].fill(bf16::ZERO);
+            line[cols.end * DEPTH..].fill(bf16::ZERO);
+            let [low, high] =
+                blocks.map(|block| block.get(start..).unwrap_or_default().as_chunks::<BLOCK>().0);
             let line = &mut line[cols.start * DEPTH..cols.end * DEPTH];
-            bf16::pixel_major(session, line, low, high, self.step);
+            let (halves, _) = line.as_chunks_mut::<BLOCK>();
+            let pixels = halves.chunks_exact_mut(2).zip(low.iter().step_by(self.step));
+            if high.is_empty() {
+                for (pixel, low) in pixels {
+                    (pixel[0], pixel[1]) = (*low, [bf16::ZERO; BLOCK]);
+                }
+            } else {
+                for ((pixel, low), high) in pixels.zip(high.iter().step_by(self.step)) {
+                    (pixel[0], pixel[1]) = (*low, *high);
+                }
+            }
         }
     }
 
     /// One phase of a block of 16 channels with its zeros, `[len][16]`.
-    pub(super) fn fill(self, phase: usize, block: &[f32], plane: &mut [f32]) {
+    pub(super) fn fill(self, phase: usize, block: &[bf16], plane: &mut [bf16]) {
         let (phase_y, phase_x) = (phase / self.step, phase % self.step);
         let row_len = self.source.w * BLOCK;
         let (cols, x) = self.inside(phase_x);
         let (lines, behind) = plane.split_at_mut(self.rows * self.cols * BLOCK);
-        behind.fill(0.0);
+        behind.fill(bf16::ZERO);
         for (row, line) in lines.chunks_exact_mut(self.cols * BLOCK).enumerate() {
             let y = (row * self.step + phase_y).checked_sub(self.top).filter(|y| *y < self.source.h);
             let Some(source) = y.map(|y| &block[y * row_len..][..row_len]) else {
-                line.fill(0.0);
+                line.fill(bf16::ZERO);
                 continue;
             };
-            line[..cols.start * BLOCK].fill(0.0);
-            line[cols.end * BLOCK..].fill(0.0);
+            line[..cols.start * BLOCK].fill(bf16::ZERO);
+            line[cols.end * BLOCK..].fill(bf16::ZERO);
             if cols.is_empty() {
                 continue;
             }

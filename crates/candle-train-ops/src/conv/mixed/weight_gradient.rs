@@ -2,14 +2,15 @@
 //! of pixels, both over the same padded planes, so that zeros of dy take care of
 //! what lies between the rows.
 
+use half::bf16;
 use rayon::prelude::*;
 
-use super::{Halves, planes::Planes};
+use super::planes::Planes;
 use crate::{
     activation::BLOCK,
     buffer::Buffer,
     conv::{Geometry, blocks::Blocks},
-    kernels::bf16::{self, DEPTH, Engine, Outer, SUMS_LEN, Session},
+    kernels::mixed::{self, DEPTH, Engine, Outer, SUMS_LEN, Session},
 };
 
 /// Pixels that all taps go over before the next are loaded: both sides of two blocks
@@ -18,9 +19,9 @@ const CHUNK_PIXELS: usize = 256;
 
 /// The gradient of the weight in OIHW. Each piece of it belongs to one task, which
 /// adds the images up in order.
-pub(super) fn weight_gradient(engine: Engine, x: &[f32], dy: &[f32], geometry: &Geometry) -> Vec<f32> {
-    let input = Input::round(engine, x, geometry);
-    let gradient = Gradient::round(engine, dy, &input, geometry);
+pub(super) fn weight_gradient(engine: Engine, x: &[bf16], dy: &[bf16], geometry: &Geometry) -> Vec<f32> {
+    let input = Input::arrange(engine, x, geometry);
+    let gradient = Gradient::arrange(engine, dy, &input, geometry);
     let (n_inputs, n_outputs) = (geometry.input.c / BLOCK, geometry.output.c / BLOCK);
     let taps = geometry.taps();
     let window = geometry.window;
@@ -34,8 +35,8 @@ pub(super) fn weight_gradient(engine: Engine, x: &[f32], dy: &[f32], geometry: &
         let (out_block, in_block) = (index / input_pairs * 2, index % input_pairs * 2);
         let n_pixels = gradient.n_pixels;
         for image in 0..geometry.input.n {
-            let x = &input.values.get()[(image * n_inputs + in_block) * BLOCK * input.row..];
-            let dy = &gradient.values.get()[(image * n_outputs + out_block) * n_pixels * BLOCK..];
+            let x = &input.values[(image * n_inputs + in_block) * BLOCK * input.row..];
+            let dy = &gradient.values[(image * n_outputs + out_block) * n_pixels * BLOCK..];
             for first in (0..n_pixels).step_by(CHUNK_PIXELS) {
                 let outer = Outer {
                     input_row: input.row,
@@ -52,33 +53,33 @@ pub(super) fn weight_gradient(engine: Engine, x: &[f32], dy: &[f32], geometry: &
             }
         }
     });
-    unpack(&pieces, geometry)
+    unpack(engine, &pieces, geometry)
 }
 
 /// The input, channel-major.
 struct Input {
     planes: Planes,
     /// `[N][C][row]`, a row being all phases and a few numbers behind them.
-    values: Halves,
+    values: Buffer<bf16>,
     row: usize,
 }
 
 impl Input {
-    fn round(engine: Engine, x: &[f32], geometry: &Geometry) -> Self {
+    fn arrange(engine: Engine, x: &[bf16], geometry: &Geometry) -> Self {
         let planes = Planes::of_input(geometry, Blocks::new(geometry.input, BLOCK));
         // An odd number of cache lines keeps channels out of the same cache set.
         let row = (planes.n_phases() * planes.len).next_multiple_of(2 * DEPTH) + DEPTH;
         let block_len = planes.source.block_len();
-        let mut values = Halves::new(x.len() / block_len * BLOCK * row);
-        values.get_mut().par_chunks_mut(BLOCK * row).zip(x.par_chunks(block_len)).for_each(|(to, block)| {
+        let mut values = Buffer::unspecified(x.len() / block_len * BLOCK * row);
+        values.par_chunks_mut(BLOCK * row).zip(x.par_chunks(block_len)).for_each(|(to, block)| {
             let session = Session::start(engine);
             let mut padded = Buffer::unspecified(planes.len * BLOCK);
             for phase in 0..planes.n_phases() {
                 planes.fill(phase, block, &mut padded);
-                bf16::channel_major(&session, &mut to[phase * planes.len..], row, &padded);
+                mixed::channel_major(&session, &mut to[phase * planes.len..], row, &padded);
             }
             for line in to.chunks_exact_mut(row) {
-                line[planes.n_phases() * planes.len..].fill(0);
+                line[planes.n_phases() * planes.len..].fill(bf16::ZERO);
             }
         });
         Self { planes, values, row }
@@ -87,17 +88,17 @@ impl Input {
 
 /// The output gradient, in pairs of pixels, its rows as long as the input planes'.
 struct Gradient {
-    values: Halves,
+    values: Buffer<bf16>,
     n_pixels: usize,
 }
 
 impl Gradient {
-    fn round(engine: Engine, dy: &[f32], input: &Input, geometry: &Geometry) -> Self {
+    fn arrange(engine: Engine, dy: &[bf16], input: &Input, geometry: &Geometry) -> Self {
         let source = Blocks::new(geometry.output, BLOCK);
         let cols = input.planes.cols;
         let n_pixels = ((source.h - 1) * cols + source.w).next_multiple_of(DEPTH);
-        let mut values = Halves::new(dy.len() / source.block_len() * n_pixels * BLOCK);
-        values.get_mut().par_chunks_mut(n_pixels * BLOCK).zip(dy.par_chunks(source.block_len())).for_each(
+        let mut values = Buffer::unspecified(dy.len() / source.block_len() * n_pixels * BLOCK);
+        values.par_chunks_mut(n_pixels * BLOCK).zip(dy.par_chunks(source.block_len())).for_each(
             |(to, block)| {
                 let session = Session::start(engine);
                 let mut padded = Buffer::unspecified(n_pixels * BLOCK);
@@ -105,9 +106,9 @@ impl Gradient {
                 for line in padded.chunks_mut(cols * BLOCK) {
                     let row = rows.next().unwrap_or_default();
                     line[..row.len()].copy_from_slice(row);
-                    line[row.len()..].fill(0.0);
+                    line[row.len()..].fill(bf16::ZERO);
                 }
-                bf16::pairs(&session, to, &padded);
+                mixed::pairs(&session, to, &padded);
             },
         );
         Self { values, n_pixels }
@@ -115,24 +116,21 @@ impl Gradient {
 }
 
 /// Sums of the pieces back to OIHW.
-fn unpack(pieces: &[f32], geometry: &Geometry) -> Vec<f32> {
+fn unpack(engine: Engine, pieces: &[f32], geometry: &Geometry) -> Vec<f32> {
     let (inputs, taps) = (geometry.input.c, geometry.taps());
     let (n_inputs, n_outputs) = (inputs / BLOCK, geometry.output.c / BLOCK);
     let input_pairs = n_inputs.div_ceil(2);
     let mut weight = vec![0.0; geometry.weight_count()];
     weight.par_chunks_mut(BLOCK * inputs * taps).enumerate().for_each(|(out_block, weight)| {
+        let session = Session::start(engine);
         let n_gradients = (n_outputs - out_block / 2 * 2).min(2);
         for channel in 0..inputs {
             let in_block = channel / BLOCK;
             let piece = out_block / 2 * input_pairs + in_block / 2;
             let sums = &pieces[piece * taps * 4 * SUMS_LEN..][..taps * 4 * SUMS_LEN];
             let place = (in_block % 2 * n_gradients + out_block % 2) * SUMS_LEN + channel % BLOCK * BLOCK;
-            for lane in 0..BLOCK {
-                let kernel = &mut weight[(lane * inputs + channel) * taps..][..taps];
-                for (tap, value) in kernel.iter_mut().enumerate() {
-                    *value = sums[tap * 4 * SUMS_LEN + place + lane];
-                }
-            }
+            let weight = &mut weight[channel * taps..];
+            mixed::unpack_taps(&session, weight, inputs * taps, &sums[place..], 4 * SUMS_LEN, taps);
         }
     });
     weight

@@ -5,6 +5,7 @@
 #![expect(clippy::needless_range_loop, reason = "indices name rows and blocks of one tile at once")]
 
 mod convert;
+pub(crate) mod winograd;
 
 use std::{
     arch::{
@@ -17,8 +18,11 @@ use std::{
     sync::OnceLock,
 };
 
-pub(crate) use convert::{channel_major, pairs, pixel_major};
+pub(crate) use convert::{channel_major, pack_taps, pairs, unpack_taps};
 
+use half::bf16;
+
+use super::direct::next_wide_tile;
 use crate::activation::BLOCK;
 
 /// bf16 numbers under one step of a product: the channels of a pixel, or the pixels
@@ -31,7 +35,11 @@ pub(crate) const TILE_LEN: usize = 16 * DEPTH;
 /// Rows of a target written together.
 pub(crate) const ROWS: usize = 32;
 
-/// Pixels or channels whose sums of two blocks stay in registers.
+/// Pixels of a row that AVX512-BF16 takes at once: whole tiles in the usual widths of 7,
+/// 14, 28 and 56.
+pub(crate) const DOT_PIXELS: usize = 28;
+
+/// Channels whose sums of two blocks stay in registers.
 const DOT_ROWS: usize = 8;
 
 /// What multiplies.
@@ -41,28 +49,6 @@ pub(crate) enum Engine {
     Tiles,
     /// AVX512-BF16: 16 sums of two products an instruction.
     Dots,
-}
-
-/// f32 rounded to bf16, to nearest, ties to even.
-pub(crate) fn round(value: f32) -> u16 {
-    let bits = value.to_bits();
-    if value.is_nan() {
-        return (bits >> 16) as u16 | 0x40;
-    }
-    let odd = (bits >> 16) & 1;
-    (bits.wrapping_add(0x7fff + odd) >> 16) as u16
-}
-
-/// The memory of f32 numbers as bf16 ones, twice as many.
-pub(crate) fn halves(values: &[f32]) -> &[u16] {
-    // SAFETY: any bits are a u16, and its alignment is smaller.
-    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), 2 * values.len()) }
-}
-
-/// The same, to be written.
-pub(crate) fn halves_mut(values: &mut [f32]) -> &mut [u16] {
-    // SAFETY: as in `halves`; any bits are an f32 too.
-    unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), 2 * values.len()) }
 }
 
 /// The fastest engine of this processor, found once.
@@ -179,18 +165,16 @@ pub(crate) type Sums = [[[f32; BLOCK]; ROWS]; 2];
 
 impl Correlate<'_> {
     /// Reads [`ROWS`] pixels of 32 numbers from every tap on, even where fewer are wanted.
-    pub(crate) fn run(&self, session: &Session, source: &[u16], weight: &[u16], sums: &mut Sums) {
-        let farthest = |part: fn(&Tap) -> usize| self.taps.iter().map(part).max().unwrap_or(0);
-        let last_source = farthest(|tap| tap.source) + (self.n_blocks - 1) * self.source_block + ROWS * DEPTH;
-        let last_weight = farthest(|tap| tap.weight)
-            + (self.n_blocks - 1) * self.weight_block
-            + (self.n_targets - 1) * self.weight_target
-            + TILE_LEN;
+    pub(crate) fn run(&self, session: &Session, source: &[bf16], weight: &[bf16], sums: &mut Sums) {
+        let (last_source, last_weight) = self.ends(ROWS);
         assert!(
-            last_source <= source.len() && last_weight <= weight.len() && (1..=2).contains(&self.n_targets),
+            last_source <= source.len()
+                && last_weight <= weight.len()
+                && (1..=2).contains(&self.n_targets)
+                && self.n_pixels <= ROWS,
             "correlation leaves its slices: {self:?}"
         );
-        let (source, weight) = (source.as_ptr(), weight.as_ptr());
+        let (source, weight) = (source.as_ptr().cast(), weight.as_ptr().cast());
         // SAFETY: the assert bounds every access; the session's engine exists.
         unsafe {
             match (session.engine, self.n_pixels <= ROWS / 2, self.n_targets) {
@@ -198,10 +182,53 @@ impl Correlate<'_> {
                 (Engine::Tiles, false, _) => self.tiles::<true, false>(source, weight, sums),
                 (Engine::Tiles, true, 2) => self.tiles::<false, true>(source, weight, sums),
                 (Engine::Tiles, true, _) => self.tiles::<false, false>(source, weight, sums),
-                (Engine::Dots, _, 2) => self.dots::<2>(source, weight, sums),
-                (Engine::Dots, ..) => self.dots::<1>(source, weight, sums),
+                (Engine::Dots, _, 2) => {
+                    self.dots::<2>(source, weight, sums.as_mut_ptr().cast(), ROWS * BLOCK)
+                }
+                (Engine::Dots, ..) => self.dots::<1>(source, weight, sums.as_mut_ptr().cast(), ROWS * BLOCK),
             }
         }
+    }
+
+    /// As [`run`](Self::run) for any number of pixels, which alone are read; the sums of the
+    /// targets are `sums_target` apart, `[pixel][16]` each. Without tiles of AMX.
+    pub(crate) fn run_long(
+        &self,
+        session: &Session,
+        source: &[bf16],
+        weight: &[bf16],
+        sums: &mut [f32],
+        sums_target: usize,
+    ) {
+        let (last_source, last_weight) = self.ends(self.n_pixels);
+        let last_sum = (self.n_targets - 1) * sums_target + self.n_pixels * BLOCK;
+        assert!(
+            session.engine == Engine::Dots
+                && last_source <= source.len()
+                && last_weight <= weight.len()
+                && last_sum <= sums.len()
+                && (1..=2).contains(&self.n_targets),
+            "correlation leaves its slices: {self:?}"
+        );
+        let (source, weight) = (source.as_ptr().cast(), weight.as_ptr().cast());
+        // SAFETY: the assert bounds every access; the session's engine exists.
+        unsafe {
+            match self.n_targets {
+                2 => self.dots::<2>(source, weight, sums.as_mut_ptr(), sums_target),
+                _ => self.dots::<1>(source, weight, sums.as_mut_ptr(), sums_target),
+            }
+        }
+    }
+
+    /// Where reading ends in source and weight.
+    fn ends(&self, n_pixels: usize) -> (usize, usize) {
+        let farthest = |part: fn(&Tap) -> usize| self.taps.iter().map(part).max().unwrap_or(0);
+        let source = farthest(|tap| tap.source) + (self.n_blocks - 1) * self.source_block + n_pixels * DEPTH;
+        let weight = farthest(|tap| tap.weight)
+            + (self.n_blocks - 1) * self.weight_block
+            + (self.n_targets - 1) * self.weight_target
+            + TILE_LEN;
+        (source, weight)
     }
 
     /// `P`: both halves of the pixels; `T`: both target blocks.
@@ -253,33 +280,67 @@ impl Correlate<'_> {
 
     /// `N` target blocks at once: each pixel that is spread serves all of them.
     #[target_feature(enable = "avx512f,avx512bf16")]
-    unsafe fn dots<const N: usize>(&self, source: *const u16, weight: *const u16, sums: &mut Sums) {
+    unsafe fn dots<const N: usize>(
+        &self,
+        source: *const u16,
+        weight: *const u16,
+        sums: *mut f32,
+        sums_target: usize,
+    ) {
+        let mut first = 0;
+        while first < self.n_pixels {
+            let width = next_wide_tile(self.n_pixels - first);
+            // SAFETY: passed on; `first` stays below the pixels wanted.
+            unsafe {
+                let (source, sums) = (source.add(first * DEPTH), sums.add(first * BLOCK));
+                match width {
+                    14 => self.dots_of::<N, 14>(source, weight, sums, sums_target),
+                    10 => self.dots_of::<N, 10>(source, weight, sums, sums_target),
+                    8 => self.dots_of::<N, 8>(source, weight, sums, sums_target),
+                    7 => self.dots_of::<N, 7>(source, weight, sums, sums_target),
+                    4 => self.dots_of::<N, 4>(source, weight, sums, sums_target),
+                    2 => self.dots_of::<N, 2>(source, weight, sums, sums_target),
+                    _ => self.dots_of::<N, 1>(source, weight, sums, sums_target),
+                }
+            }
+            first += usize::from(width);
+        }
+    }
+
+    /// The sums of `P` pixels, in registers.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    unsafe fn dots_of<const N: usize, const P: usize>(
+        &self,
+        source: *const u16,
+        weight: *const u16,
+        sums: *mut f32,
+        sums_target: usize,
+    ) {
         // SAFETY: every address is one that `run` bounded.
         unsafe {
-            for first in (0..self.n_pixels).step_by(DOT_ROWS) {
-                let mut totals = [[_mm512_setzero_ps(); N]; DOT_ROWS];
-                for block in 0..self.n_blocks {
-                    for tap in self.taps {
-                        let a = source.add(block * self.source_block + tap.source + first * DEPTH);
-                        let b = weight.add(block * self.weight_block + tap.weight);
-                        for pair in 0..16 {
-                            let weights: [_; N] = std::array::from_fn(|target| {
-                                load_pairs(b.add(target * self.weight_target + pair * DEPTH))
-                            });
-                            for pixel in 0..DOT_ROWS {
-                                let values = splat_pair(a.add(pixel * DEPTH + 2 * pair));
-                                for target in 0..N {
-                                    totals[pixel][target] =
-                                        _mm512_dpbf16_ps(totals[pixel][target], values, weights[target]);
-                                }
+            let mut totals = [[_mm512_setzero_ps(); N]; P];
+            for block in 0..self.n_blocks {
+                for tap in self.taps {
+                    let a = source.add(block * self.source_block + tap.source);
+                    let b = weight.add(block * self.weight_block + tap.weight);
+                    for pair in 0..16 {
+                        let weights: [_; N] = std::array::from_fn(|target| {
+                            load_pairs(b.add(target * self.weight_target + pair * DEPTH))
+                        });
+                        for pixel in 0..P {
+                            let values = splat_pair(a.add(pixel * DEPTH + 2 * pair));
+                            for target in 0..N {
+                                totals[pixel][target] =
+                                    _mm512_dpbf16_ps(totals[pixel][target], values, weights[target]);
                             }
                         }
                     }
                 }
-                for pixel in 0..DOT_ROWS {
-                    for target in 0..N {
-                        _mm512_storeu_ps(sums[target][first + pixel].as_mut_ptr(), totals[pixel][target]);
-                    }
+            }
+            for pixel in 0..P {
+                for target in 0..N {
+                    _mm512_storeu_ps(sums.add(target * sums_target + pixel * BLOCK), totals[pixel][target]);
                 }
             }
         }
@@ -307,7 +368,7 @@ pub(crate) const SUMS_LEN: usize = BLOCK * BLOCK;
 impl Outer {
     /// Adds to `sums`, `[n_inputs][n_gradients][16][16]`; `input` is channel-major,
     /// `gradient` pairs of pixels.
-    pub(crate) fn run(&self, session: &Session, input: &[u16], gradient: &[u16], sums: &mut [f32]) {
+    pub(crate) fn run(&self, session: &Session, input: &[bf16], gradient: &[bf16], sums: &mut [f32]) {
         let last_input = (self.n_inputs * BLOCK - 1) * self.input_row + self.n_steps * DEPTH;
         let last_gradient = (self.n_gradients - 1) * self.gradient_block + self.n_steps * TILE_LEN;
         assert!(
@@ -318,7 +379,8 @@ impl Outer {
                 && (1..=2).contains(&self.n_gradients),
             "outer product leaves its slices: {self:?}"
         );
-        let (input, gradient, sums) = (input.as_ptr(), gradient.as_ptr(), sums.as_mut_ptr());
+        let (input, gradient) = (input.as_ptr().cast(), gradient.as_ptr().cast());
+        let sums = sums.as_mut_ptr();
         // SAFETY: the assert bounds every access; the session's engine exists.
         unsafe {
             match (session.engine, self.n_inputs, self.n_gradients) {
