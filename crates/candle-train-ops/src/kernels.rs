@@ -9,6 +9,7 @@ pub(crate) mod lanes;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod mixed;
 pub(crate) mod outer;
+#[cfg(target_arch = "x86_64")]
 pub(crate) mod placing;
 pub(crate) mod pooling;
 mod vector;

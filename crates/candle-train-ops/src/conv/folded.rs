@@ -4,7 +4,6 @@
 use std::sync::{Arc, OnceLock};
 
 use candle_core::{DType, Result, Tensor};
-use half::bf16;
 use rayon::prelude::*;
 
 use crate::{
@@ -23,7 +22,10 @@ use crate::{
     norm,
 };
 #[cfg(target_arch = "x86_64")]
-use crate::{conv::mixed, kernels::mixed::Engine};
+use {
+    crate::{conv::mixed, kernels::mixed::Engine},
+    half::bf16,
+};
 
 const OP: &str = "folded_conv2d";
 

@@ -1,10 +1,8 @@
 //! What becomes of the sums that a convolution makes.
 
-use crate::{
-    activation::BLOCK,
-    element::Element,
-    kernels::{direct::Finish, placing},
-};
+use crate::{activation::BLOCK, kernels::direct::Finish};
+#[cfg(target_arch = "x86_64")]
+use crate::{element::Element, kernels::placing};
 
 /// How results reach the target.
 #[derive(Clone, Copy)]
@@ -44,10 +42,10 @@ impl<'a, T: Copy> Write<'a, T> {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
 impl<T: Element<Wide = f32>> Write<'_, T> {
     /// Writes some pixels of sixteen channels, `step` apart in the target, which starts
     /// at `start` of block `block`.
-    #[cfg(target_arch = "x86_64")]
     pub(super) fn pixels(
         self,
         target: &mut [T],

@@ -1,5 +1,4 @@
 //! Writes sums of sixteen channels to pixels that lie `step` apart.
-#![expect(unsafe_code, reason = "calls loops compiled for the instruction set found at run time")]
 
 use crate::{
     activation::BLOCK,
