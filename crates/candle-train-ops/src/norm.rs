@@ -500,6 +500,8 @@ impl Channels {
     }
 }
 
+type Clamped<T> = (Arc<Buffer<T>>, Bounds<<T as Element>::Wide>);
+
 struct BatchNorm<T: Element> {
     layout: Channels,
     train: bool,
@@ -511,7 +513,7 @@ struct BatchNorm<T: Element> {
     input: Kept<T>,
     residual: Option<Arc<GradientSlot<T>>>,
     /// The result and its bounds where it has some: the gradient passes inside them.
-    clamped: Option<(Arc<Buffer<T>>, Bounds<T::Wide>)>,
+    clamped: Option<Clamped<T>>,
     output: Arc<GradientSlot<T>>,
 }
 
