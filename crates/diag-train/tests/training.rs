@@ -218,10 +218,12 @@ fn the_published_recipes_can_be_read() {
 fn the_published_sweeps_ask_for_valid_runs() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data/sweeps");
     for (name, n_runs) in [
-        ("imbalance.toml", 9 * 5 * 3),
-        ("noise.toml", 9 * 4 * 3),
+        ("imbalance.toml", 15 * 5 * 3),
+        ("noise.toml", 15 * 4 * 3),
         ("ablation.toml", 12 * 3),
         ("covid-ct.toml", 2 * 3),
+        ("covid-ct-224.toml", 2 * 3),
+        ("covid-ct-pretrained.toml", 2 * 3),
         ("covid-ct-scratch.toml", 2 * 3),
     ] {
         let spec = diag_train::sweep::SweepSpec::read(&folder.join(name)).unwrap();
