@@ -40,40 +40,47 @@ pub(crate) trait Element: WithDType {
     fn same(self, other: Self) -> bool;
 }
 
-impl Element for f32 {
-    type Wide = Self;
-    const ZERO: Self = 0.0;
+/// A type that the operations work in as it is.
+macro_rules! wide_element {
+    ($number:ty) => {
+        impl Element for $number {
+            type Wide = Self;
+            const ZERO: Self = 0.0;
 
-    #[inline(always)]
-    fn widen(self) -> Self {
-        self
-    }
+            #[inline(always)]
+            fn widen(self) -> Self {
+                self
+            }
 
-    #[inline(always)]
-    fn narrow(value: Self) -> Self {
-        value
-    }
+            #[inline(always)]
+            fn narrow(value: Self) -> Self {
+                value
+            }
 
-    fn with_sums(values: &mut [Self], write: impl FnOnce(&mut [Self])) {
-        values.fill(0.0);
-        write(values);
-    }
+            fn with_sums(values: &mut [Self], write: impl FnOnce(&mut [Self])) {
+                values.fill(0.0);
+                write(values);
+            }
 
-    #[inline(always)]
-    fn label(number: usize) -> Self {
-        number as Self
-    }
+            #[inline(always)]
+            fn label(number: usize) -> Self {
+                number as Self
+            }
 
-    #[inline(always)]
-    fn same(self, other: Self) -> bool {
-        self == other
-    }
+            #[inline(always)]
+            fn same(self, other: Self) -> bool {
+                self == other
+            }
 
-    fn pool() -> &'static Mutex<Pool<Vec<Self>>> {
-        static POOL: Mutex<Pool<Vec<f32>>> = Mutex::new(Pool::new());
-        &POOL
-    }
+            fn pool() -> &'static Mutex<Pool<Vec<Self>>> {
+                static POOL: Mutex<Pool<Vec<$number>>> = Mutex::new(Pool::new());
+                &POOL
+            }
+        }
+    };
 }
+wide_element!(f32);
+wide_element!(f64);
 
 impl Element for bf16 {
     type Wide = f32;
@@ -112,41 +119,6 @@ impl Element for bf16 {
 
     fn pool() -> &'static Mutex<Pool<Vec<Self>>> {
         static POOL: Mutex<Pool<Vec<bf16>>> = Mutex::new(Pool::new());
-        &POOL
-    }
-}
-
-impl Element for f64 {
-    type Wide = Self;
-    const ZERO: Self = 0.0;
-
-    #[inline(always)]
-    fn widen(self) -> Self {
-        self
-    }
-
-    #[inline(always)]
-    fn narrow(value: Self) -> Self {
-        value
-    }
-
-    fn with_sums(values: &mut [Self], write: impl FnOnce(&mut [Self])) {
-        values.fill(0.0);
-        write(values);
-    }
-
-    #[inline(always)]
-    fn label(number: usize) -> Self {
-        number as Self
-    }
-
-    #[inline(always)]
-    fn same(self, other: Self) -> bool {
-        self == other
-    }
-
-    fn pool() -> &'static Mutex<Pool<Vec<Self>>> {
-        static POOL: Mutex<Pool<Vec<f64>>> = Mutex::new(Pool::new());
         &POOL
     }
 }

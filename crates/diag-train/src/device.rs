@@ -50,11 +50,14 @@ impl fmt::Display for DeviceChoice {
 impl DeviceChoice {
     /// `auto` made certain, for several processes whose results are compared: on a GPU, or on
     /// the CPU, all of them.
-    pub fn settled(self) -> Self {
-        match self {
-            Self::Auto if gpu(of_local_rank(0, n_gpus())).is_ok() => Self::Gpu,
-            Self::Auto => Self::Cpu,
-            chosen => chosen,
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), before any of them begins.
+    pub fn settled(self) -> Result<Self, TrainError> {
+        match (self, self.open()?.is_cpu()) {
+            (Self::Auto, true) => Ok(Self::Cpu),
+            (Self::Auto, false) => Ok(Self::Gpu),
+            (chosen, _) => Ok(chosen),
         }
     }
 
@@ -152,6 +155,8 @@ mod tests {
         let err = DeviceChoice::Cuda(1).open().unwrap_err();
         assert!(err.to_string().contains("cuda:1") && err.to_string().contains("feature `cuda`"), "{err}");
         assert!(DeviceChoice::Auto.open().unwrap().is_cpu());
+        assert_eq!(DeviceChoice::Auto.settled().unwrap(), DeviceChoice::Cpu);
+        assert!(DeviceChoice::Gpu.settled().is_err());
     }
 
     #[test]

@@ -385,7 +385,7 @@ fn run_sweep(
     stop: &AtomicBool,
 ) -> Result<Told, TrainError> {
     // What is only summed up needs no device.
-    let device = if finished_only { device } else { device.settled() };
+    let device = if finished_only { device } else { device.settled()? };
     let job = SweepJob { spec, out, program: this_program()?, device, finished_only };
     let summary = sweep(&job, stop, &mut sweep_line)?;
     let result = if json { render::json(&summary) } else { summary.markdown() };

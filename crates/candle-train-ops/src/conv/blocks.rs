@@ -35,6 +35,21 @@ pub(super) struct Padding {
 }
 
 impl Padding {
+    /// For tiles of `tile` pixels whose inner `step` cover `target`, `padding` zeros before `source`;
+    /// with the numbers of tiles down and across. Tiles are whole: the source may end before the
+    /// last of them.
+    pub(super) fn of_tiles(
+        (step, tile): (usize, usize),
+        source: Blocks,
+        target: Blocks,
+        padding: usize,
+    ) -> (Self, usize, usize) {
+        let (tiles_y, tiles_x) = (target.h.div_ceil(step), target.w.div_ceil(step));
+        let behind = |tiles: usize, extent: usize| tiles * step + tile - step - padding - extent;
+        let (bottom, right) = (behind(tiles_y, source.h), behind(tiles_x, source.w));
+        (Self { top: padding, left: padding, bottom, right }, tiles_y, tiles_x)
+    }
+
     /// Whether there is any.
     pub(super) fn any(self) -> bool {
         self.top + self.left + self.bottom + self.right > 0

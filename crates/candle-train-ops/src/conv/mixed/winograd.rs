@@ -67,22 +67,8 @@ impl Winograd {
     }
 
     fn new(source: Blocks, target: Blocks, padding: usize, backwards: bool) -> Self {
-        let (tiles_y, tiles_x) = (target.h.div_ceil(STEP), target.w.div_ceil(STEP));
-        // Whole tiles: the source may end before the last of them.
-        let behind = |tiles: usize, extent: usize| tiles * STEP + TILE - STEP - padding - extent;
-        Self {
-            source,
-            target,
-            padding: Padding {
-                top: padding,
-                left: padding,
-                bottom: behind(tiles_y, source.h),
-                right: behind(tiles_x, source.w),
-            },
-            tiles_y,
-            tiles_x,
-            backwards,
-        }
+        let (padding, tiles_y, tiles_x) = Padding::of_tiles((STEP, TILE), source, target, padding);
+        Self { source, target, padding, tiles_y, tiles_x, backwards }
     }
 
     /// Writes `target`; `weight` comes from [`Self::pack`].
