@@ -47,7 +47,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
 }
 
 fn ingest(args: &Args) -> Result<(), Failure> {
-    process::cargo(&["build", "--release", "--locked", "--package", "ct-ingest", "--package", "ct-phantom"])?;
+    process::cargo(&["build", "--release", "--locked", "--workspace", "--bins"])?;
     let own = std::env::current_exe().map_err(|err| Failure::new(err, "run through cargo xtask"))?;
     let bench = workspace_root().join("crates/ct-ingest/bench");
     let folder = own.with_file_name("bench-ingest");

@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use candle_core::{Device, Result, Tensor};
 use candle_train_ops::{
-    bf16_available,
+    backward, bf16_available,
     optim::{AdamW, AdamWParams},
     set_bf16,
 };
@@ -78,7 +78,7 @@ fn train(device: &Device, n_steps: usize, batch: usize) -> Result<String> {
     let label_n = Tensor::from_vec(labels, batch, device)?;
     measured(device, n_steps, || {
         let loss = cross_entropy(&net.forward(&image_nchw)?, &label_n)?;
-        optimiser.step(&loss.backward()?, 1e-4)
+        optimiser.step(&backward(&loss)?, 1e-4)
     })
 }
 

@@ -22,7 +22,7 @@ use candle_core::{CpuStorage, CustomOp2, DType, Device, Layout, Result, Shape, T
 use crate::{
     Activation, OpError,
     activation::{Dims, Feature, GradientSlot, Kept, Order, Repr, token_gradient, token_storage},
-    arithmetic,
+    arithmetic, backward,
     buffer::Buffer,
     element::{Element, check_kind, with_values},
     error::Checked,
@@ -252,8 +252,7 @@ impl<T: Element<Wide = T>> CustomOp2 for Conv2d<T> {
                 general::weight_gradient(x, dy, part)
             });
             let values = Tensor::from_vec(values, weight_oihw.shape(), &Device::Cpu)?;
-            together::report(weight_oihw, &values)?;
-            Some(values)
+            backward::offer(weight_oihw, values)?
         } else {
             None
         };

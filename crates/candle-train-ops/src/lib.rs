@@ -14,6 +14,7 @@
 
 mod activation;
 mod arithmetic;
+mod backward;
 mod buffer;
 mod conv;
 #[cfg(feature = "cuda")]
@@ -32,6 +33,7 @@ mod window;
 
 pub use activation::Activation;
 pub use arithmetic::{bf16_available, set_bf16, set_winograd};
+pub use backward::{backward, take_weight_gradients};
 pub use buffer::release_buffers;
 pub use conv::{Conv2dSpec, FoldedConv2d, conv2d};
 pub use error::OpError;
@@ -40,7 +42,7 @@ pub use linear::linear;
 pub use norm::{Act, RunningStats, batch_norm};
 pub use pool::{avg_pool2d, max_pool2d};
 pub use relu::relu;
-pub use together::{BatchSum, batch_parts, observe_weight_gradients, scale_jointly, set_batch_parts};
+pub use together::{BatchSum, batch_parts, scale_jointly, set_batch_parts};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

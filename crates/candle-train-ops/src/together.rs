@@ -1,9 +1,8 @@
 //! What training on several processes at once needs: sums over the parts of a batch
-//! that they hold, and weight gradients as soon as they are finished.
+//! that they hold.
 //!
 //! How the processes talk to each other is the caller's business.
 
-use std::cell::RefCell;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -183,45 +182,6 @@ impl fmt::Debug for BatchSum {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("BatchSum")
     }
-}
-
-type Observer = Box<dyn FnMut(&Tensor, &Tensor) -> Result<()>>;
-
-thread_local! {
-    static OBSERVER: RefCell<Option<Observer>> = const { RefCell::new(None) };
-}
-
-/// Runs `backward`, and calls `observer` with the weight and the gradient of every
-/// convolution as soon as its gradient is computed, on the calling thread.
-///
-/// The gradient is that of one use of the weight; it still arrives in the gradient
-/// store. Convolutions hold nearly all of a network's weights; other gradients are
-/// not reported.
-///
-/// # Errors
-/// An error of the observer makes the backward pass fail.
-pub fn observe_weight_gradients<T>(
-    observer: impl FnMut(&Tensor, &Tensor) -> Result<()> + 'static,
-    backward: impl FnOnce() -> T,
-) -> T {
-    /// Takes the observer away again, whatever happens in between.
-    struct Observing;
-    impl Drop for Observing {
-        fn drop(&mut self) {
-            OBSERVER.with_borrow_mut(|slot| *slot = None);
-        }
-    }
-    OBSERVER.with_borrow_mut(|slot| *slot = Some(Box::new(observer)));
-    let _observing = Observing;
-    backward()
-}
-
-/// Reports a finished weight gradient to whoever observes the pass.
-pub(crate) fn report(weight: &Tensor, gradient: &Tensor) -> Result<()> {
-    OBSERVER.with_borrow_mut(|slot| match slot {
-        Some(observer) => observer(weight, gradient),
-        None => Ok(()),
-    })
 }
 
 /// The images of each part of a batch of `n`; none is empty.

@@ -7,8 +7,8 @@ use std::sync::{Arc, Barrier, Mutex, PoisonError};
 
 use candle_core::{Device, Tensor, Var};
 use candle_train_ops::{
-    Act, Activation, BatchSum, Conv2dSpec, RunningStats, batch_norm, conv2d, linear,
-    observe_weight_gradients, set_batch_parts,
+    Act, Activation, BatchSum, Conv2dSpec, RunningStats, batch_norm, conv2d, linear, set_batch_parts,
+    take_weight_gradients,
 };
 
 /// In how many parts a batch is taken belongs to the process: one test at a time.
@@ -30,7 +30,7 @@ struct Pass {
     /// Of scale and shift: whole.
     whole: Vec<Vec<f32>>,
     running: Vec<f32>,
-    n_reported: usize,
+    n_offered: usize,
 }
 
 /// Convolution, normalisation and linear layer over some images of the batch.
@@ -56,23 +56,23 @@ fn pass(device: &Device, first: usize, n: usize, sum: Option<BatchSum>) -> Pass 
     let logits = linear(&pooled, &weight, &bias).unwrap();
     let upstream = numbers(&[4, 3], 7).narrow(0, first, n).unwrap();
     let loss = (&logits * upstream).unwrap().sum_all().unwrap();
-    let n_reported = Arc::new(Mutex::new(0));
-    let seen = Arc::clone(&n_reported);
-    let observer = move |_: &Tensor, _: &Tensor| {
+    let n_offered = Arc::new(Mutex::new(0));
+    let seen = Arc::clone(&n_offered);
+    let taker = move |_: &Tensor, gradient: Tensor| {
         *seen.lock().unwrap() += 1;
-        Ok(())
+        Ok(Some(gradient))
     };
-    let gradients = observe_weight_gradients(observer, || loss.backward()).unwrap();
+    let gradients = take_weight_gradients(taker, || loss.backward()).unwrap();
     let flat = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
     let gradient = |var: &Var| flat(gradients.get(var).unwrap());
-    let n_reported = *n_reported.lock().unwrap();
+    let n_offered = *n_offered.lock().unwrap();
     Pass {
         logits: flat(&logits),
         input_gradient: gradient(&x),
         in_parts: [&conv, &weight, &bias].map(gradient).to_vec(),
         whole: [&gamma, &beta].map(gradient).to_vec(),
         running: [stats.mean().unwrap(), stats.var().unwrap()].concat(),
-        n_reported,
+        n_offered,
     }
 }
 
@@ -117,8 +117,8 @@ fn two_processes_get_the_bits_of_one_in_two_parts() {
     for half in &halves {
         assert_eq!(half.whole, whole.whole);
         assert_eq!(half.running, whole.running);
-        // The convolution's: the linear layer is not reported.
-        assert_eq!(half.n_reported, 1);
+        // The convolution's: the linear layer is not offered.
+        assert_eq!(half.n_offered, 1);
     }
     // Without parts the order of the sums differs, and nothing else.
     let close = pass(&Device::Cpu, 0, 4, None);
@@ -185,7 +185,7 @@ mod gpu {
                 check_close(got, want, "gradient of scale or shift");
             }
             check_close(&half.running, &whole.running, "running statistics");
-            assert_eq!(half.n_reported, 1);
+            assert_eq!(half.n_offered, 1);
         }
         assert_eq!(halves[0].running, halves[1].running);
     }

@@ -1,7 +1,7 @@
 //! A step that several ranks take together: every one works on its rows of the batch,
 //! and all end with the loss and the gradients of the whole.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
@@ -9,15 +9,15 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use candle_core::backprop::GradStore;
-use candle_core::{Result, Tensor, TensorId, Var};
-use candle_train_ops::{BatchSum, observe_weight_gradients};
+use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Result, Tensor, TensorId, Var};
+use candle_train_ops::{BatchSum, take_weight_gradients};
 use diag_data::run::LossRecord;
 
 use crate::gpu_sum::GpuSum;
 use crate::ranks::Ranks;
 
-/// Numbers of a bucket, 1 MiB: small enough that the first sums are under way early,
-/// large enough that the number of messages does not matter.
+/// Numbers from which on a bucket is full, 1 MiB: small enough that the first sums are under way
+/// early, large enough that the number of messages does not matter.
 const BUCKET_LEN: usize = 1 << 18;
 
 /// What ties a learner to those of the other ranks.
@@ -93,43 +93,41 @@ impl Joint {
             places: Arc::clone(&self.places),
             given: vec![false; self.vars.len()],
             counts_nothing: self.sum.is_left_out(),
-            bucket: Bucket::default(),
+            bucket: Vec::new(),
             buckets: self.adder.buckets()?.clone(),
             n_sent: 0,
             gpu: self.gpu.clone(),
             on_gpu: Vec::new(),
             n_started: 0,
         }));
-        let seen = Rc::clone(&filling);
-        let observer = move |weight: &Tensor, gradient: &Tensor| {
-            let mut filling = seen.borrow_mut();
-            let place = filling.places.get(&weight.id()).copied();
-            place.map_or(Ok(()), |place| filling.add(place, gradient))
+        let taking = Rc::clone(&filling);
+        let taker = move |weight: &Tensor, gradient: Tensor| {
+            let mut filling = taking.borrow_mut();
+            match filling.places.get(&weight.id()).copied() {
+                Some(place) => filling.add(place, gradient).map(|()| None),
+                None => Ok(Some(gradient)),
+            }
         };
         // A factor of 0 would make candle skip the pass, and with it the sums that the other
         // ranks wait for; what stands in counts nothing anyway.
         let share = if share == 0.0 { 1.0 } else { share };
-        let mut gradients = observe_weight_gradients(observer, || (total * share)?.backward())?;
+        let mut gradients = take_weight_gradients(taker, || (total * share)?.backward())?;
         let mut filling = filling.borrow_mut();
         for (place, var) in self.vars.iter().enumerate() {
             if let Some(gradient) = gradients.get(var)
                 && !filling.given[place]
             {
                 // A copy: what candle holds may be the gradient of something else too.
-                filling.add(place, &gradient.force_contiguous()?)?;
+                filling.add(place, gradient.force_contiguous()?)?;
             }
         }
         filling.send()?;
         filling.start()?;
         let waiting = Instant::now();
         for _ in 0..filling.n_sent {
-            let bucket = self.adder.next_sum()?;
-            let mut rest = &bucket.numbers[..];
-            for place in bucket.places {
+            for (place, sum) in self.adder.next_sum()? {
                 let var = &self.vars[place];
-                let (own, behind) = rest.split_at(var.elem_count());
-                gradients.insert(var, Tensor::from_slice(own, var.shape(), var.device())?);
-                rest = behind;
+                gradients.insert(var, sum.to_device(var.device())?);
             }
         }
         self.ranks.add_waited(waiting.elapsed());
@@ -143,14 +141,8 @@ impl Joint {
     }
 }
 
-/// Gradients on their way to be added up.
-#[derive(Default)]
-struct Bucket {
-    /// Whose gradients, by place.
-    places: Vec<usize>,
-    /// Their numbers, one variable after the other.
-    numbers: Vec<f32>,
-}
+/// Gradients on their way to be added up, on the CPU, each with the place of its variable.
+type Bucket = Vec<(usize, Tensor)>;
 
 /// The buckets of one backward pass.
 struct Filling {
@@ -167,25 +159,19 @@ struct Filling {
 }
 
 impl Filling {
-    fn add(&mut self, place: usize, gradient: &Tensor) -> Result<()> {
+    fn add(&mut self, place: usize, gradient: Tensor) -> Result<()> {
         if std::mem::replace(&mut self.given[place], true) {
             candle_core::bail!("a convolution's weight is used twice; its gradient cannot be sent ahead");
         }
-        if self.gpu.is_some() && gradient.device().is_cuda() {
-            if self.counts_nothing {
-                gradient.zero_set()?;
-            }
-            self.on_gpu.push((place, gradient.clone()));
-            let waiting = self.on_gpu[self.n_started..].iter().map(|(_, gradient)| gradient.elem_count());
-            return if waiting.sum::<usize>() >= BUCKET_LEN { self.start() } else { Ok(()) };
-        }
-        let start = self.bucket.numbers.len();
-        self.bucket.numbers.extend(gradient.flatten_all()?.to_vec1::<f32>()?);
         if self.counts_nothing {
-            self.bucket.numbers[start..].fill(0.0);
+            gradient.zero_set()?;
         }
-        self.bucket.places.push(place);
-        if self.bucket.numbers.len() >= BUCKET_LEN { self.send() } else { Ok(()) }
+        if self.gpu.is_some() && gradient.device().is_cuda() {
+            self.on_gpu.push((place, gradient));
+            return if is_full(&self.on_gpu[self.n_started..]) { self.start() } else { Ok(()) };
+        }
+        self.bucket.push((place, gradient.to_device(&Device::Cpu)?));
+        if is_full(&self.bucket) { self.send() } else { Ok(()) }
     }
 
     /// Has the GPU add up what waits for it.
@@ -205,6 +191,10 @@ impl Filling {
     }
 }
 
+fn is_full(bucket: &[(usize, Tensor)]) -> bool {
+    bucket.iter().map(|(_, gradient)| gradient.elem_count()).sum::<usize>() >= BUCKET_LEN
+}
+
 /// The thread that adds up buckets over the ranks, in the order in which they come.
 struct Adder {
     /// Present until the thread is to end.
@@ -218,8 +208,9 @@ impl Adder {
         let (buckets, to_add) = mpsc::channel::<Bucket>();
         let (added, sums) = mpsc::channel();
         let thread = std::thread::spawn(move || {
-            for mut bucket in to_add {
-                let sum = ranks.add_up_gradients(&mut bucket.numbers).map(|()| bucket);
+            let mut room = Room::default();
+            for bucket in to_add {
+                let sum = room.add_up(&ranks, &bucket).map(|()| bucket);
                 let failed = sum.is_err();
                 if added.send(sum).is_err() || failed {
                     return;
@@ -245,6 +236,63 @@ impl Drop for Adder {
         if let Some(thread) = self.thread.take() {
             // It cannot panic on data; and if it did, its error is on its way already.
             let _ = thread.join();
+        }
+    }
+}
+
+/// Memory of the adding thread, kept from bucket to bucket.
+#[derive(Default)]
+struct Room {
+    /// The numbers of a bucket of several gradients, one after the other.
+    joined: Vec<f32>,
+    /// What the other ranks sent.
+    received: Vec<f32>,
+}
+
+impl Room {
+    /// Replaces gradients by their sums over the ranks, in place.
+    fn add_up(&mut self, ranks: &Ranks, bucket: &Bucket) -> Result<()> {
+        let Self { joined, received } = self;
+        if let [(_, gradient)] = &bucket[..] {
+            return with_numbers(gradient, |numbers| ranks.add_up_gradients(numbers, received));
+        }
+        joined.clear();
+        for (_, gradient) in bucket {
+            with_numbers(gradient, |numbers| {
+                joined.extend_from_slice(numbers);
+                Ok(())
+            })?;
+        }
+        ranks.add_up_gradients(joined, received)?;
+        let mut rest = &joined[..];
+        for (_, gradient) in bucket {
+            with_numbers(gradient, |numbers| {
+                let (own, behind) = rest.split_at(numbers.len());
+                numbers.copy_from_slice(own);
+                rest = behind;
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Has `change` work on the numbers of a contiguous f32 tensor on the CPU.
+fn with_numbers(tensor: &Tensor, change: impl FnOnce(&mut [f32]) -> Result<()>) -> Result<()> {
+    tensor.inplace_op1(&InPlace(Cell::new(Some(change))))
+}
+
+struct InPlace<F>(Cell<Option<F>>);
+
+impl<F: FnOnce(&mut [f32]) -> Result<()>> InplaceOp1 for InPlace<F> {
+    fn name(&self) -> &'static str {
+        "in_place"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        match (storage, layout.contiguous_offsets(), self.0.take()) {
+            (CpuStorage::F32(numbers), Some((start, end)), Some(change)) => change(&mut numbers[start..end]),
+            _ => candle_core::bail!("a gradient is not contiguous f32 on the CPU"),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor, Var};
+use candle_train_ops::backward;
 use candle_train_ops::optim::clip_grad_norm;
 use diag_data::case::LabelSet;
 use diag_data::files;
@@ -17,7 +18,7 @@ use crate::gpu_sum::GpuSum;
 use crate::joint::Joint;
 use crate::loader::Batch;
 use crate::optimiser::Optimiser;
-use crate::ranks::{Ranks, bytes_of};
+use crate::ranks::Ranks;
 use crate::recipe::{Initialisation, OptimiserSpec, TrainSpec};
 
 /// Network, loss, their optimisers, and the average of the weights.
@@ -106,7 +107,7 @@ impl Learner {
         };
         let record = terms.record()?;
         match &self.joint {
-            None => Ok((record, terms.total.backward()?)),
+            None => Ok((record, backward(&terms.total)?)),
             Some(joint) => {
                 let record = joint.record(record, batch.share)?;
                 Ok((record, joint.backward(&terms.total, batch.share)?))
@@ -188,7 +189,7 @@ impl Learner {
         let loss = self.loss.named_vars().iter().map(|(_, var)| var.as_tensor().clone());
         for tensor in self.network.state()?.into_values().chain(loss) {
             let numbers = tensor.flatten_all()?.to_vec1::<f32>()?;
-            checksum = crc32c::crc32c_append(checksum, &bytes_of(&numbers, f32::to_le_bytes));
+            checksum = crc32c::crc32c_append(checksum, bytemuck::cast_slice(&numbers));
         }
         Ok(checksum)
     }

@@ -4,7 +4,8 @@
 //! Everything is built of one operation, a swap of bytes with one other rank, which
 //! MPI and plain TCP both have. Sums are taken in the order of the ranks and every
 //! rank gets the same bits, so that their networks stay equal and a run can be
-//! repeated bit for bit.
+//! repeated bit for bit. Numbers travel as they lie in memory: the ranks of a run are of one
+//! kind of processor, or they would not have equal networks either.
 
 mod launch;
 #[cfg(feature = "mpi")]
@@ -158,12 +159,11 @@ impl Ranks {
             return Ok(());
         }
         let started = Instant::now();
-        let own = bytes_of(numbers, f64::to_le_bytes);
-        let all = self.gather(Channel::Network, &own)?;
+        let all = self.gather(Channel::Network, numbers)?;
         numbers.fill(0.0);
-        for part in all.chunks_exact(own.len().max(1)) {
-            for (number, bytes) in numbers.iter_mut().zip(part.as_chunks().0) {
-                *number += f64::from_le_bytes(*bytes);
+        for part in all.chunks_exact(numbers.len().max(1)) {
+            for (sum, number) in numbers.iter_mut().zip(part) {
+                *sum += number;
             }
         }
         self.add_waited(started.elapsed());
@@ -172,36 +172,42 @@ impl Ranks {
 
     /// Replaces every number by its sum over the ranks, on the gradients' channel: each
     /// rank adds up one part and hands it to the others, so that every number crosses
-    /// the wire twice, whatever the number of ranks.
-    pub(crate) fn add_up_gradients(&self, numbers: &mut Vec<f32>) -> candle_core::Result<()> {
+    /// the wire twice, whatever the number of ranks. `received` is room for what comes in.
+    pub(crate) fn add_up_gradients(
+        &self,
+        numbers: &mut [f32],
+        received: &mut Vec<f32>,
+    ) -> candle_core::Result<()> {
         let n = numbers.len();
-        let part = n.div_ceil(self.n_ranks);
-        numbers.resize(part * self.n_ranks, 0.0);
-        let bytes = bytes_of(numbers, f32::to_le_bytes);
-        let dealt = self.deal(Channel::Gradients, &bytes)?;
-        let numbers_of = |bytes: &[u8]| -> Vec<f32> {
-            bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
-        };
+        let part = |rank: usize| n * rank / self.n_ranks..n * (rank + 1) / self.n_ranks;
+        let own = part(self.rank);
+        let own_len = own.len();
+        received.resize(own_len * self.n_ranks, 0.0);
+        let of_rank = |rank: usize| rank * own_len..(rank + 1) * own_len;
+        received[of_rank(self.rank)].copy_from_slice(&numbers[own.clone()]);
+        for peer in self.peers() {
+            let sent = bytemuck::cast_slice(&numbers[part(peer)]);
+            let received = bytemuck::cast_slice_mut(&mut received[of_rank(peer)]);
+            self.swap(peer, Channel::Gradients, sent, received)?;
+        }
         // As pairs, then pairs of pairs: one process that takes its batch in as many parts
         // adds them up in the same way.
-        let mut sums: Vec<Vec<f32>> = dealt.chunks_exact(4 * part.max(1)).map(numbers_of).collect();
-        while sums.len() > 1 {
-            let mut left = sums.into_iter();
-            let mut pairs = Vec::new();
-            while let Some(mut sum) = left.next() {
-                for (sum, other) in sum.iter_mut().zip(left.next().unwrap_or_default()) {
+        let mut reach = 1;
+        while reach < self.n_ranks {
+            for rank in (0..self.n_ranks - reach).step_by(2 * reach) {
+                let (left, right) = received.split_at_mut((rank + reach) * own_len);
+                for (sum, other) in left[rank * own_len..].iter_mut().zip(&right[..own_len]) {
                     *sum += other;
                 }
-                pairs.push(sum);
             }
-            sums = pairs;
+            reach *= 2;
         }
-        let own = bytes_of(&sums.pop().unwrap_or_default(), f32::to_le_bytes);
-        let all = self.gather(Channel::Gradients, &own)?;
-        for (number, bytes) in numbers.iter_mut().zip(all.as_chunks().0) {
-            *number = f32::from_le_bytes(*bytes);
+        let sum = &received[..own_len];
+        numbers[own].copy_from_slice(sum);
+        for peer in self.peers() {
+            let received = bytemuck::cast_slice_mut(&mut numbers[part(peer)]);
+            self.swap(peer, Channel::Gradients, bytemuck::cast_slice(sum), received)?;
         }
-        numbers.truncate(n);
         Ok(())
     }
 
@@ -233,9 +239,8 @@ impl Ranks {
     /// Bytes of every rank, in the order of the ranks; they may differ in number.
     pub(crate) fn collect(&self, own: &[u8]) -> Result<Vec<Vec<u8>>, TrainError> {
         let started = Instant::now();
-        let lengths = self.gather(Channel::Network, &(own.len() as u64).to_le_bytes())?;
-        let lengths: Vec<usize> =
-            lengths.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes) as usize).collect();
+        let lengths = self.gather(Channel::Network, &[own.len() as u64])?;
+        let lengths: Vec<usize> = lengths.into_iter().map(|length| length as usize).collect();
         let longest = lengths.iter().copied().max().unwrap_or(0);
         let mut padded = own.to_vec();
         padded.resize(longest, 0);
@@ -265,25 +270,14 @@ impl Ranks {
     }
 
     /// The equally long parts of all ranks, joined in their order.
-    fn gather(&self, channel: Channel, own: &[u8]) -> candle_core::Result<Vec<u8>> {
+    fn gather<T: bytemuck::Pod>(&self, channel: Channel, own: &[T]) -> candle_core::Result<Vec<T>> {
         let length = own.len();
         let mut all = own.repeat(self.n_ranks);
         for peer in self.peers() {
-            self.swap(peer, channel, own, &mut all[peer * length..][..length])?;
+            let received = bytemuck::cast_slice_mut(&mut all[peer * length..][..length]);
+            self.swap(peer, channel, bytemuck::cast_slice(own), received)?;
         }
         Ok(all)
-    }
-
-    /// Sends each rank its part of `parts`, all equally long; returns what each sent here.
-    fn deal(&self, channel: Channel, parts: &[u8]) -> candle_core::Result<Vec<u8>> {
-        let length = parts.len() / self.n_ranks;
-        let mut received = parts.to_vec();
-        for peer in self.peers() {
-            let part = peer * length..(peer + 1) * length;
-            self.swap(peer, channel, &parts[part.clone()], &mut received[part])?;
-        }
-        // What was kept for itself stands in its place already.
-        Ok(received)
     }
 
     /// The other ranks, so ordered that in every round both of a pair mean each other.
@@ -317,15 +311,6 @@ impl Ranks {
     }
 }
 
-/// Numbers as bytes: one pass that the compiler turns into a copy.
-pub(crate) fn bytes_of<T: Copy, const N: usize>(numbers: &[T], to_bytes: impl Fn(T) -> [u8; N]) -> Vec<u8> {
-    let mut bytes = vec![0; N * numbers.len()];
-    for (bytes, number) in bytes.as_chunks_mut().0.iter_mut().zip(numbers) {
-        *bytes = to_bytes(*number);
-    }
-    bytes
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -354,7 +339,7 @@ pub(crate) mod tests {
                 let mut numbers = [own, 0.1 * own];
                 ranks.add_up(&mut numbers).unwrap();
                 let mut gradients: Vec<f32> = (0..7).map(|i| i as f32 * own as f32).collect();
-                ranks.add_up_gradients(&mut gradients).unwrap();
+                ranks.add_up_gradients(&mut gradients, &mut Vec::new()).unwrap();
                 (numbers, gradients)
             });
             let n: f64 = (1..=n_ranks).map(|n| n as f64).sum();

@@ -42,8 +42,7 @@ impl Best {
 }
 
 pub fn run() -> Result<(), Failure> {
-    let package = ["--package", "candle-train-ops", "--example", "step_bench"];
-    process::cargo(&[&["build", "--release", "--locked"], &package[..]].concat())?;
+    process::cargo(&["build", "--release", "--locked", "--workspace", "--example", "step_bench"])?;
     let own = std::env::current_exe().map_err(|err| Failure::new(err, "run through cargo xtask"))?;
     let ours = own.with_file_name("examples").join("step_bench");
     let bench = workspace_root().join("crates/candle-train-ops/bench");

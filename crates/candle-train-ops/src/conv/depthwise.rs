@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use super::{Geometry, OP, weight_gradient_by_parts};
 use crate::{
     activation::{BLOCK, Feature, GradientSlot, Kept, Order, preferred_order, token_gradient, token_storage},
+    backward,
     buffer::Buffer,
     element::{Element, with_values},
     kernels::{
@@ -15,7 +16,6 @@ use crate::{
         lanes::{self, Bounds},
         pooling::Planes,
     },
-    together,
 };
 
 /// Whether every channel has a window of its own.
@@ -202,8 +202,7 @@ impl<T: Element<Wide = T>> CustomOp2 for DepthwiseConv2d<T> {
                 Depthwise { geometry: *part, ..self.plan }.weight_gradient(x, dy)
             });
             let dw = Tensor::from_vec(dw, weight_oihw.shape(), &Device::Cpu)?;
-            together::report(weight_oihw, &dw)?;
-            gradients.1 = Some(dw);
+            gradients.1 = backward::offer(weight_oihw, dw)?;
         }
         if input_token.track_op() {
             let sum = self.input.gradient.take_sum();

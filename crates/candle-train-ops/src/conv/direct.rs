@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use crate::{
     activation::{BLOCK, Feature, GradientSlot, Kept, Order, reorder, token_gradient, token_storage},
+    backward,
     buffer::Buffer,
     conv::{
         Geometry, OP,
@@ -19,7 +20,6 @@ use crate::{
     },
     element::with_values,
     kernels::VectorWidth,
-    together,
 };
 
 /// Whether the direct kernels take a convolution: outputs of each group in whole
@@ -149,8 +149,7 @@ impl CustomOp2 for DirectConv2d {
                 weight_gradient(self.width, x, dy, part)
             });
             let dw = Tensor::from_vec(dw, weight_oihw.shape(), &Device::Cpu)?;
-            together::report(weight_oihw, &dw)?;
-            gradients.1 = Some(dw);
+            gradients.1 = backward::offer(weight_oihw, dw)?;
         }
         if input_token.track_op() {
             let dx = with_values(OP, weight_oihw, |weight| Ok(self.input_gradient(weight, &dy)))?;

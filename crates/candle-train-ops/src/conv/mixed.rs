@@ -18,11 +18,10 @@ use self::{
 use super::{Geometry, OP, weight_gradient_by_parts, write::Write};
 use crate::{
     activation::{BLOCK, Feature, GradientSlot, Kept, Order, token_gradient, token_storage},
-    arithmetic,
+    arithmetic, backward,
     buffer::Buffer,
     element::with_values,
     kernels::mixed::{self, Engine},
-    together,
 };
 
 /// The engine, if a convolution is to be done this way: asked for, one group, whole
@@ -148,8 +147,7 @@ impl CustomOp2 for MixedConv2d {
                 weight_gradient(self.engine, x, dy, part)
             });
             let dw = Tensor::from_vec(dw, weight_oihw.shape(), &Device::Cpu)?;
-            together::report(weight_oihw, &dw)?;
-            gradients.1 = Some(dw);
+            gradients.1 = backward::offer(weight_oihw, dw)?;
         }
         if input_token.track_op() {
             let dx = with_values(OP, weight_oihw, |weight| Ok(self.input_gradient(weight, &dy)))?;

@@ -12,7 +12,7 @@ use super::{
     memory::Numbers,
     norm,
 };
-use crate::{Act, Conv2dSpec, OpError, RunningStats, conv::Geometry, together};
+use crate::{Act, Conv2dSpec, OpError, RunningStats, backward, conv::Geometry};
 
 const OP: &str = "conv2d";
 
@@ -102,8 +102,7 @@ impl CustomOp2 for Conv2d {
             let (inputs, taps, pairs) = weight_extents(weight_oihw)?;
             let (config, from) = (context.elementwise(pairs), packed.address());
             launch!(context, "unpack_weight", kind.suffix(), config, from, to, inputs, taps, pairs as i64);
-            together::report(weight_oihw, &gradient)?;
-            weight_gradient = Some(gradient);
+            weight_gradient = backward::offer(weight_oihw, gradient)?;
         }
         let mut input_gradient = None;
         if input_token.track_op() {
