@@ -12,6 +12,8 @@ pub(crate) mod outer;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod placing;
 pub(crate) mod pooling;
+#[cfg(test)]
+mod tests;
 mod vector;
 pub(crate) mod winograd;
 

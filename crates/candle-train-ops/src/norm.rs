@@ -1,7 +1,10 @@
 //! Batch normalisation fused with a residual addition and an activation function.
 
+mod channels;
+mod running;
+
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Shape, Tensor, WithDType};
 use rayon::prelude::*;
@@ -11,164 +14,17 @@ use crate::{
     activation::{BLOCK, Dims, Feature, GradientSlot, Kept, Repr, token_gradient, token_storage},
     buffer::Buffer,
     element::{Element, check_kind, check_shape, with_values},
-    kernels::lanes::{self, Bounds, Lanes},
+    kernels::lanes::{self, Bounds},
     together,
 };
 
+#[cfg(feature = "cuda")]
+pub(crate) use running::MOMENTUM;
+pub use running::RunningStats;
+
+use channels::{Channels, Statistics};
+
 const OP: &str = "batch_norm";
-
-/// Added to the variance before its square root unless told otherwise, as PyTorch.
-const EPSILON: f64 = 1e-5;
-
-/// Weight of the new batch in the running statistics, as PyTorch.
-pub(crate) const MOMENTUM: f64 = 0.1;
-
-/// Running mean and unbiased variance per channel, `[C]` f32; updated by every
-/// training pass, used by evaluation, saved with the model. Clones share them.
-#[derive(Clone, Debug)]
-pub struct RunningStats(Arc<Mutex<Moments>>);
-
-#[derive(Clone, Debug)]
-struct Moments {
-    mean: Vec<f32>,
-    var: Vec<f32>,
-    /// Added to every variance before its square root.
-    epsilon: f64,
-    /// Joins the statistics of a batch whose parts lie in several processes.
-    sum: Option<BatchSum>,
-    /// Mean and variance while a GPU has them; those above are then out of date.
-    #[cfg(feature = "cuda")]
-    on_gpu: Option<(Tensor, Tensor)>,
-}
-
-impl RunningStats {
-    /// Mean 0 and variance 1 in every channel.
-    pub fn new(channels: usize) -> Self {
-        Self::with_epsilon(channels, EPSILON)
-    }
-
-    /// As [`new`](Self::new); normalisation with these statistics adds `epsilon`
-    /// to the variance and not 1e-5. TensorFlow's networks use 1e-3.
-    pub fn with_epsilon(channels: usize, epsilon: f64) -> Self {
-        Self(Arc::new(Mutex::new(Moments {
-            mean: vec![0.0; channels],
-            var: vec![1.0; channels],
-            epsilon,
-            sum: None,
-            #[cfg(feature = "cuda")]
-            on_gpu: None,
-        })))
-    }
-
-    /// What is added to the variance.
-    pub(crate) fn epsilon(&self) -> f64 {
-        self.lock().epsilon
-    }
-
-    /// From now on every training pass takes mean and variance over the batches of
-    /// all processes that `sum` joins, forwards and backwards; the gradients of scale and
-    /// shift then arrive whole in every one of them. Each process must hold the same
-    /// running statistics.
-    pub fn join(&self, sum: BatchSum) {
-        self.lock().sum = Some(sum);
-    }
-
-    /// Number of channels.
-    pub fn channels(&self) -> usize {
-        self.lock().mean.len()
-    }
-
-    /// Mean per channel.
-    ///
-    /// # Errors
-    /// A GPU that holds it and cannot be asked.
-    pub fn mean(&self) -> Result<Vec<f32>> {
-        Ok(self.on_host()?.mean.clone())
-    }
-
-    /// Unbiased variance per channel.
-    ///
-    /// # Errors
-    /// As [`mean`](Self::mean).
-    pub fn var(&self) -> Result<Vec<f32>> {
-        Ok(self.on_host()?.var.clone())
-    }
-
-    /// Replaces both, when a model is loaded.
-    ///
-    /// # Errors
-    /// Another number of channels than at construction.
-    pub fn set(&self, mean: Vec<f32>, var: Vec<f32>) -> Result<()> {
-        let mut moments = self.lock();
-        let channels = moments.mean.len();
-        for (argument, values) in [("mean", &mean), ("var", &var)] {
-            if values.len() != channels {
-                return Err(OpError::Shape {
-                    op: "RunningStats::set",
-                    argument,
-                    got: vec![values.len()],
-                    expected: format!("[{channels}]"),
-                }
-                .into());
-            }
-        }
-        (moments.mean, moments.var) = (mean, var);
-        #[cfg(feature = "cuda")]
-        {
-            moments.on_gpu = None;
-        }
-        Ok(())
-    }
-
-    /// Copies of both as tensors `[C]` in f32, on the GPU if one holds them and else on the CPU.
-    ///
-    /// # Errors
-    /// A GPU that holds them and cannot be asked.
-    pub fn to_tensors(&self) -> Result<(Tensor, Tensor)> {
-        let moments = self.lock();
-        #[cfg(feature = "cuda")]
-        if let Some((mean, var)) = &moments.on_gpu {
-            return Ok((mean.copy()?, var.copy()?));
-        }
-        let tensor = |values: &[f32]| Tensor::from_slice(values, values.len(), &Device::Cpu);
-        Ok((tensor(&moments.mean)?, tensor(&moments.var)?))
-    }
-
-    /// The moments as they are now, copied from a GPU if one holds them.
-    fn on_host(&self) -> Result<MutexGuard<'_, Moments>> {
-        #[cfg_attr(not(feature = "cuda"), expect(unused_mut, reason = "a GPU may hold them"))]
-        let mut moments = self.lock();
-        #[cfg(feature = "cuda")]
-        if let Some((mean, var)) = &moments.on_gpu {
-            let both = (mean.to_vec1()?, var.to_vec1()?);
-            (moments.mean, moments.var) = both;
-        }
-        Ok(moments)
-    }
-
-    /// Mean and variance on a GPU, whose kernels may move them from now on.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn on_gpu(&self, device: &Device) -> Result<(Tensor, Tensor)> {
-        let held = self.lock().on_gpu.clone();
-        if let Some(both) = held.filter(|(mean, _)| mean.device().same_device(device)) {
-            return Ok(both);
-        }
-        let mut moments = self.on_host()?;
-        let tensor = |values: &[f32]| Tensor::from_slice(values, values.len(), device);
-        let both = (tensor(&moments.mean)?, tensor(&moments.var)?);
-        moments.on_gpu = Some(both.clone());
-        Ok(both)
-    }
-
-    /// What joins the processes, where the batch lies in several.
-    pub(crate) fn sum(&self) -> Option<BatchSum> {
-        self.lock().sum.clone()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Moments> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// Activation function applied after the normalisation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -333,171 +189,6 @@ fn feature<T: Element>(
             },
         )
     })
-}
-
-/// What the normalisation subtracts and divides by, per channel.
-struct Statistics {
-    mean: Vec<f64>,
-    /// Biased variance.
-    var: Vec<f64>,
-    /// Added to it.
-    epsilon: f64,
-}
-
-impl Statistics {
-    fn from_running(stats: &RunningStats) -> Result<Self> {
-        let moments = stats.on_host()?;
-        Ok(Self {
-            mean: moments.mean.iter().map(|mean| f64::from(*mean)).collect(),
-            var: moments.var.iter().map(|var| f64::from(*var)).collect(),
-            epsilon: moments.epsilon,
-        })
-    }
-
-    fn inverse_deviation(&self, channel: usize) -> f64 {
-        1.0 / (self.var[channel] + self.epsilon).sqrt()
-    }
-}
-
-impl RunningStats {
-    fn update(&self, batch: &Statistics, values_per_channel: f64) -> Result<()> {
-        let unbias = values_per_channel / (values_per_channel - 1.0);
-        let mut moments = self.on_host()?;
-        let blend = |old: f32, new: f64| ((1.0 - MOMENTUM) * f64::from(old) + MOMENTUM * new) as f32;
-        for (running, mean) in moments.mean.iter_mut().zip(&batch.mean) {
-            *running = blend(*running, *mean);
-        }
-        for (running, var) in moments.var.iter_mut().zip(&batch.var) {
-            *running = blend(*running, *var * unbias);
-        }
-        #[cfg(feature = "cuda")]
-        {
-            moments.on_gpu = None;
-        }
-        Ok(())
-    }
-}
-
-/// Walks an activation by groups of channels that lie side by side.
-#[derive(Clone, Copy)]
-struct Channels {
-    dims: Dims,
-    block: usize,
-}
-
-impl Channels {
-    fn n_groups(self) -> usize {
-        self.dims.c / self.block
-    }
-
-    fn plane_len(self) -> usize {
-        self.dims.h * self.dims.w * self.block
-    }
-
-    /// The planes of one channel group, image by image.
-    fn planes<T>(self, values: &[T], group: usize) -> impl Iterator<Item = &[T]> {
-        values.chunks_exact(self.plane_len()).skip(group).step_by(self.n_groups())
-    }
-
-    /// Spreads per-channel numbers of one group over the lanes.
-    fn lanes<T: Element>(self, group: usize, value: impl Fn(usize) -> f64) -> Lanes<T> {
-        std::array::from_fn(|lane| T::from_f64(value(group * self.block + lane % self.block)))
-    }
-
-    /// Adds up the lanes that belong to one channel.
-    fn fold(self, sums: Lanes<f64>) -> Lanes<f64> {
-        let mut folded = [0.0; BLOCK];
-        for (lane, sum) in sums.into_iter().enumerate() {
-            folded[lane % self.block] += sum;
-        }
-        folded
-    }
-
-    fn batch_statistics<T: Element>(self, x: &[T], epsilon: f64) -> Statistics {
-        let count = (self.dims.count() / self.dims.c) as f64;
-        let mut moments = vec![(0.0, 0.0); self.dims.c];
-        moments.par_chunks_mut(self.block).enumerate().for_each(|(group, moments)| {
-            // Sums of squares around a value of the channel itself lose no
-            // digits when its mean is far from 0.
-            let first = group * self.plane_len();
-            let shift: Lanes<T::Wide> = std::array::from_fn(|lane| x[first + lane % self.block].widen());
-            let (mut sum, mut sum_of_squares) = ([0.0; BLOCK], [0.0; BLOCK]);
-            for plane in self.planes(x, group) {
-                lanes::moments(plane, &shift, &mut sum, &mut sum_of_squares);
-            }
-            let (sum, sum_of_squares) = (self.fold(sum), self.fold(sum_of_squares));
-            for (lane, moments) in moments.iter_mut().enumerate() {
-                let mean = sum[lane] / count;
-                let var = (sum_of_squares[lane] / count - mean * mean).max(0.0);
-                *moments = (shift[lane].to_f64() + mean, var);
-            }
-        });
-        let (mean, var) = moments.into_iter().unzip();
-        Statistics { mean, var, epsilon }
-    }
-
-    /// The statistics of the whole batch and its number of values per channel, where it
-    /// lies in several parts or processes.
-    fn joint_statistics<T: Element>(
-        self,
-        x: &[T],
-        stats: &RunningStats,
-        sum: Option<&BatchSum>,
-    ) -> Result<(Statistics, f64)> {
-        let n = self.dims.n;
-        if sum.is_none() && together::batch_parts() == 1 {
-            let count = (self.dims.count() / self.dims.c) as f64;
-            return Ok((self.batch_statistics(x, stats.epsilon()), count));
-        }
-        // Sums of squares around a mean that all parts agree on: the running one is near
-        // enough that they lose no digits that matter.
-        let centre = stats.mean()?;
-        let mut sums = vec![0.0; 1 + 2 * self.dims.c];
-        for images in together::parts_of(n) {
-            let part = Self { dims: Dims { n: images.len(), ..self.dims }, ..self };
-            let statistics = part.batch_statistics(&x[together::of_images(x, n, &images)], stats.epsilon());
-            let count = (part.dims.count() / part.dims.c) as f64;
-            sums[0] += count;
-            let moments = statistics.mean.iter().zip(&statistics.var).zip(&centre);
-            for (sums, ((mean, var), centre)) in sums[1..].chunks_exact_mut(2).zip(moments) {
-                let apart = mean - f64::from(*centre);
-                sums[0] += count * apart;
-                sums[1] += count * (var + apart * apart);
-            }
-        }
-        if let Some(sum) = sum {
-            sum.add_up(&mut sums)?;
-        }
-        let count = sums[0];
-        let moments = sums[1..].chunks_exact(2).zip(&centre).map(|(sums, centre)| {
-            let apart = sums[0] / count;
-            (f64::from(*centre) + apart, (sums[1] / count - apart * apart).max(0.0))
-        });
-        let (mean, var) = moments.unzip();
-        Ok((Statistics { mean, var, epsilon: stats.epsilon() }, count))
-    }
-
-    fn normalise<T: Element>(
-        self,
-        x: &[T],
-        residual: Option<&[T]>,
-        affine: &[T::Wide],
-        statistics: &Statistics,
-        act: Act,
-    ) -> Buffer<T> {
-        let (gamma, beta) = affine.split_at(self.dims.c);
-        let plane_len = self.plane_len();
-        let scale = |c: usize| gamma[c].to_f64() * statistics.inverse_deviation(c);
-        let offset = |c: usize| beta[c].to_f64() - statistics.mean[c] * scale(c);
-        let mut y = Buffer::unspecified(x.len());
-        y.par_chunks_mut(plane_len).zip(x.par_chunks(plane_len)).enumerate().for_each(|(index, (y, x))| {
-            let group = index % self.n_groups();
-            let residual = residual.map_or(&[][..], |r| &r[index * plane_len..][..plane_len]);
-            let (scale, offset) = (self.lanes(group, scale), self.lanes(group, offset));
-            lanes::normalise(y, x, residual, &scale, &offset, act.bounds());
-        });
-        y
-    }
 }
 
 type Clamped<T> = (Arc<Buffer<T>>, Bounds<<T as Element>::Wide>);

@@ -1,5 +1,8 @@
 //! HU to the stored picture: window, crop to a square in millimetres, resize.
 
+use std::cell::Cell;
+use std::rc::Rc;
+
 use diag_data::units::{HuWindow, Spacing};
 use pulp::{Arch, NullaryFnOnce};
 
@@ -81,13 +84,47 @@ fn resized<T: Copy + Into<f32>, U>(
     if !is_sound {
         return Err(ResizeError { rows, cols });
     }
-    let size = size as usize;
-    let downwards = taps(region.top, height, rows, size);
-    let across = Stripe::across(&taps(region.left, width, cols, size));
-    Ok(Arch::new().dispatch(Resize { values, cols, size, downwards, across, finish }))
+    let filter = Filter::of(Extent { region, rows, cols, size: size as usize });
+    Ok(Arch::new().dispatch(Resize { values, cols, filter: &filter, finish }))
+}
+
+/// What a filter follows from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Extent {
+    region: Region,
+    rows: usize,
+    cols: usize,
+    size: usize,
+}
+
+/// How source pixels make up the pixels of a picture. The slices of a stack share one.
+#[derive(Debug)]
+struct Filter {
+    extent: Extent,
+    downwards: Vec<Taps>,
+    across: Vec<Stripe>,
+}
+
+impl Filter {
+    /// The latest of this thread, where that is the wanted one.
+    fn of(extent: Extent) -> Rc<Self> {
+        thread_local! {
+            /// To make one anew costs half as much as to apply it.
+            static LATEST: Cell<Option<Rc<Filter>>> = const { Cell::new(None) };
+        }
+        let filter = LATEST.take().filter(|latest| latest.extent == extent).unwrap_or_else(|| {
+            let Extent { region, rows, cols, size } = extent;
+            let downwards = taps(region.top, region.bottom - region.top, rows, size);
+            let across = Stripe::across(&taps(region.left, region.right - region.left, cols, size));
+            Rc::new(Self { extent, downwards, across })
+        });
+        LATEST.set(Some(Rc::clone(&filter)));
+        filter
+    }
 }
 
 /// The source pixels of one line that make one pixel: the first one, and the weight of each.
+#[derive(Debug)]
 struct Taps {
     first: usize,
     weights: Vec<f32>,
@@ -117,6 +154,7 @@ const AT_ONCE: usize = 4;
 
 /// The taps of [`STRIPE`] neighbouring pixels: for each source pixel from the first on, its
 /// weight in each of them. Most are 0, and all of them at once still cost less than one by one.
+#[derive(Debug)]
 struct Stripe {
     first: usize,
     weights: Vec<[f32; STRIPE]>,
@@ -145,9 +183,7 @@ impl Stripe {
 struct Resize<'a, T, F> {
     values: &'a [T],
     cols: usize,
-    size: usize,
-    downwards: Vec<Taps>,
-    across: Vec<Stripe>,
+    filter: &'a Filter,
     finish: F,
 }
 
@@ -156,7 +192,9 @@ impl<T: Copy + Into<f32>, U, F: Fn(f32) -> U> NullaryFnOnce for Resize<'_, T, F>
 
     #[inline(always)]
     fn call(self) -> Vec<U> {
-        let Self { values, cols, size, downwards, across, finish } = self;
+        let Self { values, cols, filter, finish } = self;
+        let Filter { downwards, across, .. } = filter;
+        let size = filter.extent.size;
         let mut picture = Vec::with_capacity(size * size);
         let mut rows = vec![0.0f32; AT_ONCE * cols];
         let mut lines = vec![[0.0f32; STRIPE]; AT_ONCE * across.len()];
@@ -164,7 +202,7 @@ impl<T: Copy + Into<f32>, U, F: Fn(f32) -> U> NullaryFnOnce for Resize<'_, T, F>
             for (taps, row) in some.iter().zip(rows.chunks_exact_mut(cols)) {
                 reduce_rows(&values[taps.first * cols..], &taps.weights, row);
             }
-            reduce_columns(&rows, cols, &across, &mut lines);
+            reduce_columns(&rows, cols, across, &mut lines);
             for line in lines.chunks_exact(across.len()).take(some.len()) {
                 picture.extend(line.as_flattened()[..size].iter().map(|sum| finish(*sum)));
             }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
+use bytes::Bytes;
 use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::basic::Compression;
@@ -83,7 +84,8 @@ impl Piece {
     /// All rows, in the schema of the shards.
     pub(super) fn rows(&self, schema: &Arc<Schema>) -> Result<RecordBatch, DataError> {
         let wrong = |err: &dyn std::fmt::Display| DataError::malformed(&self.path, err);
-        let file = std::fs::File::open(&self.path).map_err(DataError::io("read", &self.path))?;
+        // At once: a reader of the file itself asks the system for every page several times.
+        let file = Bytes::from(files::read(&self.path)?);
         // The file does not repeat the schema, which all pieces share.
         let options = ArrowReaderOptions::new().with_schema(schema.clone());
         let mut batches = ParquetRecordBatchReaderBuilder::try_new_with_options(file, options)
