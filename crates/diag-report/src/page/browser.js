@@ -119,9 +119,12 @@ function heatMaps(viewer, side, overlay, maps, labels, make) {
     }
     const [, , , probability, peak, png] = entry;
     const empty = Number(peak) === 0;
-    words.textContent = empty
-      ? `Nothing in this slice spoke for ${labels[explained.value]} in this head.`
-      : `Evidence for ${labels[explained.value]} (probability ${probability} by this head); peak ${peak}. Line: half of the peak.`;
+    const looked = `${labels[explained.value]} (probability ${probability} by this head)`;
+    // What two places show does not go when one of them is covered.
+    const nothing = method.value === "Occlusion"
+      ? `Covering no single place lowered ${looked}: none speaks for it, or more than one does.`
+      : `Nothing in this slice spoke for ${looked}.`;
+    words.textContent = empty ? nothing : `Evidence for ${looked}; peak ${peak}. Line: half of the peak.`;
     if (!on.checked || empty || !pictured) return;
     const values = await finer(png);
     if (mine !== turn) return;

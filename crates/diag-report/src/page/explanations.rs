@@ -132,7 +132,7 @@ fn sanity(numbers: &ExplanationNumbers) -> Markup {
             table {
                 caption {
                     "Rank correlation of each map with the same map of a network with random weights (Adebayo et al., NeurIPS 2018). Near 0: the map shows what was learnt. Far from 0, either way: it shows the picture's edges, whatever was learnt. "
-                    "Unit: case; all slices that have maps. Empty: maps in which nothing spoke for the class."
+                    "Unit: case; all slices that have maps. Empty: maps in which nothing spoke for the class, or, under occlusion, no single place."
                 }
                 thead { tr { th { "Head" } th { "Map" } th.n { "Maps" } th.n { "Empty" } th.n { "Rank correlation" } } }
                 tbody {
