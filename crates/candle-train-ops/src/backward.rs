@@ -18,7 +18,11 @@ thread_local! {
 ///
 /// The gradient is that of one use of the weight. What `taker` hands back goes to the gradient
 /// store as ever; what it keeps does not, and costs none of the additions that candle makes
-/// there. Convolutions hold nearly all of a network's weights; other gradients are not offered.
+/// there. Convolutions hold nearly all of a network's weights; other gradients are not offered,
+/// nor those of weights that are computed from variables: candle needs them to go on.
+///
+/// A taker inside another one's pass takes its place until it is done. Passes that a taker
+/// itself runs are offered to nobody.
 ///
 /// # Errors
 /// An error of the taker makes the backward pass fail.
@@ -26,24 +30,28 @@ pub fn take_weight_gradients<T>(
     taker: impl FnMut(&Tensor, Tensor) -> Result<Option<Tensor>> + 'static,
     backward: impl FnOnce() -> T,
 ) -> T {
-    /// Sends the taker away again, whatever happens in between.
-    struct Taking;
+    /// Brings back who took before, whatever happens in between.
+    struct Taking(Option<Taker>);
     impl Drop for Taking {
         fn drop(&mut self) {
-            TAKER.with_borrow_mut(|slot| *slot = None);
+            TAKER.set(self.0.take());
         }
     }
-    TAKER.with_borrow_mut(|slot| *slot = Some(Box::new(taker)));
-    let _taking = Taking;
+    let _taking = Taking(TAKER.replace(Some(Box::new(taker))));
     backward()
 }
 
 /// The gradients that `loss.backward()` gives, sooner: candle adds every gradient to zeros,
 /// which for the weights of convolutions means to write and read all of them twice more.
 ///
+/// Within [`take_weight_gradients`] it leaves them to that taker.
+///
 /// # Errors
 /// As `loss.backward()`.
 pub fn backward(loss: &Tensor) -> Result<GradStore> {
+    if TAKER.with_borrow(Option::is_some) {
+        return loss.backward();
+    }
     let taken: Rc<RefCell<HashMap<TensorId, (Tensor, Tensor)>>> = Rc::default();
     let kept = Rc::clone(&taken);
     let taker = move |weight: &Tensor, gradient: Tensor| {
@@ -71,10 +79,14 @@ pub fn backward(loss: &Tensor) -> Result<GradStore> {
 /// Offers a finished weight gradient to whoever takes them in this pass; returns what is left
 /// for the gradient store.
 pub(crate) fn offer(weight: &Tensor, gradient: Tensor) -> Result<Option<Tensor>> {
-    TAKER.with_borrow_mut(|slot| match slot {
-        Some(taker) => taker(weight, gradient),
-        None => Ok(Some(gradient)),
-    })
+    let taker = if weight.is_variable() { TAKER.take() } else { None };
+    let Some(mut taker) = taker else {
+        return Ok(Some(gradient));
+    };
+    // Nothing is borrowed meanwhile: the taker may run passes of its own.
+    let left = taker(weight, gradient);
+    TAKER.set(Some(taker));
+    left
 }
 
 #[cfg(test)]
@@ -92,16 +104,19 @@ mod tests {
     #[test]
     fn gradients_are_those_of_candle_however_a_weight_is_used() {
         let spec = Conv2dSpec { padding: 1, ..Conv2dSpec::default() };
-        let (image, once, twice) = (var(&[2, 4, 5, 5], 1), var(&[4, 4, 3, 3], 2), var(&[4, 4, 3, 3], 3));
+        let image = var(&[2, 4, 5, 5], 1);
+        let [once, twice, doubled] = [2, 3, 4].map(|seed| var(&[4, 4, 3, 3], seed));
         let loss = || {
             let x = Activation::from_nchw(&image).unwrap();
+            let computed = (doubled.as_tensor() * 2.0).unwrap();
+            let x = conv2d(&x, &computed, spec).unwrap();
             let x = conv2d(&conv2d(&x, &once, spec).unwrap(), &twice, spec).unwrap();
             let y = conv2d(&x, &twice, spec).unwrap().to_nchw().unwrap();
             // What is no convolution uses a weight too.
             (y.sqr().unwrap().sum_all().unwrap() + once.sqr().unwrap().sum_all().unwrap()).unwrap()
         };
         let (got, want) = (backward(&loss()).unwrap(), loss().backward().unwrap());
-        for var in [&image, &once, &twice] {
+        for var in [&image, &once, &twice, &doubled] {
             let flat =
                 |store: &GradStore| store.get(var).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
             assert_eq!(flat(&got), flat(&want));
@@ -115,6 +130,16 @@ mod tests {
         let y = conv2d(&x, &weight, Conv2dSpec::default()).unwrap().to_nchw().unwrap();
         let taken = take_weight_gradients(|_, _| Ok(None), || y.sum_all().unwrap().backward()).unwrap();
         assert!(taken.get(&weight).is_none() && taken.get(&image).is_some());
+        let loss = || y.sum_all().unwrap();
+        // The taker of the pass keeps it, whichever way that is run, and comes back afterwards.
+        let taken = take_weight_gradients(
+            |_, _| Ok(None),
+            || {
+                take_weight_gradients(|_, _| Ok(None), || loss().backward()).unwrap();
+                backward(&loss())
+            },
+        );
+        assert!(taken.unwrap().get(&weight).is_none());
         let failed =
             take_weight_gradients(|_, _| candle_core::bail!("no room"), || y.sum_all().unwrap().backward());
         assert!(failed.unwrap_err().to_string().contains("no room"));

@@ -186,27 +186,31 @@ impl fmt::Debug for BatchSum {
 
 /// The images of each part of a batch of `n`; none is empty.
 pub(crate) fn parts_of(n: usize) -> impl Iterator<Item = Range<usize>> {
+    all_parts_of(n).filter(|part| !part.is_empty())
+}
+
+fn all_parts_of(n: usize) -> impl Iterator<Item = Range<usize>> {
     let n_parts = batch_parts();
-    let parts = (0..n_parts).map(move |part| n * part / n_parts..n * (part + 1) / n_parts);
-    parts.filter(|part| !part.is_empty())
+    (0..n_parts).map(move |part| n * part / n_parts..n * (part + 1) / n_parts)
 }
 
 /// What `sum_over` makes of each part of a batch of `n` images, added up as pairs, then
 /// pairs of pairs: processes that hold neighbouring parts add theirs in the same way.
 pub(crate) fn sum_of_parts<T: Element>(n: usize, sum_over: impl Fn(Range<usize>) -> Vec<T>) -> Vec<T> {
-    let mut sums: Vec<Vec<T>> = parts_of(n).map(sum_over).collect();
+    // An empty part keeps its place: its process takes part too.
+    let sum_of = |part: Range<usize>| if part.is_empty() { None } else { Some(sum_over(part)) };
+    let mut sums: Vec<Option<Vec<T>>> = all_parts_of(n).map(sum_of).collect();
     while sums.len() > 1 {
-        let mut pairs = Vec::with_capacity(sums.len().div_ceil(2));
-        let mut left = sums.into_iter();
-        while let Some(mut sum) = left.next() {
-            if let Some(other) = left.next() {
-                lanes::add_assign(&mut sum, &other);
+        let pair = |pair: &mut [Option<Vec<T>>]| match pair {
+            [Some(sum), Some(other)] => {
+                lanes::add_assign(sum, other);
+                Some(std::mem::take(sum))
             }
-            pairs.push(sum);
-        }
-        sums = pairs;
+            _ => pair.iter_mut().find_map(Option::take),
+        };
+        sums = sums.chunks_mut(2).map(pair).collect();
     }
-    sums.pop().unwrap_or_default()
+    sums.pop().flatten().unwrap_or_default()
 }
 
 /// The values of some images, where all images have equally many.

@@ -99,7 +99,7 @@ pub struct Heatmap {
     /// Row-major, 0: no evidence for the class, 255: the map's own highest.
     pub values: Vec<u8>,
     /// What 255 stands for: logits (Grad-CAM, per unit of area) or probability
-    /// (occlusion); 0 when nothing spoke for the class.
+    /// (occlusion); 0 when nothing spoke for the class, or, under occlusion, no single place.
     pub peak: f32,
     /// Probability of the class by this head; absent for a reference.
     pub probability: Option<f32>,

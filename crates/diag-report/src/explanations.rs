@@ -45,7 +45,7 @@ pub struct MapNumbers {
     pub reference: bool,
     /// Maps made.
     pub n_maps: usize,
-    /// Maps in which nothing spoke for the class.
+    /// Maps in which nothing spoke for the class, or, under occlusion, no single place.
     pub n_empty: usize,
     /// Slices held against a known lesion.
     pub n_slices: usize,

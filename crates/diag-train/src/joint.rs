@@ -114,9 +114,7 @@ impl Joint {
         let mut gradients = take_weight_gradients(taker, || (total * share)?.backward())?;
         let mut filling = filling.borrow_mut();
         for (place, var) in self.vars.iter().enumerate() {
-            if let Some(gradient) = gradients.get(var)
-                && !filling.given[place]
-            {
+            if let Some(gradient) = gradients.get(var) {
                 // A copy: what candle holds may be the gradient of something else too.
                 filling.add(place, gradient.force_contiguous()?)?;
             }
@@ -161,7 +159,7 @@ struct Filling {
 impl Filling {
     fn add(&mut self, place: usize, gradient: Tensor) -> Result<()> {
         if std::mem::replace(&mut self.given[place], true) {
-            candle_core::bail!("a convolution's weight is used twice; its gradient cannot be sent ahead");
+            candle_core::bail!("the weight of a convolution is used twice: its gradient was sent ahead");
         }
         if self.counts_nothing {
             gradient.zero_set()?;

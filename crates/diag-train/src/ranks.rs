@@ -353,6 +353,34 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn gradients_are_added_as_pairs_and_pairs_of_pairs() {
+        // Thirds round in every sum, so that another order would show.
+        let of = |rank: usize, i: usize| (1.0 + (rank * 13 + i * 7) as f32) / 3.0;
+        for n_ranks in [2, 3, 4, 5, 7] {
+            for n in [2, 23] {
+                let sums = on_ranks(n_ranks, move |ranks| {
+                    let mut numbers: Vec<f32> = (0..n).map(|i| of(ranks.rank(), i)).collect();
+                    ranks.add_up_gradients(&mut numbers, &mut Vec::new()).unwrap();
+                    numbers
+                });
+                let want: Vec<f32> = (0..n)
+                    .map(|i| {
+                        let mut sums: Vec<f32> = (0..n_ranks).map(|rank| of(rank, i)).collect();
+                        while sums.len() > 1 {
+                            sums = sums
+                                .chunks(2)
+                                .map(|pair| pair.iter().copied().reduce(|a, b| a + b).unwrap())
+                                .collect();
+                        }
+                        sums[0]
+                    })
+                    .collect();
+                assert!(sums.iter().all(|sums| *sums == want), "{n_ranks} ranks, {n} numbers");
+            }
+        }
+    }
+
+    #[test]
     fn ranks_exchange_bytes_of_any_number() {
         for n_ranks in [1, 2, 3, 4] {
             let received = on_ranks(n_ranks, |ranks| {

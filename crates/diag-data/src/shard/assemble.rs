@@ -43,7 +43,7 @@ pub(super) fn write(
     // What is said of the cases is written: the encoder needs its room.
     drop((cases, outcome.cases, outcome.flow));
     let plans: Vec<FilePlan<'_>> = Split::ALL.into_iter().flat_map(|split| plan(split, pieces)).collect();
-    // Each worker holds one case and one row group at a time.
+    // Each worker holds one case, twice while it is read, and one row group at a time.
     let written: Vec<Result<ShardFile, DataError>> =
         plans.par_iter().map(|plan| encode(root, job, schema, plan)).collect();
     manifest.files = written.into_iter().collect::<Result<_, _>>()?;

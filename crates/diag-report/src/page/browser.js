@@ -122,7 +122,7 @@ function heatMaps(viewer, side, overlay, maps, labels, make) {
     const looked = `${labels[explained.value]} (probability ${probability} by this head)`;
     // What two places show does not go when one of them is covered.
     const nothing = method.value === "Occlusion"
-      ? `Covering no single place lowered ${looked}: none speaks for it, or more than one does.`
+      ? `Covering no single place lowered ${looked} by 0.0005 or more: none speaks for it, or several do.`
       : `Nothing in this slice spoke for ${looked}.`;
     words.textContent = empty ? nothing : `Evidence for ${looked}; peak ${peak}. Line: half of the peak.`;
     if (!on.checked || empty || !pictured) return;
