@@ -128,6 +128,28 @@ fn two_processes_get_the_bits_of_one_in_two_parts() {
 }
 
 #[test]
+fn an_empty_part_keeps_its_place_among_the_pairs() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    // The weight's gradient of some rows of three.
+    let gradient = |rows: std::ops::Range<usize>| -> Vec<f32> {
+        let weight = Var::from_tensor(&numbers(&[5, 7], 1)).unwrap();
+        let of = |shape: &[usize], seed| numbers(shape, seed).narrow(0, rows.start, rows.len()).unwrap();
+        let y = linear(&of(&[3, 7], 2), &weight, &numbers(&[5], 3)).unwrap();
+        let loss = (y * of(&[3, 5], 4)).unwrap().sum_all().unwrap();
+        loss.backward().unwrap().get(&weight).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    };
+    let [a, b, c] = [0..1, 1..2, 2..3].map(gradient);
+    // Of four processes the first has no row: (nothing + a) + (b + c).
+    let want: Vec<f32> = a.iter().zip(&b).zip(&c).map(|((a, b), c)| a + (b + c)).collect();
+    let in_turn: Vec<f32> = a.iter().zip(&b).zip(&c).map(|((a, b), c)| (a + b) + c).collect();
+    assert_ne!(want, in_turn, "these numbers do not tell one order from another");
+    set_batch_parts(4);
+    let got = gradient(0..3);
+    set_batch_parts(1);
+    assert_eq!(got, want);
+}
+
+#[test]
 fn a_process_that_is_left_out_counts_nothing() {
     let [a, b] = sums();
     b.leave_out(true);
