@@ -1,14 +1,22 @@
 //! What must not drift: the memory of a long run, and the bits of a whole training
 //! step on any number of threads.
 
+use std::sync::{Mutex, PoisonError};
+
 use candle_core::{Device, Result, Tensor};
-use candle_train_ops::optim::{AdamW, AdamWParams};
+use candle_train_ops::{
+    backward,
+    optim::{AdamW, AdamWParams},
+};
 
 use resnet18::{CLASSES, Params, ResNet18, cross_entropy};
 
 #[path = "../examples/support/resnet18.rs"]
 #[expect(dead_code, reason = "only training is tested here")]
 mod resnet18;
+
+/// Memory is that of the process: one test at a time.
+static ALONE: Mutex<()> = Mutex::new(());
 
 /// Trains for some steps and returns all weights; `after` sees every step's number.
 fn train(size: usize, n_steps: usize, mut after: impl FnMut(usize)) -> Result<Vec<Vec<f32>>> {
@@ -22,7 +30,7 @@ fn train(size: usize, n_steps: usize, mut after: impl FnMut(usize)) -> Result<Ve
     let label_n = Tensor::from_vec(labels, BATCH, &Device::Cpu)?;
     for step in 1..=n_steps {
         let loss = cross_entropy(&net.forward(&image_nchw)?, &label_n)?;
-        optimiser.step(&loss.backward()?, 1e-4)?;
+        optimiser.step(&backward(&loss)?, 1e-4)?;
         after(step);
     }
     vars.iter().map(|(_, var)| var.flatten_all()?.to_vec1()).collect()
@@ -30,6 +38,7 @@ fn train(size: usize, n_steps: usize, mut after: impl FnMut(usize)) -> Result<Ve
 
 #[test]
 fn whole_steps_have_the_same_bits_on_any_number_of_threads() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let on_threads = |n_threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().unwrap();
         pool.install(|| train(64, 3, |_| ())).unwrap()
@@ -51,6 +60,7 @@ fn resident_kib() -> Option<f64> {
 #[track_caller]
 #[expect(clippy::print_stderr, reason = "a check that is left out says so")]
 fn check_memory(n_steps: usize) {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut resident = vec![];
     train(32, n_steps, |step| {
         if step == 10 || step == n_steps {
