@@ -4,13 +4,14 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
-use crate::{Failure, process, workspace_root};
+use crate::{Failure, emulator, process};
 
 /// The other architecture that has vector kernels.
 const ARM: &str = "aarch64-unknown-linux-gnu";
 
-/// The step that compiles for GPUs.
-const CUDA: &str = "types of the CUDA code";
+/// In tests, and only there, a failure may panic.
+pub const LINTS_OF_TESTS: [&str; 8] =
+    ["-D", "warnings", "-A", "clippy::unwrap_used", "-A", "clippy::panic", "-A", "clippy::type_complexity"];
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -25,25 +26,10 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
         ("format", vec!["fmt", "--all", "--check"]),
         ("build", vec!["build", "--release", "--locked", "--workspace", "--bins"]),
         ("lints", vec!["clippy", "--release", "--locked", "--workspace", "--", "-D", "warnings"]),
-        // In tests, and only there, a failure may panic.
         (
             "lints of tests",
-            vec![
-                "clippy",
-                "--release",
-                "--locked",
-                "--workspace",
-                "--all-targets",
-                "--",
-                "-D",
-                "warnings",
-                "-A",
-                "clippy::unwrap_used",
-                "-A",
-                "clippy::panic",
-                "-A",
-                "clippy::type_complexity",
-            ],
+            [&["clippy", "--release", "--locked", "--workspace", "--all-targets", "--"][..], &LINTS_OF_TESTS]
+                .concat(),
         ),
     ];
     // One test at a time in the whole-pipeline crate: its tests measure time.
@@ -55,18 +41,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     } else {
         steps.push(("tests", vec!["test", "--release", "--locked", "--workspace", "--no-fail-fast"]));
     }
-    // No machine here can run it, so the code for GPUs is only type-checked; a stand-in
-    // takes the place of NVIDIA's compiler.
-    let stand_in = workspace_root().join("crates/candle-train-ops/cuda/stand-in-nvcc");
-    let cuda = [
-        ("NVCC", stand_in.into_os_string()),
-        ("CUDA_COMPUTE_CAP", "80".into()),
-        ("CUDARC_CUDA_VERSION", "13000".into()),
-    ];
     if !args.quick {
-        let crates = ["-p", "candle-train-ops", "-p", "diag-train", "--features", "diag-train/nccl"];
-        let check = [&["check", "--release", "--locked", "--tests", "--examples"], &crates[..]].concat();
-        steps.push((CUDA, check));
         // Against a server on this machine that fails on purpose; unoptimised, since it waits more than it works.
         let cloud = ["--locked", "-p", "diag-data", "--features", "cloud"];
         steps.push(("object store client", [&["build", "--example", "place"], &cloud[..]].concat()));
@@ -93,15 +68,20 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
                 "mpi::",
             ],
         ));
-        // The step before left programs behind that need an MPI library.
-        steps.push(("programs again", vec!["build", "--release", "--locked", "--workspace", "--bins"]));
     }
     let mut summary = Vec::new();
     for (name, arguments) in steps {
         eprintln!("== {name}: cargo {}", arguments.join(" "));
         let started = Instant::now();
-        process::cargo_with(&arguments, if name == CUDA { &cuda } else { &[] })?;
+        process::cargo(&arguments)?;
         summary.push(format!("{name} {:.0} s", started.elapsed().as_secs_f64()));
+    }
+    if !args.quick {
+        let started = Instant::now();
+        let name = emulator::check()?;
+        summary.push(format!("{name} {:.0} s", started.elapsed().as_secs_f64()));
+        // Some steps left programs behind that need an MPI library, or NVIDIA's.
+        process::cargo(&["build", "--release", "--locked", "--workspace", "--bins"])?;
     }
     println!("all checks passed: {}", summary.join(", "));
     Ok(ExitCode::SUCCESS)

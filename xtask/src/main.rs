@@ -5,6 +5,7 @@
 
 mod bench;
 mod ci;
+mod emulator;
 mod fingerprint;
 mod pipeline;
 mod process;

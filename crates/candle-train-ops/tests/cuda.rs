@@ -95,8 +95,7 @@ fn differences(
                 false => largest(&difference) / largest(want).max(1.0),
                 true => length(&difference) / length(want),
             };
-            // Not "greater": a NaN is wrong too.
-            if !(difference <= tolerance) {
+            if difference > tolerance || difference.is_nan() {
                 wrong.push(format!(
                     "{name}, bf16 {bf16}, result {index} (0 the value, then gradients): differs by {difference:e}"
                 ));
@@ -290,8 +289,10 @@ fn training_steps_agree() {
         let (cpu, gpu) = (Small::new(&Device::Cpu, DType::F32), Small::new(&device, DType::F32));
         for small in [&cpu, &gpu] {
             let decays = |_: &str, var: &Tensor| var.rank() > 1;
-            let mut adamw = AdamW::with_decay(small.vars.clone(), AdamWParams::default(), decays).unwrap();
-            let params = SgdParams { momentum: 0.9, nesterov: true, weight_decay: 1e-2 };
+            // So much that its loss would show within three steps.
+            let params = AdamWParams { weight_decay: 1.0, ..AdamWParams::default() };
+            let mut adamw = AdamW::with_decay(small.vars.clone(), params, decays).unwrap();
+            let params = SgdParams { momentum: 0.9, nesterov: true, weight_decay: 1.0 };
             let mut sgd = Sgd::with_decay(small.vars.clone(), params, decays).unwrap();
             for _ in 0..3 {
                 let mut gradients = small.forward().unwrap().backward().unwrap();
@@ -422,6 +423,12 @@ fn batches_arrive_as_they_were_sent() {
             continue;
         }
         assert_eq!(upload.tensor().unwrap().to_vec1::<f32>().unwrap(), values, "batch {turn}");
+    }
+    // More on their way than there are buffers.
+    let batch = |turn: usize| -> Vec<f32> { (0..5000).map(|index| (index * 7 + turn) as f32).collect() };
+    let uploads: Vec<_> = (0..5).map(|turn| uploader.send(&batch(turn), &[5000]).unwrap()).collect();
+    for (turn, upload) in uploads.into_iter().enumerate() {
+        assert_eq!(upload.tensor().unwrap().to_vec1::<f32>().unwrap(), batch(turn), "batch {turn} of five");
     }
     assert!(uploader.send(&[1.0], &[2]).is_err());
 }

@@ -1,0 +1,424 @@
+//! NCCL: sums over the emulated GPUs of several processes, through a socket of this machine.
+//!
+//! Whoever makes the id of a meeting keeps a thread that adds up what the ranks send, in the
+//! order of their numbers. The sums of a communicator are matched in the order in which they
+//! were asked for, as NCCL does it, whatever streams they are queued on.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    ffi::{c_char, c_int, c_void},
+    io::{self, Read, Write},
+    net::Shutdown,
+    os::{
+        linux::net::SocketAddrExt,
+        unix::net::{SocketAddr, UnixListener, UnixStream},
+    },
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc,
+    },
+    thread,
+};
+
+use crate::{
+    driver::{self, Table, lock},
+    gpu::{EventId, gpu},
+    memory::{Fault, Memory, Work, fault},
+};
+
+/// 2.27.3.
+const VERSION: c_int = 22_703;
+
+/// `ncclResult_t`.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    Success = 0,
+    UnhandledCudaError = 1,
+    SystemError = 2,
+    InvalidArgument = 4,
+    InvalidUsage = 5,
+}
+
+/// Bytes of the name of a meeting; zeros behind it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct UniqueId([u8; 128]);
+
+impl UniqueId {
+    fn address(&self) -> io::Result<SocketAddr> {
+        let end = self.0.iter().position(|&byte| byte == 0).unwrap_or(self.0.len());
+        SocketAddr::from_abstract_name(&self.0[..end])
+    }
+}
+
+/// What `datatype` names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Number {
+    Float32,
+    Float64,
+}
+
+impl Number {
+    fn of(number: u32) -> Option<Self> {
+        match number {
+            7 => Some(Self::Float32),
+            8 => Some(Self::Float64),
+            _ => None,
+        }
+    }
+
+    fn bytes(self) -> usize {
+        match self {
+            Self::Float32 => 4,
+            Self::Float64 => 8,
+        }
+    }
+
+    /// Adds numbers to others.
+    fn add(self, to: &mut [u8], from: &[u8]) {
+        for (to, from) in to.chunks_exact_mut(self.bytes()).zip(from.chunks_exact(self.bytes())) {
+            match self {
+                Self::Float32 => {
+                    let [a, b] = [&*to, from]
+                        .map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
+                    to.copy_from_slice(&(a + b).to_le_bytes());
+                }
+                Self::Float64 => {
+                    let read = |bytes: &[u8]| {
+                        let mut number = [0; 8];
+                        number.copy_from_slice(bytes);
+                        f64::from_le_bytes(number)
+                    };
+                    let sum = read(to) + read(from);
+                    to.copy_from_slice(&sum.to_le_bytes());
+                }
+            }
+        }
+    }
+}
+
+/// One sum on its way to the meeting, or back.
+struct Message {
+    /// Its place among the sums of the communicator.
+    turn: u64,
+    /// As [`Number`].
+    number: u32,
+    bytes: Vec<u8>,
+}
+
+impl Message {
+    fn send(&self, to: &mut impl Write) -> io::Result<()> {
+        let head = [self.turn, self.number.into(), self.bytes.len() as u64].map(u64::to_le_bytes);
+        to.write_all(head.as_flattened())?;
+        to.write_all(&self.bytes)
+    }
+
+    fn receive(from: &mut impl Read) -> io::Result<Self> {
+        let mut head = [[0; 8]; 3];
+        from.read_exact(head.as_flattened_mut())?;
+        let [turn, number, len] = head.map(u64::from_le_bytes);
+        let mut bytes = vec![0; len as usize];
+        from.read_exact(&mut bytes)?;
+        Ok(Self { turn, number: number as u32, bytes })
+    }
+}
+
+/// What a rank says first.
+struct Hello {
+    rank: u32,
+    n_ranks: u32,
+    device: u32,
+}
+
+impl Hello {
+    fn send(&self, to: &mut impl Write) -> io::Result<()> {
+        to.write_all([self.rank, self.n_ranks, self.device].map(u32::to_le_bytes).as_flattened())
+    }
+
+    fn receive(from: &mut impl Read) -> io::Result<Self> {
+        let mut numbers = [[0; 4]; 3];
+        from.read_exact(numbers.as_flattened_mut())?;
+        let [rank, n_ranks, device] = numbers.map(u32::from_le_bytes);
+        Ok(Self { rank, n_ranks, device })
+    }
+}
+
+/// Lets the ranks of a meeting in and adds up what they send, until one of them leaves.
+fn hold_meeting(listener: &UnixListener) -> io::Result<()> {
+    let mut ranks: BTreeMap<u32, UnixStream> = BTreeMap::new();
+    let mut devices = Vec::new();
+    let mut n_ranks = 1;
+    let mut wrong = false;
+    while ranks.len() < n_ranks {
+        let (mut stream, _) = listener.accept()?;
+        let hello = Hello::receive(&mut stream)?;
+        wrong |= hello.rank >= hello.n_ranks || devices.contains(&hello.device);
+        n_ranks = hello.n_ranks as usize;
+        devices.push(hello.device);
+        wrong |= ranks.insert(hello.rank, stream).is_some();
+    }
+    for stream in ranks.values_mut() {
+        stream.write_all(&[wrong.into()])?;
+    }
+    if wrong {
+        return Ok(());
+    }
+    let (sender, received) = mpsc::channel();
+    for (&rank, stream) in &ranks {
+        let (mut stream, sender) = (stream.try_clone()?, sender.clone());
+        thread::spawn(move || {
+            // The end of a rank is an error too; it ends the meeting.
+            while sender.send((rank, Message::receive(&mut stream))).is_ok() {}
+        });
+    }
+    let mut open: HashMap<u64, BTreeMap<u32, Message>> = HashMap::new();
+    while let Ok((rank, message)) = received.recv() {
+        let message = message?;
+        let turn = message.turn;
+        let messages = open.entry(turn).or_default();
+        messages.insert(rank, message);
+        if messages.len() < n_ranks {
+            continue;
+        }
+        let mut messages = open.remove(&turn).unwrap_or_default().into_values();
+        let Some(mut sum) = messages.next() else { continue };
+        let Some(number) = Number::of(sum.number) else { continue };
+        for message in messages {
+            if (message.number, message.bytes.len()) != (sum.number, sum.bytes.len()) {
+                return Err(io::Error::other("ranks add up different numbers"));
+            }
+            number.add(&mut sum.bytes, &message.bytes);
+        }
+        for stream in ranks.values_mut() {
+            sum.send(stream)?;
+        }
+    }
+    Ok(())
+}
+
+/// The way of one rank to its meeting.
+struct Communicator {
+    stream: Mutex<UnixStream>,
+    n_asked: AtomicU64,
+    /// The end of the sum before: one follows the other, on whatever streams.
+    last: EventId,
+    /// Sums that came back and were not yet taken; an error when no more will.
+    sums: Mutex<Result<HashMap<u64, Vec<u8>>, String>>,
+    aborted: AtomicBool,
+}
+
+impl Communicator {
+    /// Returns when all ranks are there; `None` where they may not meet.
+    fn meet(id: &UniqueId, hello: &Hello) -> io::Result<Option<Arc<Self>>> {
+        let mut stream = UnixStream::connect_addr(&id.address()?)?;
+        hello.send(&mut stream)?;
+        let mut wrong = [0];
+        stream.read_exact(&mut wrong)?;
+        if wrong != [0] {
+            return Ok(None);
+        }
+        let mut receiving = stream.try_clone()?;
+        let communicator = Arc::new(Self {
+            stream: Mutex::new(stream),
+            n_asked: AtomicU64::new(0),
+            last: gpu().create_event(),
+            sums: Mutex::new(Ok(HashMap::new())),
+            aborted: AtomicBool::new(false),
+        });
+        let weak = Arc::downgrade(&communicator);
+        thread::spawn(move || {
+            loop {
+                let received = Message::receive(&mut receiving);
+                let Some(communicator) = weak.upgrade() else { return };
+                let mut sums = lock(&communicator.sums);
+                match (received, &mut *sums) {
+                    (Ok(message), Ok(sums)) => {
+                        sums.insert(message.turn, message.bytes);
+                    }
+                    (Err(err), sums) => {
+                        *sums = Err(format!("the other ranks are gone: {err}"));
+                        return;
+                    }
+                    _ => return,
+                }
+            }
+        });
+        Ok(Some(communicator))
+    }
+
+    /// Sends what a rank adds.
+    fn send(&self, message: &Message) -> Work {
+        message.send(&mut *lock(&self.stream)).map_err(|err| fault!("the other ranks are gone: {err}"))
+    }
+
+    /// The sum of a turn, if it is there.
+    fn sum(&self, turn: u64) -> Work<Option<Vec<u8>>> {
+        match &mut *lock(&self.sums) {
+            Ok(sums) => Ok(sums.remove(&turn)),
+            Err(words) => Err(Fault(words.clone())),
+        }
+    }
+}
+
+impl Drop for Communicator {
+    fn drop(&mut self) {
+        // Its receiving thread holds the socket too. It may be closed already.
+        let _ = lock(&self.stream).shutdown(Shutdown::Both);
+    }
+}
+
+static COMMUNICATORS: Mutex<Table<Arc<Communicator>>> = Mutex::new(Table::new(0x2cc1));
+static N_MEETINGS: AtomicU64 = AtomicU64::new(0);
+
+#[expect(clippy::print_stderr, reason = "a status cannot say what was wrong")]
+fn refuse(status: Status, words: &str) -> Status {
+    eprintln!("cuda-emulator: nccl: {words}");
+    status
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ncclGetVersion(version: *mut c_int) -> Status {
+    if version.is_null() {
+        return refuse(Status::InvalidArgument, "version is null");
+    }
+    // SAFETY: not null, and the caller has room for a number there.
+    unsafe { version.write(VERSION) };
+    Status::Success
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ncclGetUniqueId(id: *mut UniqueId) -> Status {
+    let meeting = N_MEETINGS.fetch_add(1, Ordering::Relaxed);
+    let name = format!("cuda-emulator-{}-{meeting}", std::process::id());
+    let mut bytes = [0; 128];
+    bytes[..name.len()].copy_from_slice(name.as_bytes());
+    let listener = UniqueId(bytes).address().and_then(|address| UnixListener::bind_addr(&address));
+    let listener = match listener {
+        Ok(listener) if !id.is_null() => listener,
+        Ok(_) => return refuse(Status::InvalidArgument, "id is null"),
+        Err(err) => return refuse(Status::SystemError, &format!("no socket for a meeting: {err}")),
+    };
+    thread::spawn(move || {
+        if let Err(err) = hold_meeting(&listener)
+            && err.kind() != io::ErrorKind::UnexpectedEof
+        {
+            refuse(Status::SystemError, &format!("a meeting ends: {err}"));
+        }
+    });
+    // SAFETY: not null, and the caller has room for an id there.
+    unsafe { id.write(UniqueId(bytes)) };
+    Status::Success
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ncclCommInitRank(
+    communicator: *mut *mut c_void,
+    n_ranks: c_int,
+    id: UniqueId,
+    rank: c_int,
+) -> Status {
+    let (Ok(rank), Ok(n_ranks)) = (u32::try_from(rank), u32::try_from(n_ranks)) else {
+        return refuse(Status::InvalidArgument, "a negative rank");
+    };
+    let Some(device) = driver::current_device() else {
+        return refuse(Status::InvalidUsage, "the thread is bound to no device");
+    };
+    match Communicator::meet(&id, &Hello { rank, n_ranks, device }) {
+        Err(err) => refuse(Status::SystemError, &format!("rank {rank} finds no meeting: {err}")),
+        Ok(None) => refuse(Status::InvalidUsage, "two ranks have one number or one GPU"),
+        Ok(Some(_)) if communicator.is_null() => refuse(Status::InvalidArgument, "comm is null"),
+        Ok(Some(met)) => {
+            let handle = lock(&COMMUNICATORS).add(met);
+            // SAFETY: not null, and the caller has room for a pointer there.
+            unsafe { communicator.write(std::ptr::without_provenance_mut(handle)) };
+            Status::Success
+        }
+    }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ncclAllReduce(
+    from: *const c_void,
+    to: *mut c_void,
+    count: usize,
+    number: u32,
+    operation: u32,
+    communicator: *mut c_void,
+    stream: *mut c_void,
+) -> Status {
+    let known = Number::of(number).filter(|_| operation == 0);
+    let Some(n_bytes) = known.map(|number| number.bytes() * count) else {
+        return refuse(Status::InvalidArgument, "only sums of f32 and f64 are emulated");
+    };
+    let Some(communicator) = lock(&COMMUNICATORS).get(communicator.addr()).map(Arc::clone) else {
+        return refuse(Status::InvalidArgument, "there is no such communicator");
+    };
+    let (from, to) = (from.addr() as u64, to.addr() as u64);
+    let last = communicator.last;
+    let turn = communicator.n_asked.fetch_add(1, Ordering::SeqCst);
+    let mut sent = false;
+    let attempt = move |memory: &mut Memory| {
+        if !std::mem::replace(&mut sent, true) {
+            let bytes = memory.read(from, n_bytes)?.to_vec();
+            communicator.send(&Message { turn, number, bytes })?;
+        }
+        if communicator.aborted.load(Ordering::SeqCst) {
+            return Ok(true);
+        }
+        let Some(sum) = communicator.sum(turn)? else { return Ok(false) };
+        memory.write(to, n_bytes)?.copy_from_slice(&sum);
+        Ok(true)
+    };
+    let stream = stream.addr() as u64;
+    let mut gpu = gpu();
+    let queued = gpu
+        .wait(stream, last)
+        .and_then(|()| gpu.queue_attempts(stream, "nccl all-reduce", Box::new(attempt)))
+        .and_then(|()| gpu.record(last, stream));
+    match queued {
+        Ok(()) => Status::Success,
+        Err(Fault(words)) => refuse(Status::UnhandledCudaError, &words),
+    }
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn ncclGroupStart() -> Status {
+    Status::Success
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn ncclGroupEnd() -> Status {
+    Status::Success
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ncclCommAbort(communicator: *mut c_void) -> Status {
+    match lock(&COMMUNICATORS).remove(communicator.addr()) {
+        None => refuse(Status::InvalidArgument, "there is no such communicator"),
+        Some(communicator) => {
+            // What is queued ends without a sum.
+            communicator.aborted.store(true, Ordering::SeqCst);
+            gpu().destroy_event(communicator.last);
+            Status::Success
+        }
+    }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ncclGetErrorString(status: c_int) -> *const c_char {
+    let text = match status {
+        0 => c"no error",
+        2 => c"unhandled system error",
+        4 => c"invalid argument",
+        5 => c"invalid usage",
+        _ => c"unhandled cuda error",
+    };
+    text.as_ptr()
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ncclGetLastError(_communicator: *mut c_void) -> *const c_char {
+    c"".as_ptr()
+}

@@ -1,0 +1,77 @@
+//! The code for GPUs, on machines that have none: compiled by NVIDIA's compiler, run on an emulated GPU.
+
+use std::{ffi::OsString, os::unix::fs::symlink, path::Path, process::Command};
+
+use anyhow::Context;
+
+use crate::{Failure, ci::LINTS_OF_TESTS, process, workspace_root};
+
+/// The libraries that the emulator stands in for.
+const LIBRARIES: [&str; 5] =
+    ["libcuda.so.1", "libcudnn.so.9", "libcublas.so.13", "libcurand.so.10", "libnccl.so.2"];
+
+/// The features that the default build leaves out for want of GPUs.
+const FEATURES: &str = "diag-train/nccl,diag-predict/cuda";
+
+/// Lints the code for GPUs and runs its tests on the emulator; where NVIDIA's compiler cannot be
+/// had, only lints it. Returns what was done.
+pub fn check() -> Result<&'static str, Failure> {
+    let cuda = workspace_root().join("crates/candle-train-ops/cuda");
+    let toolchain = workspace_root().join("target/cuda-toolchain");
+    let mut fetch = Command::new(cuda.join("setup-toolchain.sh"));
+    fetch.arg(&toolchain).current_dir(workspace_root());
+    eprintln!("== NVIDIA's compiler: {}", process::shown(&fetch));
+    if !process::run(&mut fetch)?.success() {
+        eprintln!(
+            "SKIPPED: NOTHING RUNS ON AN EMULATED GPU: NVIDIA's compiler is not here, its messages stand above"
+        );
+        let mut environment = compiler(&cuda.join("stand-in-nvcc"));
+        // In a folder of its own: what the stand-in makes is empty.
+        environment.push(("CARGO_TARGET_DIR", workspace_root().join("target/cuda-types").into()));
+        lint(&environment)?;
+        return Ok("lints of the CUDA code");
+    }
+    let mut environment = compiler(&toolchain.join("cuda/bin/nvcc-slim"));
+    let root = toolchain.join("cuda").into_os_string();
+    environment.extend([("CUDA_HOME", root.clone()), ("CUDA_PATH", root)]);
+    lint(&environment)?;
+    process::cargo(&["build", "--release", "--locked", "-p", "cuda-emulator"])?;
+    environment.push(("LD_LIBRARY_PATH", libraries().map_err(|err| Failure::new(err, "build again"))?));
+    // A function that the emulator does not have is named.
+    environment.push(("CUDA_SHIM_DEBUG", "1".into()));
+    let test = ["test", "--release", "--locked", "--workspace", "--features", FEATURES];
+    let alone = [&test[..], &["--test", "cuda", "--test", "gpu"]].concat();
+    let together = [&test[..], &["--test", "together", "--test", "ranks", "--", "gpu::"]].concat();
+    for (arguments, n_devices) in [(alone, "1"), (together, "2")] {
+        eprintln!("== CUDA code on {n_devices} emulated GPU(s): cargo {}", arguments.join(" "));
+        let devices = ("CUDA_EMULATOR_DEVICES", OsString::from(n_devices));
+        process::cargo_with(&arguments, &[&environment[..], &[devices]].concat())?;
+    }
+    Ok("CUDA code on emulated GPUs")
+}
+
+fn lint(environment: &[(&str, OsString)]) -> Result<(), Failure> {
+    let what = ["clippy", "--release", "--locked", "--workspace", "--all-targets", "--features", FEATURES];
+    let arguments = [&what[..], &["--"], &LINTS_OF_TESTS].concat();
+    eprintln!("== lints of the CUDA code: cargo {}", arguments.join(" "));
+    process::cargo_with(&arguments, environment)
+}
+
+/// What the build scripts of cudarc, candle and our own kernels read.
+fn compiler(nvcc: &Path) -> Vec<(&'static str, OsString)> {
+    vec![("NVCC", nvcc.into()), ("CUDA_COMPUTE_CAP", "80".into()), ("CUDARC_CUDA_VERSION", "13000".into())]
+}
+
+/// A folder with the emulator under the names by which programs look for NVIDIA's libraries.
+fn libraries() -> anyhow::Result<OsString> {
+    let built = workspace_root().join("target/release");
+    let folder = built.join("cuda-emulator");
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    for name in LIBRARIES {
+        let link = folder.join(name);
+        let _ = std::fs::remove_file(&link);
+        symlink(built.join("libcuda_emulator.so"), &link)
+            .with_context(|| format!("cannot make {}", link.display()))?;
+    }
+    Ok(folder.into_os_string())
+}
