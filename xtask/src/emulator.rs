@@ -40,12 +40,16 @@ pub fn check() -> Result<&'static str, Failure> {
     // A function that the emulator does not have is named.
     environment.push(("CUDA_SHIM_DEBUG", "1".into()));
     let test = ["test", "--release", "--locked", "--workspace", "--features", FEATURES];
-    let alone = [&test[..], &["--test", "cuda", "--test", "gpu"]].concat();
-    let together = [&test[..], &["--test", "together", "--test", "ranks", "--", "gpu::"]].concat();
-    for (arguments, n_devices) in [(alone, "1"), (together, "2")] {
-        eprintln!("== CUDA code on {n_devices} emulated GPU(s): cargo {}", arguments.join(" "));
-        let devices = ("CUDA_EMULATOR_DEVICES", OsString::from(n_devices));
-        process::cargo_with(&arguments, &[&environment[..], &[devices]].concat())?;
+    environment.push(("CUDA_EMULATOR_DEVICES", "2".into()));
+    let ahead = [&environment[..], &[("CUDA_EMULATOR_STREAMS_AHEAD", "1".into())]].concat();
+    for (tests, environment) in [
+        (&["--test", "cuda", "--test", "gpu"][..], &environment),
+        (&["--test", "together", "--test", "ranks", "--", "gpu::"], &environment),
+        (&["--test", "cuda", "--test", "together", "--", "batches_arrive", "gpu::"], &ahead),
+    ] {
+        let arguments = [&test[..], tests].concat();
+        eprintln!("== CUDA code on emulated GPUs: cargo {}", arguments.join(" "));
+        process::cargo_with(&arguments, environment)?;
     }
     Ok("CUDA code on emulated GPUs")
 }

@@ -7,7 +7,15 @@ use std::rc::Rc;
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, TensorId};
 
-type Taker = Box<dyn FnMut(&Tensor, Tensor) -> Result<Option<Tensor>>>;
+type Take = Box<dyn FnMut(&Tensor, Tensor) -> Result<Option<Tensor>>>;
+
+/// Who takes gradients in a pass, and which.
+struct Taker {
+    take: Take,
+    /// Those of normalisations too, not of convolutions alone.
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "normalisations on a GPU ask"))]
+    all: bool,
+}
 
 thread_local! {
     static TAKER: RefCell<Option<Taker>> = const { RefCell::new(None) };
@@ -30,6 +38,10 @@ pub fn take_weight_gradients<T>(
     taker: impl FnMut(&Tensor, Tensor) -> Result<Option<Tensor>> + 'static,
     backward: impl FnOnce() -> T,
 ) -> T {
+    with_taker(Taker { take: Box::new(taker), all: false }, backward)
+}
+
+fn with_taker<T>(taker: Taker, backward: impl FnOnce() -> T) -> T {
     /// Brings back who took before, whatever happens in between.
     struct Taking(Option<Taker>);
     impl Drop for Taking {
@@ -37,12 +49,13 @@ pub fn take_weight_gradients<T>(
             TAKER.set(self.0.take());
         }
     }
-    let _taking = Taking(TAKER.replace(Some(Box::new(taker))));
+    let _taking = Taking(TAKER.replace(Some(taker)));
     backward()
 }
 
 /// The gradients that `loss.backward()` gives, sooner: candle adds every gradient to zeros,
-/// which for the weights of convolutions means to write and read all of them twice more.
+/// which for the weights of convolutions means to write and read all of them twice more, and on
+/// a GPU to queue two kernels more for each scale and shift of a normalisation.
 ///
 /// Within [`take_weight_gradients`] it leaves them to that taker.
 ///
@@ -64,9 +77,10 @@ pub fn backward(loss: &Tensor) -> Result<GradStore> {
         kept.insert(weight.id(), (weight.clone(), gradient));
         Ok(None)
     };
-    let mut gradients = take_weight_gradients(taker, || loss.backward())?;
+    let taker = Taker { take: Box::new(taker), all: true };
+    let mut gradients = with_taker(taker, || loss.backward())?;
     for (_, (weight, gradient)) in taken.take() {
-        // Something other than a convolution uses the weight too.
+        // An operation that offers nothing uses the weight too.
         let gradient = match gradients.remove(&weight) {
             Some(before) => (before + gradient)?,
             None => gradient,
@@ -76,15 +90,30 @@ pub fn backward(loss: &Tensor) -> Result<GradStore> {
     Ok(gradients)
 }
 
-/// Offers a finished weight gradient to whoever takes them in this pass; returns what is left
-/// for the gradient store.
+/// Offers a finished gradient of a convolution's weight to whoever takes them in this pass;
+/// returns what is left for the gradient store.
 pub(crate) fn offer(weight: &Tensor, gradient: Tensor) -> Result<Option<Tensor>> {
-    let taker = if weight.is_variable() { TAKER.take() } else { None };
+    offer_if(|_| true, weight, gradient)
+}
+
+/// As [`offer`], the gradient of a normalisation's scale or shift.
+#[cfg(feature = "cuda")]
+pub(crate) fn offer_affine(parameter: &Tensor, gradient: Tensor) -> Result<Option<Tensor>> {
+    offer_if(|taker| taker.all, parameter, gradient)
+}
+
+fn offer_if(
+    is_taken: impl Fn(&Taker) -> bool,
+    variable: &Tensor,
+    gradient: Tensor,
+) -> Result<Option<Tensor>> {
+    let taken = variable.is_variable() && TAKER.with_borrow(|taker| taker.as_ref().is_some_and(is_taken));
+    let taker = if taken { TAKER.take() } else { None };
     let Some(mut taker) = taker else {
         return Ok(Some(gradient));
     };
     // Nothing is borrowed meanwhile: the taker may run passes of its own.
-    let left = taker(weight, gradient);
+    let left = (taker.take)(variable, gradient);
     TAKER.set(Some(taker));
     left
 }

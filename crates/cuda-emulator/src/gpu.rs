@@ -2,7 +2,8 @@
 //!
 //! Work that is queued on a stream waits there until somebody waits for it: a host that
 //! synchronises, or another stream that waits for an event. A program that forgets to wait
-//! therefore sees old numbers every time, not once in a thousand runs.
+//! therefore sees old numbers every time, not once in a thousand runs. If asked to, all streams
+//! but the first run at once instead: that shows who forgets that they have to wait for it.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -19,6 +20,9 @@ use crate::{
 /// How many GPUs there are, and the MiB of memory of each, unless these variables say otherwise.
 const DEVICES: (&str, usize) = ("CUDA_EMULATOR_DEVICES", 1);
 const MEMORY: (&str, usize) = ("CUDA_EMULATOR_MEMORY_MIB", 4096);
+
+/// Set, streams run ahead of the first one.
+const AHEAD: &str = "CUDA_EMULATOR_STREAMS_AHEAD";
 
 const BETWEEN_ATTEMPTS: Duration = Duration::from_micros(100);
 
@@ -57,6 +61,9 @@ struct Event {
 pub struct Gpu {
     pub memory: Memory,
     streams: HashMap<StreamId, VecDeque<Queued>>,
+    /// Whether all of them but the first that was created run at once.
+    ahead: bool,
+    first: Option<StreamId>,
     events: HashMap<EventId, Event>,
     next_id: u64,
     failure: Option<Fault>,
@@ -85,6 +92,8 @@ impl Gpu {
         Self {
             memory: Memory::new(capacity),
             streams: HashMap::from([(0, VecDeque::new())]),
+            ahead: std::env::var_os(AHEAD).is_some(),
+            first: None,
             events: HashMap::new(),
             // Behind the numbers by which CUDA names streams that always exist.
             next_id: 16,
@@ -112,6 +121,7 @@ impl Gpu {
     pub fn create_stream(&mut self) -> StreamId {
         let id = self.id();
         self.streams.insert(id, VecDeque::new());
+        self.first.get_or_insert(id);
         id
     }
 
@@ -147,7 +157,10 @@ impl Gpu {
             Some(queue) => queue.push_back(queued),
             None => return Err(Fault(format!("there is no stream {stream}"))),
         }
-        Ok(())
+        match self.ahead && self.first != Some(stream) {
+            true => self.synchronize(stream),
+            false => Ok(()),
+        }
     }
 
     /// Marks a place in a stream.

@@ -2,7 +2,13 @@
 //! direction the fastest of the engines that its heuristics propose.
 #![expect(unsafe_code, reason = "cuDNN is a C library; each block says why it is sound")]
 
-use std::{cell::Cell, ffi::c_void, ptr, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    collections::{HashMap, hash_map::Entry},
+    ffi::c_void,
+    ptr,
+    rc::Rc,
+};
 
 use candle_core::{
     Result,
@@ -27,6 +33,9 @@ const CANDIDATES: usize = 8;
 
 /// Runs of each engine that are timed, after one that is not.
 const RUNS: usize = 4;
+
+/// Variant packs that a plan keeps; more come from memory that is not found again.
+const MOST_PACKS: usize = 64;
 
 /// An engine that wants more scratch memory is used only where no other can be.
 const LARGEST_WORKSPACE: usize = 1 << 30;
@@ -137,6 +146,9 @@ pub(super) struct Plan {
     /// What the plan was made of, which it may refer to.
     _engine: Descriptor,
     _parts: Rc<Vec<Descriptor>>,
+    /// Variant packs by the addresses in them, workspace last: a step finds its memory where the
+    /// one before had it.
+    packs: RefCell<HashMap<[Address; 4], Descriptor>>,
     /// Milliseconds of one run; 0 where it was not timed.
     time: f32,
     uses: Cell<u32>,
@@ -208,6 +220,7 @@ impl Plan {
             workspace,
             _engine: engine,
             _parts: Rc::clone(parts),
+            packs: RefCell::default(),
             time: 0.0,
             uses: Cell::new(0),
         }))
@@ -227,20 +240,33 @@ impl Plan {
 
     fn run(&self, context: &Context, addresses: Addresses) -> Result<()> {
         context.stream.context().bind_to_thread().map_err(candle_core::Error::wrap)?;
-        let pack = Descriptor::new(Object::CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR)?;
         let Addresses { x, weight, y } = addresses;
-        let pointers = [x, weight, y].map(|address| address as *mut c_void);
-        let workspace = [context.workspace(self.workspace)? as *mut c_void];
-        pack.set(Name::CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, Type::CUDNN_TYPE_INT64, &IDS)?;
-        pack.set(Name::CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, Type::CUDNN_TYPE_VOID_PTR, &pointers)?;
-        pack.set(Name::CUDNN_ATTR_VARIANT_PACK_WORKSPACE, Type::CUDNN_TYPE_VOID_PTR, &workspace)?;
-        pack.finalize()?;
+        let key = [x, weight, y, context.workspace(self.workspace)?];
+        let mut packs = self.packs.borrow_mut();
+        if packs.len() == MOST_PACKS && !packs.contains_key(&key) {
+            packs.clear();
+        }
+        let pack = match packs.entry(key) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(variant_pack(key)?),
+        };
         // SAFETY: both descriptors are complete; the tensors have the extents that the plan
         // was made for and stay valid in the order of the stream; the workspace is large enough.
         unsafe { sys::cudnnBackendExecute(context.cudnn.0, self.plan.0, pack.0) }
             .result()
             .map_err(candle_core::Error::wrap)
     }
+}
+
+/// The addresses of x, weight, y and workspace as a plan takes them.
+fn variant_pack(addresses: [Address; 4]) -> Result<Descriptor> {
+    let pack = Descriptor::new(Object::CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR)?;
+    let [x, weight, y, workspace] = addresses.map(|address| address as *mut c_void);
+    pack.set(Name::CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, Type::CUDNN_TYPE_INT64, &IDS)?;
+    pack.set(Name::CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, Type::CUDNN_TYPE_VOID_PTR, &[x, weight, y])?;
+    pack.set(Name::CUDNN_ATTR_VARIANT_PACK_WORKSPACE, Type::CUDNN_TYPE_VOID_PTR, &[workspace])?;
+    pack.finalize()?;
+    Ok(pack)
 }
 
 /// Names of the three tensors within a plan: x, weight, y.

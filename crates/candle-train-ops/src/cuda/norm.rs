@@ -14,7 +14,8 @@ use super::{
     memory::Numbers,
 };
 use crate::{
-    Act, BatchSum, OpError, RunningStats, activation::Dims, element::check_shape, norm::MOMENTUM, together,
+    Act, BatchSum, OpError, RunningStats, activation::Dims, backward, element::check_shape, norm::MOMENTUM,
+    together,
 };
 
 const OP: &str = "batch_norm";
@@ -373,8 +374,12 @@ impl CustomOp3 for BatchNorm {
         if let Some(residual) = &self.residual {
             residual.add(&context, dy)?;
         }
-        let wanted = |tensor: &Tensor, gradient| tensor.track_op().then_some(gradient);
-        Ok((wanted(token, token_gradient(token_dy)), wanted(gamma_c, dgamma), wanted(beta_c, dbeta)))
+        let wanted = |parameter: &Tensor, gradient| match parameter.track_op() {
+            true => backward::offer_affine(parameter, gradient),
+            false => Ok(None),
+        };
+        let of_token = token.track_op().then(|| token_gradient(token_dy));
+        Ok((of_token, wanted(gamma_c, dgamma)?, wanted(beta_c, dbeta)?))
     }
 }
 
