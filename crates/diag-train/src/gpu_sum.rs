@@ -30,12 +30,20 @@ impl GpuSum {
                 ranks,
                 own,
                 || Nccl::new_id().map_err(text),
-                |id| {
-                    Nccl::meet(device, &id, ranks.rank(), n_ranks)
-                        .map(|nccl| Self(Arc::new(nccl)))
-                        .map_err(text)
-                },
+                |id| Nccl::meet(device, &id, ranks.rank(), n_ranks).map(Arc::new).map_err(text),
             )
+            .map(|met| {
+                met.map(|nccl| {
+                    // A GPU that waits for a rank that is gone would wait for ever, and the host for it.
+                    let waits = Arc::downgrade(&nccl);
+                    ranks.when_one_is_gone(move || {
+                        if let Some(nccl) = waits.upgrade() {
+                            nccl.abort();
+                        }
+                    });
+                    Self(nccl)
+                })
+            })
         }
         #[cfg(not(feature = "nccl"))]
         {

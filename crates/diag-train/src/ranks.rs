@@ -13,7 +13,7 @@ mod mpi;
 mod tcp;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::TrainError;
@@ -30,7 +30,7 @@ pub struct Ranks {
     local_rank: usize,
     link: Link,
     waited_nanos: AtomicU64,
-    failure: Mutex<Option<TrainError>>,
+    failure: Arc<Mutex<Option<TrainError>>>,
 }
 
 /// How the ranks reach each other.
@@ -90,7 +90,7 @@ impl Ranks {
 
     fn new(rank: usize, n_ranks: usize, link: Link) -> Self {
         let waited_nanos = AtomicU64::new(0);
-        Self { rank, n_ranks, local_rank: 0, link, waited_nanos, failure: Mutex::new(None) }
+        Self { rank, n_ranks, local_rank: 0, link, waited_nanos, failure: Arc::default() }
     }
 
     /// This process, from 0.
@@ -119,6 +119,20 @@ impl Ranks {
         #[cfg(feature = "mpi")]
         if let Link::Mpi(world) = &self.link {
             world.abort();
+        }
+    }
+
+    /// Does something, on a thread of its own, when a rank is gone whose connections are TCP. Under MPI
+    /// the launcher ends all ranks then.
+    #[cfg(feature = "nccl")]
+    pub(crate) fn when_one_is_gone(&self, act: impl Fn() + Send + Sync + 'static) {
+        let failure = Arc::clone(&self.failure);
+        let act = move |rank, source| {
+            note(&failure, TrainError::LostRank { rank, source });
+            act();
+        };
+        if let Link::Tcp(mesh) = &self.link {
+            mesh.when_one_is_gone(&(Arc::new(act) as _));
         }
     }
 
@@ -304,11 +318,15 @@ impl Ranks {
         };
         swapped.map_err(|source| {
             let text = format!("lost rank {peer}: {source}");
-            let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-            failure.get_or_insert(TrainError::LostRank { rank: peer, source });
+            note(&self.failure, TrainError::LostRank { rank: peer, source });
             candle_core::Error::msg(text)
         })
     }
+}
+
+/// Keeps the first failure: others follow from it.
+fn note(failure: &Mutex<Option<TrainError>>, err: TrainError) {
+    failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(err);
 }
 
 #[cfg(test)]

@@ -35,7 +35,8 @@ pub struct Nccl {
 }
 
 struct State {
-    communicator: Communicator,
+    /// Gone after [`Nccl::abort`].
+    communicator: Option<Communicator>,
     /// Gradients that the device's own stream does not wait for yet.
     under_way: Vec<Tensor>,
 }
@@ -71,7 +72,7 @@ impl Nccl {
         // SAFETY: NCCL writes a communicator for the device that this thread is bound to.
         unsafe { result::comm_init_rank(&mut communicator, n_ranks as i32, id, rank as i32) }
             .map_err(error)?;
-        let state = State { communicator: Communicator(communicator), under_way: Vec::new() };
+        let state = State { communicator: Some(Communicator(communicator)), under_way: Vec::new() };
         Ok(Self { state: Mutex::new(state), device: device.clone(), stream })
     }
 
@@ -92,9 +93,10 @@ impl Nccl {
         self.stream.join(&own).map_err(candle_core::Error::wrap)?;
         // Held from before the first is queued, so that no memory is freed under it.
         state.under_way.extend_from_slice(gradients);
+        let communicator = state.communicator()?;
         result::group_start().map_err(error)?;
         let queued = addresses.into_iter().try_for_each(|(at, len)| {
-            state.communicator.add_up(&self.stream, at, len, sys::ncclDataType_t::ncclFloat32)
+            communicator.add_up(&self.stream, at, len, sys::ncclDataType_t::ncclFloat32)
         });
         // A group that was begun is ended, whatever happened in it.
         let ended = result::group_end().map_err(error);
@@ -115,11 +117,24 @@ impl Nccl {
 
     /// Replaces numbers in f64 by their sums, in the order of `stream`.
     pub(super) fn add_up(&self, stream: &CudaStream, at: Address, len: usize) -> Result<()> {
-        self.lock().communicator.add_up(stream, at, len, sys::ncclDataType_t::ncclFloat64)
+        self.lock().communicator()?.add_up(stream, at, len, sys::ncclDataType_t::ncclFloat64)
+    }
+
+    /// Ends all sums, those that are under way too, which would wait for a process that is gone for
+    /// ever: what they leave is no sum. May be called from any thread.
+    pub fn abort(&self) {
+        self.lock().communicator.take();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn communicator(&self) -> Result<&Communicator> {
+        let gone = || OpError::Setting { op: "Nccl", reason: "another process is gone".to_owned() };
+        Ok(self.communicator.as_ref().ok_or_else(gone)?)
     }
 }
 

@@ -3,6 +3,9 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+#[cfg(feature = "nccl")]
+use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Channel;
@@ -13,6 +16,9 @@ use crate::TrainError;
 const MEETING: Duration = Duration::from_secs(300);
 /// A rank that is silent so long while another waits for it has hung.
 const SILENCE: Duration = Duration::from_secs(900);
+/// Between two looks at a connection on which bytes wait to be read.
+#[cfg(feature = "nccl")]
+const WATCH: Duration = Duration::from_millis(500);
 /// Opens every connection, so that a stranger is not taken for a rank.
 const GREETING: [u8; 8] = *b"diagrank";
 
@@ -98,6 +104,38 @@ impl Mesh {
     }
 }
 
+/// What is done when a rank is gone, with its number and how that shows.
+#[cfg(feature = "nccl")]
+pub(super) type WhenGone = Arc<dyn Fn(usize, io::Error) + Send + Sync>;
+
+#[cfg(feature = "nccl")]
+impl Mesh {
+    /// Watches every connection on a thread that ends with it, or with the process.
+    pub fn when_one_is_gone(&self, act: &WhenGone) {
+        for (peer, of_rank) in self.streams.iter().enumerate() {
+            let Some(stream) = &of_rank[Channel::Network as usize] else { continue };
+            // Without a second handle nobody watches; whoever reads from the rank still notices.
+            let Ok(stream) = stream.try_clone() else { continue };
+            let act = Arc::clone(act);
+            thread::spawn(move || act(peer, end_of(&stream)));
+        }
+    }
+}
+
+/// Waits for the end of a connection; what arrives is left for those who read it.
+#[cfg(feature = "nccl")]
+fn end_of(stream: &TcpStream) -> io::Error {
+    loop {
+        match stream.peek(&mut [0]) {
+            Ok(0) => return ErrorKind::UnexpectedEof.into(),
+            Ok(_) => thread::sleep(WATCH),
+            // Silence is no end.
+            Err(err) if matches!(err.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            Err(err) => return err,
+        }
+    }
+}
+
 /// Rank 0: learns where the others listen, and tells them all.
 fn collect_addresses(
     listener: &TcpListener,
@@ -166,7 +204,7 @@ fn dial(address: SocketAddr, deadline: Instant) -> io::Result<TcpStream> {
         match TcpStream::connect(address) {
             Ok(stream) => return Ok(stream),
             Err(err) if Instant::now() >= deadline => return Err(err),
-            Err(_) => std::thread::sleep(Duration::from_millis(20)),
+            Err(_) => thread::sleep(Duration::from_millis(20)),
         }
     }
 }
@@ -198,7 +236,7 @@ fn answer(listener: &TcpListener, deadline: Instant) -> io::Result<(TcpStream, [
                 if Instant::now() >= deadline {
                     return Err(ErrorKind::TimedOut.into());
                 }
-                std::thread::sleep(Duration::from_millis(5));
+                thread::sleep(Duration::from_millis(5));
             }
             Err(err) => return Err(err),
         }
@@ -213,6 +251,6 @@ pub(super) fn mesh_within_process(n_ranks: usize) -> Vec<Mesh> {
     drop(listener);
     let place = move |rank| Place { rank, n_ranks, host: "127.0.0.1".to_owned(), port };
     let ranks: Vec<_> =
-        (0..n_ranks).map(|rank| std::thread::spawn(move || Mesh::connect(&place(rank)).unwrap())).collect();
+        (0..n_ranks).map(|rank| thread::spawn(move || Mesh::connect(&place(rank)).unwrap())).collect();
     ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
 }
