@@ -173,6 +173,10 @@ mod gpu {
         match (0..n).map(cuda::device).collect() {
             Ok(devices) => Some(devices),
             Err(err) => {
+                assert!(
+                    std::env::var_os("COVID19_DIAG_REQUIRE_GPU").is_none(),
+                    "{n} GPUs must be here: {err}"
+                );
                 eprintln!("SKIPPED: NOTHING WAS ADDED UP ON GPUS, {n} wanted: {err}");
                 None
             }

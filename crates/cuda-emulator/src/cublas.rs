@@ -195,8 +195,8 @@ mod tests {
 
     /// Puts numbers into memory of their own.
     fn place(memory: &mut Memory, values: &[f32]) -> u64 {
-        let address = memory.promise(values.len() * 4).unwrap();
-        memory.keep_promise(address).unwrap();
+        let address = memory.reserve(values.len() * 4).unwrap();
+        memory.commit(address).unwrap();
         let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>();
         memory.write(address, bytes.len()).unwrap().copy_from_slice(&bytes);
         address
@@ -231,7 +231,7 @@ mod tests {
     #[track_caller]
     fn check(alpha: f32, beta: f32, want: [f32; 12]) {
         for transposed in [[false, false], [false, true], [true, false], [true, true]] {
-            let mut memory = Memory::new(1 << 20);
+            let mut memory = Memory::new(1 << 20, 0);
             let gemm = products(&mut memory, transposed, alpha, beta);
             assert!(gemm.fits());
             gemm.run(&mut memory).unwrap();
@@ -247,17 +247,17 @@ mod tests {
 
     #[test]
     fn a_result_that_nobody_wrote_is_not_read() {
-        let mut memory = Memory::new(1 << 20);
+        let mut memory = Memory::new(1 << 20, 0);
         let mut gemm = products(&mut memory, [false; 2], 1.0, 0.0);
-        gemm.c.address = memory.promise(48).unwrap();
-        memory.keep_promise(gemm.c.address).unwrap();
+        gemm.c.address = memory.reserve(48).unwrap();
+        memory.commit(gemm.c.address).unwrap();
         gemm.run(&mut memory).unwrap();
         assert_eq!(look(&mut memory, gemm.c.address, 2), [4.0, 10.0]);
     }
 
     #[test]
     fn a_matrix_that_is_not_where_it_should_be_is_a_fault() {
-        let mut memory = Memory::new(1 << 20);
+        let mut memory = Memory::new(1 << 20, 0);
         let mut gemm = products(&mut memory, [false; 2], 1.0, 0.0);
         gemm.a.leading = 4;
         assert!(

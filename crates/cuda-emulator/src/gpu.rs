@@ -2,11 +2,11 @@
 //!
 //! Work that is queued on a stream waits there until somebody waits for it: a host that
 //! synchronises, or another stream that waits for an event. A program that forgets to wait
-//! therefore sees old numbers every time, not once in a thousand runs. If asked to, all streams
-//! but the first run at once instead: that shows who forgets that they have to wait for it.
+//! therefore sees old numbers every time, not once in a thousand runs. In the other order all
+//! streams but the first run at once: that shows who forgets that they have to wait for it.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{LazyLock, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
@@ -21,10 +21,16 @@ use crate::{
 const DEVICES: (&str, usize) = ("CUDA_EMULATOR_DEVICES", 1);
 const MEMORY: (&str, usize) = ("CUDA_EMULATOR_MEMORY_MIB", 4096);
 
-/// Set, streams run ahead of the first one.
-const AHEAD: &str = "CUDA_EMULATOR_STREAMS_AHEAD";
+/// Set, things happen in the other order: streams run ahead of the first one, and the blocks of a
+/// kernel from the last to the first.
+const OTHER_ORDER: &str = "CUDA_EMULATOR_OTHER_ORDER";
 
 const BETWEEN_ATTEMPTS: Duration = Duration::from_micros(100);
+
+/// Numbers of streams and events begin behind those by which CUDA names streams that always exist,
+/// and name their device in the bits from here on.
+const FIRST_ID: u64 = 16;
+const DEVICE_SHIFT: u32 = 32;
 
 /// Number of a stream; 0 is the default stream.
 pub type StreamId = u64;
@@ -61,8 +67,8 @@ struct Event {
 pub struct Gpu {
     pub memory: Memory,
     streams: HashMap<StreamId, VecDeque<Queued>>,
-    /// Whether all of them but the first that was created run at once.
-    ahead: bool,
+    /// Those that are destroyed; what is queued on them still runs.
+    destroyed: HashSet<StreamId>,
     first: Option<StreamId>,
     events: HashMap<EventId, Event>,
     next_id: u64,
@@ -73,8 +79,15 @@ static GPUS: LazyLock<Vec<Mutex<Gpu>>> = LazyLock::new(|| {
     let setting = |(name, default): (&str, usize)| {
         std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
     };
-    (0..setting(DEVICES)).map(|_| Mutex::new(Gpu::new(setting(MEMORY) << 20))).collect()
+    let gpu = |device| Mutex::new(Gpu::new(setting(MEMORY) << 20, device));
+    (0..setting(DEVICES).max(1) as u64).map(gpu).collect()
 });
+
+static IN_OTHER_ORDER: LazyLock<bool> = LazyLock::new(|| std::env::var_os(OTHER_ORDER).is_some());
+
+pub fn in_other_order() -> bool {
+    *IN_OTHER_ORDER
+}
 
 pub fn n_gpus() -> usize {
     GPUS.len()
@@ -82,21 +95,31 @@ pub fn n_gpus() -> usize {
 
 /// The GPU that the calling thread is bound to, or the first one, for the caller alone.
 pub fn gpu() -> MutexGuard<'static, Gpu> {
-    let device = driver::current_device().unwrap_or(0);
+    lock(driver::current_device().unwrap_or(0).into())
+}
+
+/// The GPU of a stream, whatever the calling thread is bound to.
+pub fn gpu_of(stream: StreamId) -> MutexGuard<'static, Gpu> {
+    match stream >> DEVICE_SHIFT {
+        device if stream >= FIRST_ID && (device as usize) < n_gpus() => lock(device),
+        _ => gpu(),
+    }
+}
+
+fn lock(device: u64) -> MutexGuard<'static, Gpu> {
     GPUS[device as usize].lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Gpu {
-    /// One with so many bytes of memory.
-    pub fn new(capacity: usize) -> Self {
+    /// One with so many bytes of memory. Addresses and numbers are those of this device alone.
+    pub fn new(capacity: usize, device: u64) -> Self {
         Self {
-            memory: Memory::new(capacity),
+            memory: Memory::new(capacity, device),
             streams: HashMap::from([(0, VecDeque::new())]),
-            ahead: std::env::var_os(AHEAD).is_some(),
+            destroyed: HashSet::new(),
             first: None,
             events: HashMap::new(),
-            // Behind the numbers by which CUDA names streams that always exist.
-            next_id: 16,
+            next_id: (device << DEVICE_SHIFT) + FIRST_ID,
             failure: None,
         }
     }
@@ -108,7 +131,7 @@ impl Gpu {
     }
 
     pub fn has_stream(&self, stream: StreamId) -> bool {
-        self.streams.contains_key(&stream)
+        self.streams.contains_key(&stream) && !self.destroyed.contains(&stream)
     }
 
     /// Whether the GPU has come to where an event was last recorded; `None` where there is no
@@ -125,11 +148,9 @@ impl Gpu {
         id
     }
 
-    /// Ends a stream after all its work.
-    pub fn destroy_stream(&mut self, stream: StreamId) -> Work {
-        let ended = self.synchronize(stream);
-        self.streams.remove(&stream);
-        ended
+    /// Takes no more work for a stream. Nothing runs earlier for that.
+    pub fn destroy_stream(&mut self, stream: StreamId) {
+        self.destroyed.insert(stream);
     }
 
     pub fn create_event(&mut self) -> EventId {
@@ -157,7 +178,7 @@ impl Gpu {
             Some(queue) => queue.push_back(queued),
             None => return Err(Fault(format!("there is no stream {stream}"))),
         }
-        match self.ahead && self.first != Some(stream) {
+        match in_other_order() && self.first != Some(stream) {
             true => self.synchronize(stream),
             false => Ok(()),
         }
@@ -201,15 +222,10 @@ impl Gpu {
         }
     }
 
-    /// Milliseconds between two events, both reached.
-    pub fn elapsed_ms(&mut self, start: EventId, end: EventId) -> Work<f32> {
-        self.synchronize_event(start)?;
-        self.synchronize_event(end)?;
+    /// Milliseconds between two events; `None` unless the GPU has come to both.
+    pub fn elapsed_ms(&self, start: EventId, end: EventId) -> Option<f32> {
         let when = |event| self.events.get(&event).and_then(|event: &Event| event.when);
-        match (when(start), when(end)) {
-            (Some(start), Some(end)) => Ok(end.saturating_duration_since(start).as_secs_f32() * 1e3),
-            _ => Err(Fault("an event was never recorded".to_owned())),
-        }
+        Some(when(end)?.saturating_duration_since(when(start)?).as_secs_f32() * 1e3)
     }
 
     /// Runs everything that is queued on a stream.
@@ -291,7 +307,7 @@ mod tests {
 
     /// A GPU with two streams, and work that says its name.
     fn two_streams() -> (Gpu, [StreamId; 2], Arc<Mutex<Vec<&'static str>>>) {
-        let mut gpu = Gpu::new(1);
+        let mut gpu = Gpu::new(1, 0);
         let streams = [0; 2].map(|_| gpu.create_stream());
         (gpu, streams, Arc::default())
     }

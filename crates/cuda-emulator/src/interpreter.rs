@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use self::shared::Shared;
 use crate::{
-    memory::{Fault, Memory, RANGE_BITS, Work, fault},
+    gpu::in_other_order,
+    memory::{Fault, Memory, NEVER_WRITTEN, RANGE_BITS, Work, fault},
     ptx::{
-        AtomicOperation, Comparison, Function, Instruction, Joined, LaneChoice, Operand, Operation,
-        SPECIAL_REGISTERS, Space,
+        AtomicOperation, BooleanOperator, Comparison, Function, Instruction, Operand, Operation,
+        SPECIAL_REGISTERS, ShuffleMode, Space,
     },
 };
 
@@ -19,7 +20,7 @@ mod tests;
 /// Threads of a warp.
 const LANES: usize = 32;
 
-/// Branches that a thread takes without waiting, after which it is taken to run for ever.
+/// Branches of a thread after which it is taken to run for ever.
 const LONGEST: u64 = 1 << 28;
 
 /// A kernel with its arguments.
@@ -47,14 +48,15 @@ impl Launch {
             spaces: Spaces {
                 memory,
                 shared: Shared::new(function.shared_bytes + self.shared_bytes),
-                local: vec![0xff; n_threads * function.local_bytes],
+                local: vec![NEVER_WRITTEN; n_threads * function.local_bytes],
                 local_bytes: function.local_bytes,
                 parameters: &self.parameters,
             },
         };
-        let [x, y, z] = self.grid;
-        for index in 0..u64::from(x) * u64::from(y) * u64::from(z) {
-            let (x, y) = (u64::from(x), u64::from(y));
+        let [x, y, z] = self.grid.map(u64::from);
+        let count = x * y * z;
+        for index in 0..count {
+            let index = if in_other_order() { count - 1 - index } else { index };
             let place = [index % x, index / x % y, index / x / y];
             block.run(place).map_err(|words| fault!("block {place:?} of {:?}, {}", self.grid, words.0))?;
         }
@@ -77,6 +79,7 @@ struct Thread {
     /// The instruction that comes next, or at which it waits.
     next: usize,
     state: State,
+    n_branches: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -111,7 +114,7 @@ impl Block<'_> {
             if self.threads.iter().all(|thread| thread.state == State::Done) {
                 return Ok(());
             }
-            if !moved && !self.let_block_pass() {
+            if !moved && !self.let_block_pass()? {
                 let waiting = self.threads.iter().position(|thread| thread.state != State::Done).unwrap_or(0);
                 return Err(self.fault(waiting, "waits for threads that never come"));
             }
@@ -134,6 +137,7 @@ impl Block<'_> {
         }
         self.threads.fill(Thread::default());
         self.spaces.shared.begin();
+        self.spaces.local.fill(NEVER_WRITTEN);
     }
 
     fn lanes(&self, warp: usize) -> std::ops::Range<usize> {
@@ -161,19 +165,18 @@ impl Block<'_> {
 
     /// Runs a thread until it waits or ends.
     fn run_thread(&mut self, thread: usize) -> Work {
-        let mut next = self.threads[thread].next;
-        let ran = self.run_instructions(thread, &mut next);
-        self.threads[thread].next = next;
+        let Thread { mut next, mut n_branches, .. } = self.threads[thread];
+        let ran = self.run_instructions(thread, &mut next, &mut n_branches);
+        (self.threads[thread].next, self.threads[thread].n_branches) = (next, n_branches);
         self.threads[thread].state = ran.map_err(|Fault(words)| self.fault(thread, &words))?;
         Ok(())
     }
 
-    fn run_instructions(&mut self, thread: usize, next: &mut usize) -> Work<State> {
+    fn run_instructions(&mut self, thread: usize, next: &mut usize, n_branches: &mut u64) -> Work<State> {
         let Function { n_registers: n, constants, instructions, .. } = &*self.launch.function;
         let warp_epoch = self.warp_epochs[thread / LANES];
         let Self { registers, spaces, .. } = self;
         let mut registers = Registers { own: &mut registers[thread * n..][..*n], constants };
-        let mut n_branches = 0u64;
         while let Some(Instruction { guard, operation, .. }) = instructions.get(*next) {
             if let Some((by, negated)) = *guard
                 && (registers.get(by) != 0) == negated
@@ -204,8 +207,8 @@ impl Block<'_> {
                         registers.set(*part, value >> shift & (u64::MAX >> (64 - bits)));
                     }
                 }
-                Operation::Convert { conversion, to, from } => {
-                    registers.set(*to, conversion.apply(registers.get(*from)));
+                Operation::Convert { conversion, mask, to, from } => {
+                    registers.set(*to, conversion.apply(registers.get(*from)) & mask);
                 }
                 Operation::Compare(comparison) => compare(&mut registers, comparison),
                 Operation::Select { to, from: [yes, no], by } => {
@@ -252,8 +255,8 @@ impl Block<'_> {
                     }
                 }
                 Operation::Branch { to } => {
-                    n_branches += 1;
-                    if n_branches > LONGEST {
+                    *n_branches += 1;
+                    if *n_branches > LONGEST {
                         return Err(fault!("runs for ever"));
                     }
                     *next = *to;
@@ -287,10 +290,11 @@ impl Block<'_> {
                 return Err(self.fault(first, "is not among the lanes that it names"));
             }
             // A lane that has ended is not waited for.
-            let members: Vec<usize> = self
-                .lanes(warp)
-                .filter(|&thread| named >> lane(thread) & 1 == 1 && self.threads[thread].state != State::Done)
-                .collect();
+            let mut alive: Vec<usize> =
+                self.lanes(warp).filter(|&thread| self.threads[thread].state != State::Done).collect();
+            let n_alive = alive.len();
+            alive.retain(|&thread| named >> lane(thread) & 1 == 1);
+            let members = alive;
             let there = |&thread: &usize| {
                 self.threads[thread].state == State::WaitsForLanes && self.threads[thread].next == next
             };
@@ -312,28 +316,35 @@ impl Block<'_> {
                     }
                 }
             }
+            // A shuffle orders no memory, and what some lanes wait for orders nothing for the others.
+            if matches!(operation, Operation::WarpBarrier { .. }) && members.len() == n_alive {
+                self.warp_epochs[warp] += 1;
+            }
             for thread in members {
                 self.threads[thread].state = State::Running;
                 self.threads[thread].next += 1;
             }
-            self.warp_epochs[warp] += 1;
             passed = true;
         }
         Ok(passed)
     }
 
-    /// Lets all threads pass a barrier at which all of them are that have not ended.
-    fn let_block_pass(&mut self) -> bool {
-        let waits = |thread: &Thread| matches!(thread.state, State::WaitsForBlock | State::Done);
-        if !self.threads.iter().all(waits) {
-            return false;
+    /// Lets all threads pass a barrier at which all of them are, those of a warp at the same.
+    fn let_block_pass(&mut self) -> Work<bool> {
+        if !self.threads.iter().all(|thread| thread.state == State::WaitsForBlock) {
+            return Ok(false);
         }
-        for thread in self.threads.iter_mut().filter(|thread| thread.state == State::WaitsForBlock) {
+        for (warp, threads) in self.threads.chunks(LANES).enumerate() {
+            if let Some(lane) = threads.iter().position(|thread| thread.next != threads[0].next) {
+                return Err(self.fault(warp * LANES + lane, "waits at another barrier than its warp"));
+            }
+        }
+        for thread in &mut self.threads {
             thread.state = State::Running;
             thread.next += 1;
         }
         self.spaces.shared.pass_barrier();
-        true
+        Ok(true)
     }
 }
 
@@ -369,9 +380,9 @@ fn compare(registers: &mut Registers<'_, &mut [u64]>, comparison: &Comparison) {
         Some((with, how)) => {
             let with = registers.get(with) != 0;
             match how {
-                Joined::And => holds && with,
-                Joined::Or => holds || with,
-                Joined::Xor => holds != with,
+                BooleanOperator::And => holds && with,
+                BooleanOperator::Or => holds || with,
+                BooleanOperator::Xor => holds != with,
             }
         }
     };
@@ -486,14 +497,14 @@ fn put_word(bytes: &mut [u8], word: u64) {
 }
 
 /// The lane that a shuffle reads, and whether it is in range; the own one where it is not.
-fn source_lane(choice: LaneChoice, lane: u64, by: u64, range: u64) -> (u64, bool) {
-    let (clamp, segment) = (range & 31, range >> 8 & 31);
+fn source_lane(choice: ShuffleMode, lane: u64, by: u64, range: u64) -> (u64, bool) {
+    let (by, clamp, segment) = (by & 31, range & 31, range >> 8 & 31);
     let last = lane & segment | clamp & !segment;
     let (source, is_found) = match choice {
-        LaneChoice::Up => (lane.wrapping_sub(by), lane.checked_sub(by).is_some_and(|source| source >= last)),
-        LaneChoice::Down => (lane + by, lane + by <= last),
-        LaneChoice::Across => (lane ^ by, lane ^ by <= last),
-        LaneChoice::Numbered => {
+        ShuffleMode::Up => (lane.wrapping_sub(by), lane.checked_sub(by).is_some_and(|source| source >= last)),
+        ShuffleMode::Down => (lane + by, lane + by <= last),
+        ShuffleMode::Butterfly => (lane ^ by, lane ^ by <= last),
+        ShuffleMode::Indexed => {
             let source = lane & segment | by & !segment & 31;
             (source, source <= last)
         }

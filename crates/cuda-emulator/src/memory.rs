@@ -21,14 +21,19 @@ pub const RANGE_BITS: u32 = 36;
 /// which a kernel sees memory that only it has.
 pub const FIRST_RANGE: u64 = 16;
 
+/// A device has so many ranges, as a power of two.
+const DEVICE_BITS: u32 = 20;
+
 /// What memory holds that nobody wrote: a NaN in every number format, so that it shows.
-const NEVER_WRITTEN: u8 = 0xff;
+pub const NEVER_WRITTEN: u8 = 0xff;
 
 /// The allocations of all streams.
 pub struct Memory {
     allocations: Vec<Allocation>,
     in_use: usize,
     capacity: usize,
+    /// The range of the first allocation.
+    first_range: u64,
 }
 
 struct Allocation {
@@ -39,32 +44,34 @@ struct Allocation {
 /// Memory that is asked for on a stream is there when the stream comes to it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
-    Promised,
+    Reserved,
     Live,
     Freed,
 }
 
 impl Memory {
-    /// No more than `capacity` bytes will be given out at a time.
-    pub fn new(capacity: usize) -> Self {
-        Self { allocations: Vec::new(), in_use: 0, capacity }
+    /// No more than `capacity` bytes will be given out at a time, at addresses that no other
+    /// `device` has.
+    pub fn new(capacity: usize, device: u64) -> Self {
+        let first_range = FIRST_RANGE + (device << DEVICE_BITS);
+        Self { allocations: Vec::new(), in_use: 0, capacity, first_range }
     }
 
-    /// Memory to be used after [`keep_promise`](Self::keep_promise); `None` where there is
+    /// Memory to be used after [`commit`](Self::commit); `None` where there is
     /// not enough.
-    pub fn promise(&mut self, n_bytes: usize) -> Option<u64> {
+    pub fn reserve(&mut self, n_bytes: usize) -> Option<u64> {
         if n_bytes == 0 || n_bytes > self.capacity - self.in_use || n_bytes >= 1 << RANGE_BITS {
             return None;
         }
         self.in_use += n_bytes;
-        let range = FIRST_RANGE + self.allocations.len() as u64;
-        self.allocations.push(Allocation { bytes: vec![NEVER_WRITTEN; n_bytes], state: State::Promised });
+        let range = self.first_range + self.allocations.len() as u64;
+        self.allocations.push(Allocation { bytes: vec![NEVER_WRITTEN; n_bytes], state: State::Reserved });
         Some(range << RANGE_BITS)
     }
 
     /// # Errors
     /// An address that is no allocation.
-    pub fn keep_promise(&mut self, address: u64) -> Work {
+    pub fn commit(&mut self, address: u64) -> Work {
         self.allocation(address)?.0.state = State::Live;
         Ok(())
     }
@@ -86,7 +93,7 @@ impl Memory {
         let (allocation, offset) = self.allocation(address)?;
         match allocation.state {
             State::Live => Ok((allocation, offset)),
-            State::Promised => {
+            State::Reserved => {
                 Err(fault!("{address:#x} is used before its allocation, in the order of streams"))
             }
             State::Freed => Err(fault!("{address:#x} lies in freed memory")),
@@ -96,7 +103,7 @@ impl Memory {
     fn allocation(&mut self, address: u64) -> Work<(&mut Allocation, usize)> {
         let range = address >> RANGE_BITS;
         let offset = (address & ((1 << RANGE_BITS) - 1)) as usize;
-        let index = range.checked_sub(FIRST_RANGE).and_then(|index| usize::try_from(index).ok());
+        let index = range.checked_sub(self.first_range).and_then(|index| usize::try_from(index).ok());
         match index.and_then(|index| self.allocations.get_mut(index)) {
             None => Err(fault!("{address:#x} is no address of this GPU")),
             Some(allocation) => Ok((allocation, offset)),

@@ -5,9 +5,9 @@
 //! were asked for, as NCCL does it, whatever streams they are queued on.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     ffi::{c_char, c_int, c_void},
-    io::{self, Read, Write},
+    io::{self, Read},
     net::Shutdown,
     os::{
         linux::net::SocketAddrExt,
@@ -16,7 +16,6 @@ use std::{
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
-        mpsc,
     },
     thread,
 };
@@ -24,8 +23,12 @@ use std::{
 use crate::{
     driver::{self, Table, lock},
     gpu::{EventId, gpu},
-    memory::{Fault, Memory},
+    memory::{Fault, Memory, fault},
 };
+
+mod rendezvous;
+
+use rendezvous::{Hello, Message, Number};
 
 /// 2.27.3.
 const VERSION: c_int = 22_703;
@@ -53,159 +56,14 @@ impl UniqueId {
     }
 }
 
-/// What `datatype` names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Number {
-    Float32,
-    Float64,
-}
-
-impl Number {
-    fn of(number: u32) -> Option<Self> {
-        match number {
-            7 => Some(Self::Float32),
-            8 => Some(Self::Float64),
-            _ => None,
-        }
-    }
-
-    fn bytes(self) -> usize {
-        match self {
-            Self::Float32 => 4,
-            Self::Float64 => 8,
-        }
-    }
-
-    /// Adds numbers to others.
-    fn add(self, to: &mut [u8], from: &[u8]) {
-        for (to, from) in to.chunks_exact_mut(self.bytes()).zip(from.chunks_exact(self.bytes())) {
-            match self {
-                Self::Float32 => {
-                    let [a, b] = [&*to, from]
-                        .map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
-                    to.copy_from_slice(&(a + b).to_le_bytes());
-                }
-                Self::Float64 => {
-                    let read = |bytes: &[u8]| {
-                        let mut number = [0; 8];
-                        number.copy_from_slice(bytes);
-                        f64::from_le_bytes(number)
-                    };
-                    let sum = read(to) + read(from);
-                    to.copy_from_slice(&sum.to_le_bytes());
-                }
-            }
-        }
-    }
-}
-
-/// One sum on its way to the meeting, or back.
-struct Message {
-    /// Its place among the sums of the communicator.
-    turn: u64,
-    /// As [`Number`].
-    number: u32,
-    bytes: Vec<u8>,
-}
-
-impl Message {
-    fn send(&self, to: &mut impl Write) -> io::Result<()> {
-        let head = [self.turn, self.number.into(), self.bytes.len() as u64].map(u64::to_le_bytes);
-        to.write_all(head.as_flattened())?;
-        to.write_all(&self.bytes)
-    }
-
-    fn receive(from: &mut impl Read) -> io::Result<Self> {
-        let mut head = [[0; 8]; 3];
-        from.read_exact(head.as_flattened_mut())?;
-        let [turn, number, len] = head.map(u64::from_le_bytes);
-        let mut bytes = vec![0; len as usize];
-        from.read_exact(&mut bytes)?;
-        Ok(Self { turn, number: number as u32, bytes })
-    }
-}
-
-/// What a rank says first.
-struct Hello {
-    rank: u32,
-    n_ranks: u32,
-    device: u32,
-}
-
-impl Hello {
-    fn send(&self, to: &mut impl Write) -> io::Result<()> {
-        to.write_all([self.rank, self.n_ranks, self.device].map(u32::to_le_bytes).as_flattened())
-    }
-
-    fn receive(from: &mut impl Read) -> io::Result<Self> {
-        let mut numbers = [[0; 4]; 3];
-        from.read_exact(numbers.as_flattened_mut())?;
-        let [rank, n_ranks, device] = numbers.map(u32::from_le_bytes);
-        Ok(Self { rank, n_ranks, device })
-    }
-}
-
-/// Lets the ranks of a meeting in and adds up what they send, until one of them leaves.
-fn hold_meeting(listener: &UnixListener) -> io::Result<()> {
-    let mut ranks: BTreeMap<u32, UnixStream> = BTreeMap::new();
-    let mut devices = Vec::new();
-    let mut n_ranks = 1;
-    let mut wrong = false;
-    while ranks.len() < n_ranks {
-        let (mut stream, _) = listener.accept()?;
-        let hello = Hello::receive(&mut stream)?;
-        wrong |= hello.rank >= hello.n_ranks || devices.contains(&hello.device);
-        n_ranks = hello.n_ranks as usize;
-        devices.push(hello.device);
-        wrong |= ranks.insert(hello.rank, stream).is_some();
-    }
-    for stream in ranks.values_mut() {
-        stream.write_all(&[wrong.into()])?;
-    }
-    if wrong {
-        return Ok(());
-    }
-    let (sender, received) = mpsc::channel();
-    for (&rank, stream) in &ranks {
-        let (mut stream, sender) = (stream.try_clone()?, sender.clone());
-        thread::spawn(move || {
-            // The end of a rank is an error too; it ends the meeting.
-            while sender.send((rank, Message::receive(&mut stream))).is_ok() {}
-        });
-    }
-    let mut open: HashMap<u64, BTreeMap<u32, Message>> = HashMap::new();
-    while let Ok((rank, message)) = received.recv() {
-        let message = message?;
-        let turn = message.turn;
-        let messages = open.entry(turn).or_default();
-        messages.insert(rank, message);
-        if messages.len() < n_ranks {
-            continue;
-        }
-        let mut messages = open.remove(&turn).unwrap_or_default().into_values();
-        let Some(mut sum) = messages.next() else { continue };
-        let Some(number) = Number::of(sum.number) else { continue };
-        for message in messages {
-            if (message.number, message.bytes.len()) != (sum.number, sum.bytes.len()) {
-                return Err(io::Error::other("ranks add up different numbers"));
-            }
-            number.add(&mut sum.bytes, &message.bytes);
-        }
-        for stream in ranks.values_mut() {
-            sum.send(stream)?;
-        }
-    }
-    Ok(())
-}
-
 /// The way of one rank to its meeting.
 struct Communicator {
     stream: Mutex<UnixStream>,
     n_asked: AtomicU64,
     /// The end of the sum before: one follows the other, on whatever streams.
     last: EventId,
-    /// Sums that came back and were not yet taken.
-    sums: Mutex<HashMap<u64, Vec<u8>>>,
+    /// Sums that came back and were not yet taken, by turn.
+    sums: Mutex<HashMap<u64, Message>>,
     aborted: AtomicBool,
 }
 
@@ -214,9 +72,9 @@ impl Communicator {
     fn meet(id: &UniqueId, hello: &Hello) -> io::Result<Option<Arc<Self>>> {
         let mut stream = UnixStream::connect_addr(&id.address()?)?;
         hello.send(&mut stream)?;
-        let mut wrong = [0];
-        stream.read_exact(&mut wrong)?;
-        if wrong != [0] {
+        let mut may_meet = [0];
+        stream.read_exact(&mut may_meet)?;
+        if may_meet == [0] {
             return Ok(None);
         }
         let mut receiving = stream.try_clone()?;
@@ -229,9 +87,9 @@ impl Communicator {
         });
         let weak = Arc::downgrade(&communicator);
         thread::spawn(move || {
-            while let Ok(Message { turn, bytes, .. }) = Message::receive(&mut receiving) {
+            while let Ok(message) = Message::receive(&mut receiving) {
                 let Some(communicator) = weak.upgrade() else { return };
-                lock(&communicator.sums).insert(turn, bytes);
+                lock(&communicator.sums).insert(message.turn, message);
             }
         });
         Ok(Some(communicator))
@@ -277,7 +135,7 @@ pub unsafe extern "C" fn ncclGetUniqueId(id: *mut UniqueId) -> Status {
         Err(err) => return refuse(Status::SystemError, &format!("no socket for a meeting: {err}")),
     };
     thread::spawn(move || {
-        if let Err(err) = hold_meeting(&listener)
+        if let Err(err) = rendezvous::hold(&listener)
             && err.kind() != io::ErrorKind::UnexpectedEof
         {
             refuse(Status::SystemError, &format!("a meeting ends: {err}"));
@@ -345,7 +203,10 @@ pub unsafe extern "C" fn ncclAllReduce(
             return Ok(true);
         }
         let Some(sum) = lock(&communicator.sums).remove(&turn) else { return Ok(false) };
-        memory.write(to, n_bytes)?.copy_from_slice(&sum);
+        if sum.number == Message::DIFFERENT {
+            return Err(fault!("the ranks add up different numbers"));
+        }
+        memory.write(to, n_bytes)?.copy_from_slice(&sum.bytes);
         Ok(true)
     };
     let stream = stream.addr() as u64;

@@ -8,8 +8,8 @@ use std::{
 };
 
 pub use body::{
-    AtomicOperation, Comparison, Instruction, Joined, LaneChoice, Operand, Operation, SPECIAL_REGISTERS,
-    Space,
+    AtomicOperation, BooleanOperator, Comparison, Instruction, Operand, Operation, SPECIAL_REGISTERS,
+    ShuffleMode, Space,
 };
 
 mod arithmetic;

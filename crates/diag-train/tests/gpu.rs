@@ -33,6 +33,7 @@ fn gpu() -> Option<MutexGuard<'static, ()>> {
     match candle_train_ops::cuda::device(0) {
         Ok(_) => Some(ALONE.lock().unwrap_or_else(PoisonError::into_inner)),
         Err(err) => {
+            assert!(std::env::var_os("COVID19_DIAG_REQUIRE_GPU").is_none(), "a GPU must be here: {err}");
             eprintln!("SKIPPED: NOTHING WAS TRAINED ON A GPU: no CUDA device can be used: {err}");
             None
         }

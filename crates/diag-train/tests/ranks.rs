@@ -365,6 +365,8 @@ mod gpu {
     fn are_here(n_wanted: usize) -> bool {
         let n = candle_train_ops::cuda::n_devices().unwrap_or(0);
         if n < n_wanted {
+            let required = std::env::var_os("COVID19_DIAG_REQUIRE_GPU").is_some();
+            assert!(!required, "{n_wanted} GPUs must be here, not {n}");
             eprintln!("SKIPPED: NOTHING WAS TRAINED ON GPUS: {n_wanted} wanted, {n} here");
         }
         n >= n_wanted

@@ -241,7 +241,8 @@ impl Plan {
     fn run(&self, context: &Context, addresses: Addresses) -> Result<()> {
         context.stream.context().bind_to_thread().map_err(candle_core::Error::wrap)?;
         let Addresses { x, weight, y } = addresses;
-        let key = [x, weight, y, context.workspace(self.workspace)?];
+        let workspace = if self.workspace > 0 { context.workspace(self.workspace)? } else { 0 };
+        let key = [x, weight, y, workspace];
         let mut packs = self.packs.borrow_mut();
         if packs.len() == MOST_PACKS && !packs.contains_key(&key) {
             packs.clear();

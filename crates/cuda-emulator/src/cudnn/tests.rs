@@ -207,8 +207,8 @@ fn execute(
 }
 
 fn allocate(memory: &mut Memory, n_bytes: usize) -> u64 {
-    let address = memory.promise(n_bytes).unwrap();
-    memory.keep_promise(address).unwrap();
+    let address = memory.reserve(n_bytes).unwrap();
+    memory.commit(address).unwrap();
     address
 }
 
@@ -274,7 +274,7 @@ fn executions_are_checked() {
     let case = case(false);
     let parts = graph(case, FORWARD, handle);
     let engines = configurations(parts[5], MODE_A);
-    let mut memory = Memory::new(64 << 20);
+    let mut memory = Memory::new(64 << 20, 0);
     let addresses = [4 * 420, 4 * 72, 4 * 160].map(|n_bytes| allocate(&mut memory, n_bytes));
     memory.write(addresses[0], 4 * 420).unwrap().fill(0);
     memory.write(addresses[1], 4 * 72).unwrap().fill(0);

@@ -6,7 +6,7 @@ use super::{
     Answer, Handle, Out, Refusal, Status, complain, device::check_device, on_gpu, put, queue,
     refusal::status, stream_of,
 };
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, StreamId, gpu_of};
 
 /// The one pool there is. Freed memory goes back to the GPU at once, which no program can tell.
 const POOL: Handle = 0x9001 << 32;
@@ -17,15 +17,15 @@ const RELEASE_THRESHOLD: c_int = 4;
 /// Memory that is there when the stream comes to it.
 pub fn allocate(gpu: &mut Gpu, stream: Handle, n_bytes: usize) -> Answer<u64> {
     stream_of(gpu, stream)?;
-    let address = match gpu.memory.promise(n_bytes) {
+    let address = match gpu.memory.reserve(n_bytes) {
         Some(address) => address,
         None => {
             // Much may be freed by work that nobody waited for.
             gpu.synchronize_all()?;
-            gpu.memory.promise(n_bytes).ok_or(Refusal::OUT_OF_MEMORY)?
+            gpu.memory.reserve(n_bytes).ok_or(Refusal::OUT_OF_MEMORY)?
         }
     };
-    queue(gpu, stream, "cuMemAllocAsync", Box::new(move |memory| memory.keep_promise(address)))?;
+    queue(gpu, stream, "cuMemAllocAsync", Box::new(move |memory| memory.commit(address)))?;
     Ok(address)
 }
 
@@ -41,7 +41,12 @@ pub extern "C" fn cuMemAllocAsync(address: Out<'_, u64>, n_bytes: usize, stream:
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemFreeAsync(address: u64, stream: Handle) -> Status {
-    on_gpu(|gpu| if address == 0 { Ok(()) } else { free(gpu, stream, address) })
+    // Memory is let go by threads that are bound to another device, or to none.
+    let mut gpu = gpu_of(stream as StreamId);
+    status(gpu.check().map_err(Refusal::from).and_then(|()| match address {
+        0 => Ok(()),
+        _ => free(&mut gpu, stream, address),
+    }))
 }
 
 #[unsafe(no_mangle)]
@@ -77,7 +82,7 @@ mod tests {
 
     #[test]
     fn memory_that_is_short_comes_from_work_that_nobody_waited_for() {
-        let mut gpu = Gpu::new(100);
+        let mut gpu = Gpu::new(100, 0);
         let stream = gpu.create_stream() as Handle;
         let first = allocate(&mut gpu, stream, 60).unwrap();
         free(&mut gpu, stream, first).unwrap();
@@ -89,7 +94,7 @@ mod tests {
 
     #[test]
     fn memory_is_not_freed_twice() {
-        let mut gpu = Gpu::new(100);
+        let mut gpu = Gpu::new(100, 0);
         let address = allocate(&mut gpu, 0, 4).unwrap();
         free(&mut gpu, 0, address).unwrap();
         free(&mut gpu, 0, address).unwrap();

@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn pageable_memory_may_be_changed_after_the_call() {
-        let mut gpu = Gpu::new(MIB);
+        let mut gpu = Gpu::new(MIB, 0);
         let to = allocate(&mut gpu, 0, 4).unwrap();
         let mut bytes = *b"sent";
         send(&mut gpu, 0, to, &bytes).unwrap();
@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn page_locked_memory_that_is_filled_again_too_early_shows() {
-        let mut gpu = Gpu::new(MIB);
+        let mut gpu = Gpu::new(MIB, 0);
         let to = allocate(&mut gpu, 0, 4).unwrap();
         let (bytes, from) = page_locked(b"sent");
         // SAFETY: never freed.
@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn page_locked_memory_that_is_freed_too_early_is_a_fault() {
-        let mut gpu = Gpu::new(MIB);
+        let mut gpu = Gpu::new(MIB, 0);
         let to = allocate(&mut gpu, 0, 4).unwrap();
         let (_, from) = page_locked(b"sent");
         // SAFETY: the copy holds it.
@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn a_copy_beyond_page_locked_memory_is_refused() {
-        let mut gpu = Gpu::new(MIB);
+        let mut gpu = Gpu::new(MIB, 0);
         let to = allocate(&mut gpu, 0, 100).unwrap();
         let (_, from) = page_locked(b"four");
         // SAFETY: refused.
@@ -216,7 +216,7 @@ mod tests {
 
     /// A stream that writes "new!" over "old!", and another one that reads, after a wait or not.
     fn read_on_another_stream(waits: bool) -> Answer<[u8; 4]> {
-        let mut gpu = Gpu::new(MIB);
+        let mut gpu = Gpu::new(MIB, 0);
         let [writes, reads] = [0; 2].map(|_| gpu.create_stream() as Handle);
         let at = allocate(&mut gpu, writes, 4)?;
         send(&mut gpu, writes, at, b"old!")?;
@@ -238,7 +238,7 @@ mod tests {
 
     #[test]
     fn memory_is_there_in_the_order_of_its_stream() {
-        let mut gpu = Gpu::new(MIB);
+        let mut gpu = Gpu::new(MIB, 0);
         let [owner, other] = [0; 2].map(|_| gpu.create_stream() as Handle);
         let at = allocate(&mut gpu, owner, 4).unwrap();
         send(&mut gpu, other, at, b"soon").unwrap();
@@ -250,7 +250,7 @@ mod tests {
 
     #[test]
     fn freed_memory_is_not_read() {
-        let mut gpu = Gpu::new(MIB);
+        let mut gpu = Gpu::new(MIB, 0);
         let at = allocate(&mut gpu, 0, 4).unwrap();
         send(&mut gpu, 0, at, b"gone").unwrap();
         free(&mut gpu, 0, at).unwrap();
@@ -265,7 +265,7 @@ mod tests {
 
     #[test]
     fn no_copy_goes_beyond_an_allocation() {
-        let mut gpu = Gpu::new(MIB);
+        let mut gpu = Gpu::new(MIB, 0);
         let at = allocate(&mut gpu, 0, 6).unwrap();
         send(&mut gpu, 0, at + 3, b"long").unwrap();
         assert!(gpu.synchronize(0).unwrap_err().0.contains("writes 4 bytes at byte 3 of an allocation of 6"));

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, ffi::c_uint, sync::Mutex};
 
-use super::{Answer, Handle, Out, Refusal, Status, complain, current_device, lock, on_gpu, put, stream_of};
+use super::{Answer, Handle, Out, Refusal, Status, complain, lock, on_gpu, put, stream_of};
 use crate::gpu::{EventId, Gpu};
 
 /// `CU_STREAM_NON_BLOCKING`.
@@ -11,7 +11,7 @@ const NON_BLOCKING: c_uint = 1;
 const DISABLE_TIMING: c_uint = 2;
 
 /// Events that may be asked for times, with their devices: each numbers its own.
-static TIMED: Mutex<BTreeSet<(Option<u32>, Handle)>> = Mutex::new(BTreeSet::new());
+static TIMED: Mutex<BTreeSet<Handle>> = Mutex::new(BTreeSet::new());
 
 /// The event of a handle.
 fn event_of(gpu: &Gpu, event: Handle) -> Answer<EventId> {
@@ -35,7 +35,10 @@ pub extern "C" fn cuStreamCreate(stream: Out<'_, Handle>, flags: c_uint) -> Stat
 pub extern "C" fn cuStreamDestroy_v2(stream: Handle) -> Status {
     on_gpu(|gpu| match stream_of(gpu, stream)? {
         0 => Err(Refusal::INVALID_HANDLE),
-        stream => Ok(gpu.destroy_stream(stream)?),
+        stream => {
+            gpu.destroy_stream(stream);
+            Ok(())
+        }
     })
 }
 
@@ -60,7 +63,7 @@ pub extern "C" fn cuEventCreate(event: Out<'_, Handle>, flags: c_uint) -> Status
     on_gpu(|gpu| {
         let id = gpu.create_event() as Handle;
         if flags & DISABLE_TIMING == 0 {
-            lock(&TIMED).insert((current_device(), id));
+            lock(&TIMED).insert(id);
         }
         put(event, id)
     })
@@ -70,7 +73,7 @@ pub extern "C" fn cuEventCreate(event: Out<'_, Handle>, flags: c_uint) -> Status
 pub extern "C" fn cuEventDestroy_v2(event: Handle) -> Status {
     on_gpu(|gpu| {
         let id = event_of(gpu, event)?;
-        lock(&TIMED).remove(&(current_device(), event));
+        lock(&TIMED).remove(&event);
         gpu.destroy_event(id);
         Ok(())
     })
@@ -96,7 +99,7 @@ pub extern "C" fn cuEventSynchronize(event: Handle) -> Status {
 pub extern "C" fn cuEventElapsedTime_v2(ms: Out<'_, f32>, start: Handle, end: Handle) -> Status {
     on_gpu(|gpu| {
         let events = [event_of(gpu, start)?, event_of(gpu, end)?];
-        if ![start, end].iter().all(|&event| lock(&TIMED).contains(&(current_device(), event))) {
+        if ![start, end].iter().all(|&event| lock(&TIMED).contains(&event)) {
             complain("cuEventElapsedTime: an event was created without a time");
             return Err(Refusal::INVALID_HANDLE);
         }
@@ -104,7 +107,7 @@ pub extern "C" fn cuEventElapsedTime_v2(ms: Out<'_, f32>, start: Handle, end: Ha
             return Err(Refusal::NOT_READY);
         }
         // All that can be wrong now is an event that was never recorded.
-        put(ms, gpu.elapsed_ms(events[0], events[1]).map_err(|_| Refusal::INVALID_HANDLE)?)
+        put(ms, gpu.elapsed_ms(events[0], events[1]).ok_or(Refusal::INVALID_HANDLE)?)
     })
 }
 

@@ -1,7 +1,7 @@
 //! The memory that the threads of a block share, and who used it since their last barrier.
 
 use super::LANES;
-use crate::memory::{Work, fault};
+use crate::memory::{NEVER_WRITTEN, Work, fault};
 
 /// Shared memory of one block.
 pub struct Shared {
@@ -72,12 +72,12 @@ impl Others {
 
 impl Shared {
     pub fn new(n_bytes: usize) -> Self {
-        Self { bytes: vec![0xff; n_bytes], uses: vec![Uses::default(); n_bytes], epoch: 0 }
+        Self { bytes: vec![NEVER_WRITTEN; n_bytes], uses: vec![Uses::default(); n_bytes], epoch: 0 }
     }
 
     /// For the next block: what the last one left is nobody's.
     pub fn begin(&mut self) {
-        self.bytes.fill(0xff);
+        self.bytes.fill(NEVER_WRITTEN);
         self.epoch += 1;
     }
 

@@ -15,9 +15,9 @@ fn kernel(body: &str) -> Arc<Function> {
 
 /// Runs a kernel in one block of so many threads over these numbers.
 fn run(body: &str, n_threads: u32, numbers: &[u32]) -> Work<Vec<u32>> {
-    let mut memory = Memory::new(1 << 20);
-    let address = memory.promise(numbers.len() * 4).unwrap();
-    memory.keep_promise(address).unwrap();
+    let mut memory = Memory::new(1 << 20, 0);
+    let address = memory.reserve(numbers.len() * 4).unwrap();
+    memory.commit(address).unwrap();
     let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
     memory.write(address, bytes.len()).unwrap().copy_from_slice(&bytes);
     let launch = Launch {
@@ -67,8 +67,12 @@ fn threads_exchange_numbers_over_a_barrier() {
     assert_eq!(run(&reverse("bar.sync 	0;"), 4, &[5, 6, 7, 8]).unwrap(), [8, 7, 6, 5]);
     // Threads run in an order in which the numbers would come too late.
     fails(&reverse(""), 4, &[5, 6, 7, 8], "without a barrier between");
-    // Waiting for the warp is enough within it.
+    // Waiting for the warp is enough within it, but for all of it, and a shuffle is no waiting.
     assert_eq!(run(&reverse("bar.warp.sync 	-1;"), 4, &[5, 6, 7, 8]).unwrap(), [8, 7, 6, 5]);
+    let pairs = "setp.lt.u32 	%p1, %r1, 2;\n	selp.b32 	%r7, 3, 12, %p1;\n	bar.warp.sync 	%r7;";
+    fails(&reverse(pairs), 4, &[5, 6, 7, 8], "without a barrier between");
+    let shuffle = "mov.u32 	%r8, -1;\n	shfl.sync.idx.b32 	%r7, %r4, 0, 31, %r8;";
+    fails(&reverse(shuffle), 4, &[5, 6, 7, 8], "without a barrier between");
 }
 
 #[test]
@@ -117,6 +121,10 @@ $L__BB0_3:
 	bar.sync 	0;";
     fails(body, 64, &[0], "waits for threads that never come");
     fails("$L__BB0_1:\n\tbra.uni 	$L__BB0_1;", 1, &[0], "runs for ever");
+    let guard = "	mov.u32 	%r1, %tid.x;\n	setp.lt.u32 	%p1, %r1, 5;\n";
+    fails(&format!("{guard}	@%p1 ret;\n	bar.sync 	0;"), 64, &[0], "waits for threads that never come");
+    let two = format!("{guard}	@%p1 bra 	$L__BB0_2;\n	bar.sync 	0;\n	ret;\n$L__BB0_2:\n	bar.sync 	0;");
+    fails(&two, 64, &[0], "waits at another barrier than its warp");
 }
 
 #[test]
@@ -146,6 +154,10 @@ fn arithmetic_is_that_of_a_gpu() {
         ("cvt.rzi.s32.f32 \t%r4, %r1", [(-2.7f32).to_bits(), 0, 0], -2i32 as u32),
         ("cvt.rni.s32.f32 \t%r4, %r1", [2.5f32.to_bits(), 0, 0], 2),
         ("cvt.rzi.u32.f32 \t%r4, %r1", [(-2.7f32).to_bits(), 0, 0], 0),
+        ("cvt.rzi.s32.f32 \t%r4, %r1", [f32::NAN.to_bits(), 0, 0], 0),
+        ("cvt.s8.s32 \t%r4, %r1", [0x1234_5680, 0, 0], 0xffff_ff80),
+        ("fma.rm.f32 \t%r4, %r1, %r1, %r2", [1f32, -1e-30, 0.].map(f32::to_bits), 1f32.next_down().to_bits()),
+        ("ld.global.s8 \t%r4, [%rd0]", [0x80, 0, 0], 0xffff_ff80),
         ("set.lt.f32.f32 \t%r4, %r1, %r2", [1f32, 2., 0.].map(f32::to_bits), 1f32.to_bits()),
         ("cvt.rn.bf16.f32 \t%r4, %r1", [1.005_859_4f32.to_bits(), 0, 0], 0x3f81),
     ] {

@@ -1,6 +1,6 @@
 //! What the arithmetic instructions compute: functions of registers, by instruction and type.
 
-use super::types::{BFloat16, Number, Type};
+use super::types::{Number, Type};
 
 pub type Unary = fn(u64) -> u64;
 pub type Binary = fn(u64, u64) -> u64;
@@ -16,7 +16,7 @@ trait Integer: Number + Ord {
     fn high_product(self, other: Self) -> Self;
     /// In twice the bits.
     fn wide_product(self, other: Self) -> u64;
-    /// All bits set where the divisor is 0, as on a GPU.
+    /// All bits set where the divisor is 0, for which PTX names no result.
     fn quotient(self, other: Self) -> Self;
     fn remainder(self, other: Self) -> Self;
     fn negative(self) -> Self;
@@ -39,7 +39,7 @@ macro_rules! integers {
                 self.wrapping_mul(other)
             }
             fn high_product(self, other: Self) -> Self {
-                ((self as i128 * other as i128) >> Self::BITS) as Self
+                ((self as i128).wrapping_mul(other as i128) >> Self::BITS) as Self
             }
             fn wide_product(self, other: Self) -> u64 {
                 (self as $wide).wrapping_mul(other as $wide) as $wide_bits as u64
@@ -245,22 +245,23 @@ pub fn ternary(name: &str, type_: Type) -> Option<Ternary> {
         ("fma", Type::Float32) => Some(|a, b, c| f32::of(a).fused(f32::of(b), f32::of(c)).register()),
         ("fma.rm", Type::Float32) => Some(|a, b, c| {
             let [a, b, c] = [a, b, c].map(|register| f64::from(f32::of(register)));
-            rounded_down(a * b + c).register()
+            // The product is exact in f64, the sum is not: its error decides where f32 ends.
+            let (product, sum) = (a * b, a * b + c);
+            let of_c = sum - product;
+            let error = (product - (sum - of_c)) + (c - of_c);
+            rounded_down(sum, error).register()
         }),
         ("fma", Type::Float64) => Some(|a, b, c| f64::of(a).fused(f64::of(b), f64::of(c)).register()),
-        ("fma", Type::BFloat16) => Some(|a, b, c| {
-            let [a, b, c] = [a, b, c].map(|register| f64::from(BFloat16::of(register).0));
-            BFloat16((a * b + c) as f32).register()
-        }),
         ("prmt", Type::Bits(32)) => Some(permuted),
         _ => for_integer!(type_, integer(name)),
     }
 }
 
-/// The largest f32 that is not above.
-fn rounded_down(value: f64) -> f32 {
+/// The largest f32 that is not above `value + error`, the error being far smaller.
+fn rounded_down(value: f64, error: f64) -> f32 {
     let nearest = value as f32;
-    if f64::from(nearest) > value { nearest.next_down() } else { nearest }
+    let apart = f64::from(nearest) - value;
+    if apart > 0.0 || apart == 0.0 && error < 0.0 { nearest.next_down() } else { nearest }
 }
 
 /// Four bytes chosen out of eight; a choice above 7 spreads the byte's sign.

@@ -89,8 +89,10 @@ pub enum Operation {
         from: Operand,
         bits: u32,
     },
+    /// `mask`: the bits of the register, which may have more than the type: the sign fills it up.
     Convert {
         conversion: Conversion,
+        mask: u64,
         to: u32,
         from: Operand,
     },
@@ -134,7 +136,7 @@ pub enum Operation {
         to: usize,
     },
     Shuffle {
-        choice: LaneChoice,
+        choice: ShuffleMode,
         to: u32,
         found: Option<u32>,
         from: [Operand; 4],
@@ -156,7 +158,7 @@ pub enum Operation {
 pub struct Comparison {
     pub test: Test,
     pub from: [Operand; 2],
-    pub joined: Option<(Operand, Joined)>,
+    pub joined: Option<(Operand, BooleanOperator)>,
     pub to: u32,
     pub otherwise_to: Option<u32>,
     /// What is written where it holds.
@@ -165,7 +167,7 @@ pub struct Comparison {
 
 /// How a comparison is joined with a predicate.
 #[derive(Clone, Copy, Debug)]
-pub enum Joined {
+pub enum BooleanOperator {
     And,
     Or,
     Xor,
@@ -181,11 +183,11 @@ pub enum AtomicOperation {
 
 /// Whose register a thread reads.
 #[derive(Clone, Copy, Debug)]
-pub enum LaneChoice {
+pub enum ShuffleMode {
     Up,
     Down,
-    Across,
-    Numbered,
+    Butterfly,
+    Indexed,
 }
 
 /// Reads a kernel.
@@ -195,7 +197,7 @@ pub fn read(name: &str, text: &Text, module_shared: &[Declaration]) -> Result<Fu
     for (number, register) in (0..).zip(SPECIAL_REGISTERS) {
         reader.scopes[0].insert(register.to_owned(), number);
     }
-    reader.n_registers = SPECIAL_REGISTERS.len();
+    reader.registers = vec![Type::Unsigned(32); SPECIAL_REGISTERS.len()];
 
     let mut parameters = Vec::new();
     let mut end = 0;
@@ -263,7 +265,8 @@ pub fn read(name: &str, text: &Text, module_shared: &[Declaration]) -> Result<Fu
 struct Reader {
     /// Registers by name; an inner scope hides the names of outer ones.
     scopes: Vec<HashMap<String, u32>>,
-    n_registers: usize,
+    /// The type of each register.
+    registers: Vec<Type>,
     /// Addresses, each within its space.
     symbols: HashMap<String, u64>,
     shared_bytes: usize,
@@ -282,15 +285,20 @@ impl Reader {
 
     fn statement(&mut self, statement: &str, line: usize) -> Result<(), String> {
         if let Some(registers) = statement.strip_prefix(".reg") {
-            for name in registers.split_whitespace().skip(1).flat_map(|names| names.split(',')) {
+            let (type_, names) = registers.trim().split_once([' ', '\t']).unwrap_or((registers, ""));
+            let type_ = Type::named(type_.trim_start_matches('.')).ok_or("registers of an unknown type")?;
+            for name in names.split(',').map(str::trim) {
                 let (prefix, count) = match name.split_once('<') {
                     None => (name, None),
                     Some((prefix, count)) => (prefix, count.trim_end_matches('>').parse::<u32>().ok()),
                 };
                 for index in 0..count.unwrap_or(1) {
                     let name = count.map_or(prefix.to_owned(), |_| format!("{prefix}{index}"));
-                    self.scopes.last_mut().ok_or("a brace too many")?.insert(name, self.n_registers as u32);
-                    self.n_registers += 1;
+                    self.scopes
+                        .last_mut()
+                        .ok_or("a brace too many")?
+                        .insert(name, self.registers.len() as u32);
+                    self.registers.push(type_);
                 }
             }
             return Ok(());
@@ -331,7 +339,7 @@ impl Reader {
         let mut decoder = Decoder {
             labels: &self.labels,
             symbols: &self.symbols,
-            n_registers: self.n_registers,
+            registers: &self.registers,
             constants: Vec::new(),
         };
         let instructions = self
@@ -348,7 +356,7 @@ impl Reader {
             parameters,
             shared_bytes: self.shared_bytes,
             local_bytes: self.local_bytes,
-            n_registers: self.n_registers,
+            n_registers: self.registers.len(),
             constants: decoder.constants,
             instructions,
         })
@@ -358,7 +366,7 @@ impl Reader {
 struct Decoder<'a> {
     labels: &'a HashMap<String, usize>,
     symbols: &'a HashMap<String, u64>,
-    n_registers: usize,
+    registers: &'a [Type],
     constants: Vec<u64>,
 }
 
@@ -427,12 +435,9 @@ impl Decoder<'_> {
             ("ld" | "ldu", [to, address]) => {
                 let Some(type_) = type_ else { return Ok(None) };
                 let (base, offset) = self.address(address)?;
-                // A register may be wider than what is loaded: `ld.s8` fills it up with the sign.
-                let mask = match type_ {
-                    Type::Signed(8) => 0xffff,
-                    _ => mask,
-                };
-                Operation::Load { space: space_of(words), type_, to: registers_of(to)?, mask, base, offset }
+                let to = registers_of(to)?;
+                let mask = self.width(to.first())?;
+                Operation::Load { space: space_of(words), type_, to, mask, base, offset }
             }
             ("st", [address, from]) => {
                 let Some(type_) = type_ else { return Ok(None) };
@@ -464,7 +469,9 @@ impl Decoder<'_> {
             }
             ("cvt", [to, from]) => {
                 let Some(conversion) = Conversion::named(&words[1..]) else { return Ok(None) };
-                Operation::Convert { conversion, to: register_of(to)?, from: self.operand(from, u64::MAX)? }
+                let to = register_of(to)?;
+                let mask = self.width(Some(&to))?;
+                Operation::Convert { conversion, mask, to, from: self.operand(from, u64::MAX)? }
             }
             ("selp", [to, yes, no, by]) => Operation::Select {
                 to: register_of(to)?,
@@ -476,9 +483,9 @@ impl Decoder<'_> {
                 let Some(type_) = type_ else { return Ok(None) };
                 let Some(test) = arithmetic::test(words[1], type_) else { return Ok(None) };
                 let join = match words[2] {
-                    "and" => Some(Joined::And),
-                    "or" => Some(Joined::Or),
-                    "xor" => Some(Joined::Xor),
+                    "and" => Some(BooleanOperator::And),
+                    "or" => Some(BooleanOperator::Or),
+                    "xor" => Some(BooleanOperator::Xor),
                     _ => None,
                 };
                 let joined = match (join, rest) {
@@ -498,10 +505,10 @@ impl Decoder<'_> {
             }
             ("shfl", [to, value, by, range, lanes]) => {
                 let choice = match words[2] {
-                    "up" => LaneChoice::Up,
-                    "down" => LaneChoice::Down,
-                    "bfly" => LaneChoice::Across,
-                    _ => LaneChoice::Numbered,
+                    "up" => ShuffleMode::Up,
+                    "down" => ShuffleMode::Down,
+                    "bfly" => ShuffleMode::Butterfly,
+                    _ => ShuffleMode::Indexed,
                 };
                 let (to, found) = two_registers(to)?;
                 let mut from = [0; 4];
@@ -563,6 +570,12 @@ impl Decoder<'_> {
         })
     }
 
+    /// The bits that a register has.
+    fn width(&self, register: Option<&u32>) -> Result<u64, String> {
+        let type_ = register.and_then(|register| self.registers.get(*register as usize));
+        type_.map(|type_| type_.mask()).ok_or_else(|| "no register".to_owned())
+    }
+
     /// A register, or a constant: a number, cut off by `mask`, or the address of a symbol.
     fn operand(&mut self, text: &str, mask: u64) -> Result<Operand, String> {
         if text.starts_with('#') {
@@ -579,7 +592,7 @@ impl Decoder<'_> {
             self.constants.push(value);
             self.constants.len() - 1
         });
-        Ok((self.n_registers + index) as Operand)
+        Ok((self.registers.len() + index) as Operand)
     }
 
     /// Of `{a, b}`, or of `a`.

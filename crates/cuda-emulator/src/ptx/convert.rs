@@ -45,8 +45,12 @@ impl Conversion {
         (known(from) && known(to)).then_some(conversion)
     }
 
-    /// Of a register's value.
+    /// Of a register's value; above the bits of the type come those of its sign.
     pub fn apply(self, register: u64) -> u64 {
+        self.to.extended(self.converted(register))
+    }
+
+    fn converted(self, register: u64) -> u64 {
         let float = match self.from {
             Type::Float32 => f32::of(register).into(),
             Type::Float64 => f64::of(register),
@@ -79,7 +83,11 @@ impl Conversion {
             true => value.clamp(0.0, 1.0),
             false => value,
         };
-        // Rust's casts to integers end at their bounds and take a NaN for 0, as PTX does.
+        let to_integer = matches!(self.to, Type::Bits(_) | Type::Unsigned(_) | Type::Signed(_));
+        if to_integer && value.is_nan() && (self.from == Type::Float64 || self.to.bits() == 64) {
+            return 1 << (self.to.bits() - 1);
+        }
+        // Rust's casts to integers end at their bounds and take any other NaN for 0, as PTX does.
         match self.to {
             Type::Float32 => (value as f32).register(),
             Type::Float64 => value.register(),

@@ -51,7 +51,7 @@ fn naive(case: Case, direction: u32, values: &[Vec<f32>; 3]) -> Vec<f64> {
 
 /// What an engine computes, in the order of [`positions`].
 fn computed(case: Case, direction: u32, values: &[Vec<f32>; 3], handle: Handle, plan: Handle) -> Vec<f32> {
-    let mut memory = Memory::new(64 << 20);
+    let mut memory = Memory::new(64 << 20, 0);
     let size = if case.bf16 { 2 } else { 4 };
     let output = [2, 1, 0][direction as usize - 10];
     let addresses = [0, 1, 2].map(|index| {
