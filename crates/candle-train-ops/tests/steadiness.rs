@@ -56,21 +56,21 @@ fn resident_kib() -> Option<f64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// Memory after `n_steps` against that after 10, within 5 percent.
+/// Steps over which memory is watched at the beginning and at the end: from step to step it goes up
+/// and down by 5 percent, as the allocator gives one buffer back or keeps it.
+const WATCHED: usize = 20;
+
+/// The most memory within the last steps against that within the first, within 5 percent.
 #[track_caller]
 #[expect(clippy::print_stderr, reason = "a check that is left out says so")]
 fn check_memory(n_steps: usize) {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut resident = vec![];
-    train(32, n_steps, |step| {
-        if step == 10 || step == n_steps {
-            resident.push(resident_kib());
-        }
-    })
-    .unwrap();
-    match resident[..] {
-        [Some(early), Some(late)] => {
-            assert!(late <= 1.05 * early, "{early} KiB after 10 steps, {late} after {n_steps}");
+    train(32, n_steps, |_| resident.push(resident_kib())).unwrap();
+    let most = |steps: &[Option<f64>]| steps.iter().flatten().copied().reduce(f64::max);
+    match (most(&resident[..WATCHED]), most(&resident[n_steps - WATCHED..])) {
+        (Some(early), Some(late)) => {
+            assert!(late <= 1.05 * early, "{early} KiB within {WATCHED} steps, {late} at {n_steps}");
         }
         _ => eprintln!("SKIPPED: this system does not tell a process its memory"),
     }
@@ -78,11 +78,11 @@ fn check_memory(n_steps: usize) {
 
 #[test]
 fn memory_does_not_grow() {
-    check_memory(40);
+    check_memory(60);
 }
 
 #[test]
 #[ignore = "takes minutes: cargo test --release -p candle-train-ops --test steadiness -- --ignored"]
-fn memory_after_1000_steps_is_that_after_10() {
+fn memory_after_1000_steps_is_that_of_the_first() {
     check_memory(1000);
 }
