@@ -411,7 +411,8 @@ mod gpu {
         }
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
-        let recipe = recipe().replace("epochs = 9", "epochs = 2");
+        // Steps enough for two kills, some steps on from where a rank was last.
+        let recipe = recipe().replace("epochs = 9", "epochs = 4");
         write(folder, &format!("deterministic = true\n{recipe}"));
         train_on("cuda", folder, "whole", 2);
         killed_on("cuda", folder, 2, (6, 800));
