@@ -331,6 +331,40 @@ fn training_steps_agree() {
 }
 
 #[test]
+fn gradients_past_candle_s_store_are_those_in_it() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(device) = gpu() else { return };
+    let var = |shape: &[usize], seed| {
+        let tensor = numbers(shape, 1.0, seed).to_dtype(DType::F32).unwrap();
+        Var::from_tensor(&tensor.to_device(&device).unwrap()).unwrap()
+    };
+    let [image, weight, gamma, beta] = [(&[2, 4, 6, 5][..], 1), (&[4, 4, 3, 3], 2), (&[4], 3), (&[4], 4)]
+        .map(|(shape, seed)| var(shape, seed));
+    // The sum of the squares of what is normalised would not depend on anything before.
+    let shares = var(&[2, 4, 6, 5], 5).as_tensor().detach();
+    let loss = || -> Result<Tensor> {
+        let mut x = Activation::from_nchw(&image)?;
+        // Two layers share all they have, and what is neither uses the scale as well.
+        for _ in 0..2 {
+            x = conv2d(&x, &weight, Conv2dSpec { stride: 1, padding: 1, groups: 1 })?;
+            x = batch_norm(&x, &gamma, &beta, &RunningStats::new(4), None, Act::Identity, true)?;
+        }
+        (x.to_nchw()? * &shares)?.sum_all()? + gamma.sqr()?.sum_all()?
+    };
+    cuda::set_deterministic(true);
+    let (got, want) = (backward(&loss().unwrap()).unwrap(), loss().unwrap().backward().unwrap());
+    cuda::set_deterministic(false);
+    for (name, var) in [("image", &image), ("weight", &weight), ("gamma", &gamma), ("beta", &beta)] {
+        let [got, want] = [&got, &want].map(|store| store.get(var).unwrap().to_device(&Device::Cpu).unwrap());
+        let want = want.to_dtype(DType::F64).unwrap();
+        let apart = largest(&(got.to_dtype(DType::F64).unwrap() - &want).unwrap());
+        // Sums of a few numbers, in another order.
+        assert!(apart <= 1e-5 * largest(&want), "{name} differs by {apart:e}");
+        assert!(largest(&want) > 1e-3, "{name} has no gradient to compare");
+    }
+}
+
+#[test]
 fn deterministic_steps_repeat_bit_for_bit() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(device) = gpu() else { return };

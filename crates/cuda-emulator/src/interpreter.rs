@@ -3,10 +3,13 @@
 
 use std::sync::Arc;
 
-use self::shared::Shared;
+use self::{
+    shared::Shared,
+    spaces::{Spaces, put_word, window, word},
+};
 use crate::{
     gpu::in_other_order,
-    memory::{Fault, Memory, NEVER_WRITTEN, RANGE_BITS, Work, fault},
+    memory::{Fault, Memory, NEVER_WRITTEN, Work, fault},
     ptx::{
         AtomicOperation, BooleanOperator, Comparison, Function, Instruction, Operand, Operation,
         SPECIAL_REGISTERS, ShuffleMode, Space,
@@ -14,6 +17,7 @@ use crate::{
 };
 
 mod shared;
+mod spaces;
 #[cfg(test)]
 mod tests;
 
@@ -390,109 +394,6 @@ fn compare(registers: &mut Registers<'_, &mut [u64]>, comparison: &Comparison) {
     registers.set(*to, if result { *yes } else { 0 });
     if let Some(register) = otherwise_to {
         registers.set(*register, otherwise.into());
-    }
-}
-
-/// All memory that a block sees.
-struct Spaces<'a> {
-    memory: &'a mut Memory,
-    shared: Shared,
-    /// One thread's after the other's.
-    local: Vec<u8>,
-    local_bytes: usize,
-    parameters: &'a [u8],
-}
-
-impl Spaces<'_> {
-    /// Bytes that a thread reads; `by`: its number, and how often its warp has waited.
-    #[inline]
-    fn read(&mut self, by: (usize, u32), space: Space, address: u64, n_bytes: usize) -> Work<&[u8]> {
-        let (space, address) = resolved(space, address);
-        check_alignment(address, n_bytes)?;
-        match space {
-            Space::Global | Space::Generic => self.memory.read(address, n_bytes),
-            Space::Shared => self.shared.read(by, address, n_bytes),
-            Space::Local => self.local(by.0, address, n_bytes).map(|bytes| &*bytes),
-            Space::Parameter => {
-                let range = address as usize..(address as usize).saturating_add(n_bytes);
-                self.parameters.get(range).ok_or_else(|| outside(address, n_bytes, self.parameters.len()))
-            }
-        }
-    }
-
-    /// Bytes that a thread writes.
-    #[inline]
-    fn write(&mut self, by: (usize, u32), space: Space, address: u64, n_bytes: usize) -> Work<&mut [u8]> {
-        let (space, address) = resolved(space, address);
-        check_alignment(address, n_bytes)?;
-        match space {
-            Space::Global | Space::Generic => self.memory.write(address, n_bytes),
-            Space::Shared => self.shared.write(by, address, n_bytes),
-            Space::Local => self.local(by.0, address, n_bytes),
-            Space::Parameter => Err(fault!("writes to a parameter")),
-        }
-    }
-
-    fn local(&mut self, thread: usize, address: u64, n_bytes: usize) -> Work<&mut [u8]> {
-        let len = self.local_bytes;
-        let range = address as usize..(address as usize).saturating_add(n_bytes);
-        let own = &mut self.local[thread * len..][..len];
-        own.get_mut(range).ok_or_else(|| outside(address, n_bytes, len))
-    }
-}
-
-#[inline]
-fn check_alignment(address: u64, n_bytes: usize) -> Work {
-    match address & (n_bytes as u64 - 1) {
-        0 => Ok(()),
-        _ => Err(fault!("{n_bytes} bytes at {address:#x}, which is no multiple of them")),
-    }
-}
-
-/// Where a space begins among all addresses.
-fn window(space: Space) -> u64 {
-    let number: u64 = match space {
-        Space::Generic | Space::Global => 0,
-        Space::Shared => 1,
-        Space::Local => 2,
-        Space::Parameter => 3,
-    };
-    number << RANGE_BITS
-}
-
-/// A generic address by the space that it lies in.
-fn resolved(space: Space, address: u64) -> (Space, u64) {
-    if space != Space::Generic {
-        return (space, address);
-    }
-    let inner = [Space::Shared, Space::Local, Space::Parameter];
-    let found = inner.into_iter().find(|&space| address >> RANGE_BITS == window(space) >> RANGE_BITS);
-    found.map_or((Space::Global, address), |space| (space, address - window(space)))
-}
-
-fn outside(address: u64, n_bytes: usize, len: usize) -> Fault {
-    fault!("{n_bytes} bytes at byte {address} of {len} bytes")
-}
-
-/// The number in 1, 2, 4 or 8 bytes.
-#[inline]
-fn word(bytes: &[u8]) -> u64 {
-    match *bytes {
-        [a] => a.into(),
-        [a, b] => u16::from_le_bytes([a, b]).into(),
-        [a, b, c, d] => u32::from_le_bytes([a, b, c, d]).into(),
-        _ => <[u8; 8]>::try_from(bytes).map_or(0, u64::from_le_bytes),
-    }
-}
-
-/// Reverse of [`word`].
-#[inline]
-fn put_word(bytes: &mut [u8], word: u64) {
-    match bytes {
-        [byte] => *byte = word as u8,
-        [_, _] => bytes.copy_from_slice(&(word as u16).to_le_bytes()),
-        [_, _, _, _] => bytes.copy_from_slice(&(word as u32).to_le_bytes()),
-        _ => bytes.copy_from_slice(&word.to_le_bytes()),
     }
 }
 

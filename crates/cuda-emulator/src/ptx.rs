@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-pub use body::{
+pub use instruction::{
     AtomicOperation, BooleanOperator, Comparison, Instruction, Operand, Operation, SPECIAL_REGISTERS,
     ShuffleMode, Space,
 };
@@ -15,6 +15,8 @@ pub use body::{
 mod arithmetic;
 mod body;
 mod convert;
+mod decode;
+mod instruction;
 mod types;
 
 /// The kernels of one PTX text.

@@ -1,6 +1,6 @@
 //! The memory that the threads of a block share, and who used it since their last barrier.
 
-use super::LANES;
+use super::{LANES, spaces::outside};
 use crate::memory::{NEVER_WRITTEN, Work, fault};
 
 /// Shared memory of one block.
@@ -128,7 +128,7 @@ impl Shared {
         let (start, len) = (address as usize, self.bytes.len());
         match start.checked_add(n_bytes).filter(|&end| end <= len) {
             Some(end) => Ok(start..end),
-            None => Err(super::outside(address, n_bytes, len)),
+            None => Err(outside(address, n_bytes, len)),
         }
     }
 }
