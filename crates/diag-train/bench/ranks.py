@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import statistics
 import subprocess
@@ -56,13 +57,20 @@ def measure(side, n_epochs):
     """Wall and CPU seconds, and the peak of each process in MiB; of MPI's the larger alone."""
     started = time.monotonic()
     cpu, peaks = 0, []
-    for process in start(side, n_epochs):
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode != 0:
-            sys.exit(f"{process.args} failed")
-        cpu += usage.ru_utime + usage.ru_stime
-        peaks.append(usage.ru_maxrss / 1024)
+    processes = start(side, n_epochs)
+    try:
+        for process in processes:
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            if process.returncode != 0:
+                sys.exit(f"{process.args} failed")
+            cpu += usage.ru_utime + usage.ru_stime
+            peaks.append(usage.ru_maxrss / 1024)
+    finally:
+        # Interrupted, or one of them failed.
+        for process in processes:
+            if process.returncode is None:
+                process.terminate()
     return time.monotonic() - started, cpu, peaks
 
 
@@ -82,6 +90,7 @@ def one_round(sides):
 
 
 def main():
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     sides = [ONE, TCP, *([MPI] if MPIRUN else [])]
     rounds = [one_round(sides) for _ in range(N_ROUNDS)]
     print(f"{LONG - SHORT} epochs, start left out; median of {N_ROUNDS} rounds; load average {os.getloadavg()[0]:.1f}\n")
