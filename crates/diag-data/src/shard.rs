@@ -25,7 +25,7 @@ use self::staging::{Piece, Staging};
 use crate::DataError;
 use crate::case::{CaseId, Label, Split};
 use crate::files;
-use crate::manifest::{CaseRow, FORMAT_VERSION, Flow, Manifest, Quarantined, ShardSpec};
+use crate::manifest::{CaseRow, FORMAT_VERSION, Flow, KeyInfo, Manifest, Quarantined, ShardSpec};
 use crate::place::Place;
 use crate::slice::CtSlice;
 
@@ -34,6 +34,8 @@ use crate::slice::CtSlice;
 pub struct Job {
     /// What is stored.
     pub spec: ShardSpec,
+    /// The key of the pseudonyms.
+    pub key: KeyInfo,
     /// Name and version of the writing program.
     pub tool: String,
     /// The command's resolved settings; hashed into the manifest.
@@ -43,7 +45,7 @@ pub struct Job {
 /// What is known once every case was read.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
-    /// Whether any source said that it is synthetic.
+    /// Whether every used file bears the mark of ct-phantom.
     pub synthetic: bool,
     /// Inclusion and exclusion.
     pub flow: Flow,
@@ -63,6 +65,7 @@ impl Job {
             "format_version": FORMAT_VERSION,
             "tool": self.tool,
             "spec": self.spec,
+            "key": self.key,
             "config": self.config,
         });
         serde_json::to_vec_pretty(&job).map_err(|err| DataError::malformed(path, err))
@@ -138,14 +141,14 @@ impl ShardSet {
     /// When there is no manifest, or it is of another format version.
     pub fn open(root: &Path) -> Result<Self, DataError> {
         let path = root.join("manifest.json");
-        let manifest: Manifest = files::read_json(&path)?;
-        if manifest.format_version != FORMAT_VERSION {
-            let why = format!(
-                "format version {} where this program reads {FORMAT_VERSION}",
-                manifest.format_version
-            );
-            return Err(DataError::malformed(path, why));
+        // The version first: a manifest of another one has other fields.
+        let value: serde_json::Value = files::read_json(&path)?;
+        let found = value.get("format_version").and_then(serde_json::Value::as_u64);
+        if found != Some(FORMAT_VERSION.into()) {
+            return Err(DataError::OtherVersion { path, found, supported: FORMAT_VERSION });
         }
+        let manifest: Manifest =
+            serde_json::from_value(value).map_err(|err| DataError::malformed(&path, err))?;
         Ok(Self { root: root.into(), manifest })
     }
 
@@ -386,22 +389,21 @@ fn read_file(path: PathBuf, choice: &Choice<'_>) -> Result<Chosen, DataError> {
 mod tests {
     use super::*;
     use crate::case::{CaseId, Label, LabelSet};
-    use crate::manifest::Layout;
+    use crate::manifest::{KeyKind, Layout};
+    use crate::reader::ReaderSettings;
     use crate::slice::{Acquisition, Geometry, Provenance, Selection};
-    use crate::units::{HuWindow, Mm, Spacing};
+    use crate::units::{Mm, Spacing};
 
     fn job(layout: Layout, with_hu: bool) -> Job {
         let spec = ShardSpec {
             labels: LabelSet::paper(),
-            height: 4,
-            width: 6,
-            window: Some(HuWindow::LUNG),
-            resize: "bilinear".into(),
+            reader: ReaderSettings { size: 5, ..ReaderSettings::DEFAULT },
             layout,
             with_hu,
             split_seed: Some(1),
         };
-        Job { spec, tool: "test 0".into(), config: serde_json::json!({"window": [-1350, 150]}) }
+        let key = KeyInfo { kind: KeyKind::Public, id: "0123abcd".into() };
+        Job { spec, key, tool: "test 0".into(), config: serde_json::json!({"window": [-1350, 150]}) }
     }
 
     fn slice(i: usize, with_hu: bool) -> CtSlice {
@@ -410,8 +412,8 @@ mod tests {
             slice_index: (i % 3) as i32,
             label: Label((i / 3 % 3) as u8),
             split: if (i / 3).is_multiple_of(4) { Split::Test } else { Split::Train },
-            pixels: (0..24).map(|p| (p * 7 + i) as u8).collect(),
-            hu: with_hu.then(|| (0..24).map(|p| -1024 + (p * 97 + i) as i16).collect()),
+            pixels: (0..25).map(|p| (p * 7 + i) as u8).collect(),
+            hu: with_hu.then(|| (0..25).map(|p| -1024 + (p * 97 + i) as i16).collect()),
             geometry: Geometry {
                 z: Some(Mm(-12.5 + i as f64)),
                 gap_before: (!i.is_multiple_of(3)).then_some(Mm(5.0)),
@@ -432,7 +434,7 @@ mod tests {
             },
             selection: Selection { lung_fraction: Some(0.4), ..Selection::default() },
             provenance: Provenance {
-                source_sha256: "ab".into(),
+                source_blake3: "ab".into(),
                 pixel_sha256: format!("{i}"),
                 warnings: vec!["synthetic".into(); i % 2],
                 ..Provenance::default()
