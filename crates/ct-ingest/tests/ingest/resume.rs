@@ -155,7 +155,7 @@ fn parts_that_make_no_whole_are_refused() {
     let (a, b) = (made(0, "a", settings()), made(1, "b", settings()));
     let other = made(1, "other", reading(|reader| reader.size = 32));
     let out = folder.join("merged");
-    check_refused(std::slice::from_ref(&a), &out, "1 of 2 parts are missing: 1");
+    check_refused(std::slice::from_ref(&a), &out, "1 of 2 partitions are missing: 1");
     check_refused(&[a.clone(), b.clone(), a.clone()], &out, "are both partition 0");
     check_refused(&[a.clone(), other], &out, "another run");
     let lost = std::fs::read_dir(b.join("cases")).unwrap().next().unwrap().unwrap().path();
