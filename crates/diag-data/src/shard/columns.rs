@@ -16,6 +16,7 @@ use crate::DataError;
 use crate::case::{CaseId, Label, LabelSet, Split};
 use crate::manifest::{CaseRow, Layout, ShardSpec};
 use crate::shard::SliceKey;
+use crate::shard::check::RowKey;
 use crate::slice::{Acquisition, CtSlice, Geometry, Provenance, Selection};
 use crate::units::{Mm, Spacing};
 
@@ -213,7 +214,7 @@ pub(super) fn slices_of(
 }
 
 /// The columns of [`keys_of`].
-pub(super) const KEY_COLUMNS: [&str; 3] = ["case_id", "slice_index", "label"];
+pub(super) const KEY_COLUMNS: [&str; 5] = ["case_id", "slice_index", "label", "label_name", "split"];
 
 /// What names the slices of a batch.
 pub(super) fn keys_of(batch: &RecordBatch, path: &Path) -> Result<Vec<SliceKey>, DataError> {
@@ -226,6 +227,28 @@ pub(super) fn keys_of(batch: &RecordBatch, path: &Path) -> Result<Vec<SliceKey>,
         })
     };
     (0..batch.num_rows()).map(key).collect()
+}
+
+/// Hands what each row of a batch says of itself to `check`.
+pub(super) fn check_rows(
+    batch: &RecordBatch,
+    path: &Path,
+    check: &mut dyn FnMut(&RowKey<'_>) -> Result<(), DataError>,
+) -> Result<(), DataError> {
+    let columns = Columns { batch, path };
+    for i in 0..batch.num_rows() {
+        let case_id = CaseId::new(columns.required_text("case_id", i)?)?;
+        let (label_name, split) =
+            (columns.required_text("label_name", i)?, columns.required_text("split", i)?);
+        check(&RowKey {
+            case_id: &case_id,
+            slice_index: columns.int("slice_index", i)?,
+            label: columns.label(i)?,
+            label_name: &label_name,
+            split: &split,
+        })?;
+    }
+    Ok(())
 }
 
 /// The column of [`pixels_of`].
@@ -465,12 +488,14 @@ impl<'a> Columns<'a> {
     }
 
     fn int(&self, name: &str, row: usize) -> Result<i32, DataError> {
-        Ok(self.get(name)?.as_primitive_opt::<Int32Type>().ok_or_else(|| self.bad(name))?.value(row))
+        let column = self.get(name)?.as_primitive_opt::<Int32Type>().ok_or_else(|| self.bad(name))?;
+        if column.is_valid(row) { Ok(column.value(row)) } else { Err(self.bad(name)) }
     }
 
     fn label(&self, row: usize) -> Result<Label, DataError> {
-        let index =
-            self.get("label")?.as_primitive_opt::<Int8Type>().ok_or_else(|| self.bad("label"))?.value(row);
+        let column = self.get("label")?.as_primitive_opt::<Int8Type>().ok_or_else(|| self.bad("label"))?;
+        // A missing label is no class 0.
+        let index = if column.is_valid(row) { column.value(row) } else { -1 };
         u8::try_from(index).map(Label).map_err(|_| self.bad("label"))
     }
 
