@@ -52,7 +52,7 @@ pub use calibration::{
     PROBABILITY_FLOOR, Recalibration, ReliabilityBin, brier_score, expected_calibration_error, log_loss,
     recalibrate, reliability,
 };
-pub use cases::{Aggregation, CaseScores, aggregate};
+pub use cases::{Aggregation, CaseScores, aggregate, join_slices};
 pub use compare::{
     Comparison, McNemar, PairedDifference, holm, mcnemar, paired_bootstrap, predictive_values,
 };
