@@ -10,6 +10,9 @@ use crate::{Failure, ci::LINTS_OF_TESTS, process, workspace_root};
 const LIBRARIES: [&str; 5] =
     ["libcuda.so.1", "libcudnn.so.9", "libcublas.so.13", "libcurand.so.10", "libnccl.so.2"];
 
+/// Where the emulator is built.
+const EMULATOR_TARGET: &str = "target/cuda-emulator";
+
 /// The features that the default build leaves out for want of GPUs.
 const FEATURES: &str = "diag-train/nccl,diag-predict/cuda";
 
@@ -38,7 +41,7 @@ pub fn check() -> Result<&'static str, Failure> {
         process::cargo(&["clean", "--release", "-p", "candle-kernels"])?;
     }
     lint(&environment)?;
-    process::cargo(&["build", "--release", "--locked", "-p", "cuda-emulator"])?;
+    build_emulator()?;
     environment.push(("LD_LIBRARY_PATH", libraries().map_err(|err| Failure::new(err, "build again"))?));
     // A function that the emulator does not have is named.
     environment.push(("CUDA_SHIM_DEBUG", "1".into()));
@@ -56,6 +59,16 @@ pub fn check() -> Result<&'static str, Failure> {
         process::cargo_with(&arguments, environment)?;
     }
     Ok("CUDA code on emulated GPUs")
+}
+
+/// Checks, tests and builds the emulator, a workspace of its own.
+fn build_emulator() -> Result<(), Failure> {
+    let own = ["--manifest-path", "tools/cuda-emulator/Cargo.toml"];
+    process::cargo(&[&["fmt", "--check"][..], &own].concat())?;
+    let own = [&own[..], &["--release", "--locked", "--target-dir", EMULATOR_TARGET]].concat();
+    process::cargo(&[&["clippy"][..], &own, &["--all-targets", "--"], &LINTS_OF_TESTS].concat())?;
+    process::cargo(&[&["test"][..], &own].concat())?;
+    process::cargo(&[&["build"][..], &own].concat())
 }
 
 fn lint(environment: &[(&str, OsString)]) -> Result<(), Failure> {
@@ -82,8 +95,8 @@ fn was_built_by_stand_in() -> bool {
 /// A folder with the emulator under the names by which programs look for NVIDIA's libraries. One
 /// file, so that it is loaded once.
 fn libraries() -> anyhow::Result<OsString> {
-    let built = workspace_root().join("target/release");
-    let folder = built.join("cuda-emulator");
+    let built = workspace_root().join(EMULATOR_TARGET).join("release");
+    let folder = built.join("libraries");
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     for name in LIBRARIES {
         let library = folder.join(name);

@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use ct_ingest::part::Part;
-use ct_ingest::settings::{Crop, Match, Select, SeriesRule, Settings};
+use ct_ingest::settings::{Match, Settings};
 use diag_data::manifest::Layout;
+use diag_data::reader::{Crop, ReaderSettings, Select, SeriesRule};
 use diag_data::split::Ratio;
 use diag_data::units::HuWindow;
 
@@ -43,7 +44,7 @@ pub struct DicomArgs {
     pub dir: PathBuf,
     /// What a case_id names.
     #[arg(long = "match", value_enum, default_value = "folder")]
-    pub matching: MatchArg,
+    pub matching: Match,
     #[command(flatten)]
     pub volume: VolumeArgs,
 }
@@ -67,13 +68,13 @@ pub struct VolumeArgs {
     pub labels: PathBuf,
     /// Which slices to keep.
     #[arg(long, value_enum, default_value = "lung")]
-    pub select: SelectArg,
+    pub select: Select,
     /// Which of several axial series of a case to use.
     #[arg(long, value_enum, default_value = "most-slices")]
-    pub series: SeriesArg,
+    pub series: SeriesRule,
     /// Which part of a slice to keep: a square in millimetres, 10 mm around it.
     #[arg(long, value_enum, default_value = "none")]
-    pub crop: CropArg,
+    pub crop: Crop,
     /// HU range that becomes black to white.
     #[arg(long, value_name = "LO:HI", default_value = "-1350:150", allow_hyphen_values = true)]
     pub window: HuWindow,
@@ -94,26 +95,20 @@ pub struct VolumeArgs {
 impl VolumeArgs {
     /// As the library wants them.
     pub fn settings(&self) -> Settings {
+        let shared = self.shared.settings();
         Settings {
-            select: match self.select {
-                SelectArg::Lung => Select::Lung,
-                SelectArg::All => Select::All,
+            reader: ReaderSettings {
+                series: self.series,
+                refuse_gaps: self.strict,
+                select: self.select,
+                crop: self.crop,
+                window: Some(self.window),
+                size: self.shared.size,
+                ..ReaderSettings::DEFAULT
             },
-            series: match self.series {
-                SeriesArg::MostSlices => SeriesRule::MostSlices,
-                SeriesArg::Thickest => SeriesRule::Thickest,
-                SeriesArg::Only => SeriesRule::Only,
-            },
-            crop: match self.crop {
-                CropArg::None => Crop::None,
-                CropArg::Body => Crop::Body,
-                CropArg::Lung => Crop::Lung,
-            },
-            window: self.window,
             with_hu: self.with_hu,
-            strict: self.strict,
             preview: self.preview.clone(),
-            ..self.shared.settings()
+            ..shared
         }
     }
 }
@@ -213,7 +208,7 @@ pub struct SharedArgs {
     pub label_set: Option<PathBuf>,
     /// How pixels are stored: bytes, or PNG for Hugging Face data sets.
     #[arg(long, value_enum, default_value = "raw")]
-    pub layout: LayoutArg,
+    pub layout: Layout,
     /// Secret key of the pseudonyms, at least 32 bytes. Needed before publishing:
     /// the default key follows from the seed and is no secret.
     #[arg(long, value_name = "FILE")]
@@ -242,24 +237,16 @@ fn read_part(text: &str) -> Result<Part, String> {
 }
 
 impl SharedArgs {
-    /// As the library wants them; what concerns HU at rest.
+    /// As the library wants them, for images.
     pub fn settings(&self) -> Settings {
         Settings {
-            select: Select::All,
-            series: SeriesRule::MostSlices,
-            crop: Crop::None,
-            window: HuWindow::LUNG,
-            size: self.size,
+            reader: ReaderSettings { size: self.size, ..ReaderSettings::IMAGES },
             ratio: self.split,
             seed: self.seed,
             split_file: self.split_file.clone(),
             label_set: self.label_set.clone(),
-            layout: match self.layout {
-                LayoutArg::Raw => Layout::Raw,
-                LayoutArg::Hf => Layout::Hf,
-            },
+            layout: self.layout,
             with_hu: false,
-            strict: false,
             key_file: self.key_file.clone(),
             keep_case_ids: self.keep_case_ids,
             keep_paths: self.keep_paths,
@@ -268,60 +255,4 @@ impl SharedArgs {
             part: self.shard,
         }
     }
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum MatchArg {
-    /// A folder below DIR, by path or unique name.
-    Folder,
-    /// PatientID.
-    PatientId,
-    /// SeriesInstanceUID.
-    SeriesUid,
-}
-
-impl From<MatchArg> for Match {
-    fn from(arg: MatchArg) -> Self {
-        match arg {
-            MatchArg::Folder => Self::Folder,
-            MatchArg::PatientId => Self::PatientId,
-            MatchArg::SeriesUid => Self::SeriesUid,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum SelectArg {
-    /// Slices that show lung, 2 to 54 a case.
-    Lung,
-    /// All slices.
-    All,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum SeriesArg {
-    /// The one with most slices.
-    MostSlices,
-    /// The one with the thickest slices.
-    Thickest,
-    /// Set a case with several aside.
-    Only,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum CropArg {
-    /// The whole image.
-    None,
-    /// The box around the body.
-    Body,
-    /// The box around the lungs.
-    Lung,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum LayoutArg {
-    /// One byte a pixel.
-    Raw,
-    /// PNG.
-    Hf,
 }

@@ -27,7 +27,7 @@ fn description(manifest: &Manifest, synthetic: bool) -> String {
         if synthetic { "The images are SYNTHETIC: no patient was ever scanned for them. " } else { "" };
     format!(
         "{origin}Axial chest CT slices of {} x {} pixels in classes {labels}. For research only, not for clinical use.",
-        manifest.spec.height, manifest.spec.width
+        manifest.spec.reader.size, manifest.spec.reader.size
     )
 }
 
@@ -151,7 +151,7 @@ fn croissant(manifest: &Manifest, synthetic: bool) -> serde_json::Value {
                 field("split", "sc:Text"),
                 field("z_mm", "sc:Float"),
                 field("lung_fraction", "sc:Float"),
-                field("source_sha256", "sc:Text"),
+                field("source_blake3", "sc:Text"),
                 field("pixel_sha256", "sc:Text"),
             ],
         }],

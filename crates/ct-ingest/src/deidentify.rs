@@ -12,6 +12,7 @@ use std::path::Path;
 use diag_data::DataError;
 use diag_data::case::CaseId;
 use diag_data::files;
+use diag_data::manifest::{KeyInfo, KeyKind};
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
@@ -20,6 +21,8 @@ use crate::settings::Settings;
 
 /// Fewest bytes of a key file: as many as the hash has.
 const MIN_KEY_LEN: usize = 32;
+/// Hex digits of a key id.
+const KEY_ID_LEN: usize = 8;
 
 /// What is hashed. Two kinds never give the same hash for the same text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +45,9 @@ pub enum Kind {
 #[derive(Clone)]
 pub struct Pseudonyms {
     mac: Hmac<Sha256>,
+    /// Key of the hashes of files; follows from that of the pseudonyms.
+    file_key: [u8; 32],
+    kind: KeyKind,
 }
 
 impl std::fmt::Debug for Pseudonyms {
@@ -56,7 +62,7 @@ impl Pseudonyms {
     /// # Errors
     /// Never in practice: HMAC takes a key of any length.
     pub fn of_seed(seed: u64) -> Result<Self, IngestError> {
-        Self::of_key(format!("covid19-diag ct-ingest default key, seed {seed}").as_bytes())
+        Self::of_key(format!("covid19-diag ct-ingest default key, seed {seed}").as_bytes(), KeyKind::Public)
     }
 
     /// A secret key: the bytes of a file.
@@ -69,7 +75,7 @@ impl Pseudonyms {
             let why = format!("the key has {} bytes, at least {MIN_KEY_LEN} are needed", key.len());
             return Err(IngestError::File { path: path.into(), why });
         }
-        Self::of_key(&key)
+        Self::of_key(&key, KeyKind::File)
     }
 
     /// The key that the settings name.
@@ -83,15 +89,25 @@ impl Pseudonyms {
         }
     }
 
-    fn of_key(key: &[u8]) -> Result<Self, IngestError> {
+    fn of_key(key: &[u8], kind: KeyKind) -> Result<Self, IngestError> {
         let mac = Hmac::new_from_slice(key)
             .map_err(|err| DataError::Invalid { what: "key", why: err.to_string() })?;
-        Ok(Self { mac })
+        let file_key = blake3::derive_key("covid19-diag ct-ingest source files", key);
+        Ok(Self { mac, file_key, kind })
+    }
+
+    /// What the manifest says of the key.
+    pub fn info(&self) -> KeyInfo {
+        KeyInfo { kind: self.kind, id: self.digits(b"key id", "covid19-diag", KEY_ID_LEN) }
+    }
+
+    /// Keyed BLAKE3 of the bytes of a file, 64 hex digits.
+    pub fn hash_file(&self, bytes: &[u8]) -> String {
+        blake3::keyed_hash(&self.file_key, bytes).to_hex().to_string()
     }
 
     /// Keyed hash, 32 hex digits.
     pub fn hash(&self, kind: Kind, text: &str) -> String {
-        let mut mac = self.mac.clone();
         let kind = match kind {
             Kind::Case => "case",
             Kind::Patient => "patient",
@@ -100,11 +116,17 @@ impl Pseudonyms {
             Kind::Sop => "sop",
             Kind::Path => "path",
         };
-        mac.update(kind.as_bytes());
+        self.digits(kind.as_bytes(), text, 32)
+    }
+
+    /// The first hex digits of the keyed hash of a text of some kind.
+    fn digits(&self, kind: &[u8], text: &str, n_digits: usize) -> String {
+        let mut mac = self.mac.clone();
+        mac.update(kind);
         mac.update(&[0]);
         mac.update(text.as_bytes());
         let digest = mac.finalize().into_bytes();
-        digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+        digest.iter().take(n_digits / 2).map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// Name of a case in the shards: `case-` and 10 hex digits, or its own name
@@ -135,6 +157,8 @@ mod tests {
         assert_ne!(first, b.hash(Kind::Patient, "x"));
         assert_ne!(first, a.hash(Kind::Study, "x"));
         assert_ne!(first, a.hash(Kind::Patient, "y"));
+        assert_ne!(a.info().id, b.info().id);
+        assert_ne!(a.hash_file(b"x"), b.hash_file(b"x"));
     }
 
     #[test]

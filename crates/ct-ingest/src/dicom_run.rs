@@ -13,7 +13,6 @@ use crate::fault::Fault;
 use crate::intake::{self, Assigned, Scan};
 use crate::labels::{self, LabelTable};
 use crate::listing::Listing;
-use crate::render;
 use crate::run::{self, Control, Event, Summary};
 use crate::settings::{Format, Match, Settings};
 use crate::splitting::{self, Placeable};
@@ -49,6 +48,7 @@ pub fn ingest(run: &DicomRun, control: &Control<'_>) -> Result<Summary, IngestEr
 
 fn ingest_in_pool(run: &DicomRun, control: &Control<'_>) -> Result<Summary, IngestError> {
     let settings = &run.settings;
+    let window = Settings::check_volumes(&settings.reader)?;
     let known = settings.label_set.as_deref().map(labels::read_label_set).transpose()?;
     let mut table = LabelTable::read(&run.labels, known)?;
     if let Some(path) = &settings.split_file {
@@ -58,10 +58,7 @@ fn ingest_in_pool(run: &DicomRun, control: &Control<'_>) -> Result<Summary, Inge
     let pseudonyms = Pseudonyms::of_settings(settings)?;
     let spec = ShardSpec {
         labels: table.labels.clone(),
-        height: settings.size,
-        width: settings.size,
-        window: Some(settings.window),
-        resize: render::RESIZE_FILTER.into(),
+        reader: settings.reader.clone(),
         layout: settings.layout,
         with_hu: settings.with_hu,
         split_seed: (!split_given).then_some(settings.seed),
@@ -71,17 +68,13 @@ fn ingest_in_pool(run: &DicomRun, control: &Control<'_>) -> Result<Summary, Inge
         Format::Nifti => ("nifti", "NIfTI volumes (.nii, .nii.gz)"),
     };
     let mut config = settings.to_json(command, split_given);
-    config["match"] = match run.matching {
-        Match::Folder => "folder",
-        Match::PatientId => "patient-id",
-        Match::SeriesUid => "series-uid",
-    }
-    .into();
+    config["match"] = serde_json::json!(run.matching);
     if let Some(folder) = &settings.preview {
         let refused = |source| IngestError::Folder { path: folder.clone(), source };
         std::fs::create_dir_all(folder).map_err(refused)?;
     }
-    let writer = run::create_writer(&run.out, Job { spec, tool: run::TOOL.into(), config })?;
+    let writer =
+        run::create_writer(&run.out, Job { spec, key: pseudonyms.info(), tool: run::TOOL.into(), config })?;
 
     let listing = Listing::of(&run.root)?;
     if listing.files.is_empty() {
@@ -93,7 +86,7 @@ fn ingest_in_pool(run: &DicomRun, control: &Control<'_>) -> Result<Summary, Inge
         return Err(IngestError::Empty { what: wanted, path: run.root.clone() });
     }
     let tables = TableCache::default();
-    let reading = Reading { listing: &listing, settings, pseudonyms: &pseudonyms, tables: &tables };
+    let reading = Reading { listing: &listing, settings, window, pseudonyms: &pseudonyms, tables: &tables };
     let mut books = Books::open(&listing, settings, &pseudonyms);
     enter_unassigned(&listing, &assigned, &mut books, control);
     let tasks = tasks(run, &table, &mut assigned, reading, &mut books, control)?;

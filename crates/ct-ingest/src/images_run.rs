@@ -103,16 +103,14 @@ fn ingest_in_pool(run: &ImagesRun, control: &Control<'_>) -> Result<Summary, Ing
 
     let spec = ShardSpec {
         labels,
-        height: settings.size,
-        width: settings.size,
-        window: None,
-        resize: format!("{}, proportions not kept", render::RESIZE_FILTER),
+        reader: settings.reader.clone(),
         layout: settings.layout,
         with_hu: false,
         split_seed: (!split_given).then_some(settings.seed),
     };
     let config = settings.to_json("images", split_given);
-    let writer = run::create_writer(&run.out, Job { spec, tool: run::TOOL.into(), config })?;
+    let writer =
+        run::create_writer(&run.out, Job { spec, key: pseudonyms.info(), tool: run::TOOL.into(), config })?;
     let mut books = Books::open(&listing, settings, &pseudonyms);
     for (path, fault) in &listing.closed {
         books.flow.files.drop_for(fault.code());
@@ -147,7 +145,13 @@ fn ingest_in_pool(run: &ImagesRun, control: &Control<'_>) -> Result<Summary, Ing
         };
         tasks.push((task, case.name));
     }
-    let stored = books::store_cases(writer, tasks, books, &|task| read(task, &listing, settings), control)?;
+    let stored = books::store_cases(
+        writer,
+        tasks,
+        books,
+        &|task| read(task, &listing, &pseudonyms, settings),
+        control,
+    )?;
     // The encoder needs its room.
     drop(listing);
     stored.finish(control)
@@ -314,10 +318,15 @@ fn apply_lists(lists: &SplitLists, listing: &Listing, found: &mut [Found], aside
 }
 
 /// Reads the images of a case in the order of their names.
-fn read(task: &CaseTask, listing: &Listing, settings: &Settings) -> Result<ReadCase, CaseFault> {
+fn read(
+    task: &CaseTask,
+    listing: &Listing,
+    pseudonyms: &Pseudonyms,
+    settings: &Settings,
+) -> Result<ReadCase, CaseFault> {
     let read_one = |(index, &file): (usize, &usize)| {
         let broken = Fault::Image { why: "decoding it broke off".into() };
-        guarded(broken, || read_image(task, listing, settings, index, file))
+        guarded(broken, || read_image(task, (listing, pseudonyms), settings, index, file))
             .map_err(|fault| (Some(file), fault))
     };
     let results: Vec<_> = task.files.par_iter().enumerate().map(read_one).collect();
@@ -353,7 +362,7 @@ fn read(task: &CaseTask, listing: &Listing, settings: &Settings) -> Result<ReadC
 
 fn read_image(
     task: &CaseTask,
-    listing: &Listing,
+    (listing, pseudonyms): (&Listing, &Pseudonyms),
     settings: &Settings,
     index: usize,
     file: usize,
@@ -361,7 +370,7 @@ fn read_image(
     let bytes = listing.files[file].read()?;
     let picture = picture::decode(&bytes)?;
     let (rows, cols) = (picture.grey.rows, picture.grey.cols);
-    let pixels = render::resize_grey(&picture.grey, Region::whole(rows, cols), settings.size)
+    let pixels = render::resize_grey(&picture.grey, Region::whole(rows, cols), settings.reader.size)
         .map_err(|err| Fault::Image { why: err.to_string() })?;
     let pixel_sha256 = files::sha256_hex(&pixels);
     Ok(CtSlice {
@@ -379,7 +388,7 @@ fn read_image(
         },
         selection: Selection::default(),
         provenance: Provenance {
-            source_sha256: files::sha256_hex(&bytes),
+            source_blake3: pseudonyms.hash_file(&bytes),
             pixel_sha256,
             sop_uid_hash: None,
             series_uid_hash: None,

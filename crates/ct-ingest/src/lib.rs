@@ -48,7 +48,6 @@ pub mod splitting;
 pub mod study;
 pub mod survey;
 pub mod table;
-mod twin_hash;
 pub mod verify;
 pub mod volume_case;
 

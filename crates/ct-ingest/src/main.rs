@@ -24,7 +24,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     console::start_log();
     let done = match cli.command {
-        Command::Dicom(args) => volumes(Format::Dicom, &args.dir, args.matching.into(), &args.volume),
+        Command::Dicom(args) => volumes(Format::Dicom, &args.dir, args.matching, &args.volume),
         Command::Nifti(args) => volumes(Format::Nifti, &args.dir, Match::Folder, &args.volume),
         Command::Images(args) => images(&args),
         Command::Merge(args) => merge(&args),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use diag_data::case::CaseId;
 use diag_data::files;
-use diag_data::manifest::{FORMAT_VERSION, Flow, Quarantined, ShardSpec};
+use diag_data::manifest::{FORMAT_VERSION, Flow, KeyInfo, Quarantined, ShardSpec};
 use diag_data::shard::Job;
 use diag_data::shard::staging::{self, Piece, Staging};
 use serde::{Deserialize, Serialize};
@@ -97,6 +97,7 @@ pub struct PartFile {
     part: Part,
     tool: String,
     spec: ShardSpec,
+    key: KeyInfo,
     config: serde_json::Value,
     opening: Opening,
     /// All cases of the whole run, in the order of the shards.
@@ -111,6 +112,7 @@ impl PartFile {
             part,
             tool: job.tool.clone(),
             spec: job.spec.clone(),
+            key: job.key.clone(),
             config: job.config.clone(),
             opening,
             cases,
@@ -150,8 +152,8 @@ pub fn merge(folders: &[PathBuf], out: &Path, control: &Control<'_>) -> Result<S
         let why = format!("{} of {count} parts are missing: {}", missing.len(), missing.join(", "));
         return Err(IngestError::Parts { why });
     }
-    let PartFile { tool, spec, config, opening, cases, .. } = first;
-    let staging = Staging::create(out, Job { spec, tool, config })?;
+    let PartFile { tool, spec, key, config, opening, cases, .. } = first;
+    let staging = Staging::create(out, Job { spec, key, tool, config })?;
     let mut pieces = Vec::with_capacity(cases.len());
     for case in &cases {
         control.check()?;

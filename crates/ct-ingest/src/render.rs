@@ -10,10 +10,6 @@ use crate::select::Region;
 
 /// Margin around the body or the lungs, so that the edge is seen.
 const MARGIN_MM: f64 = 10.0;
-
-/// Name of the filter, as the manifest states it.
-pub const RESIZE_FILTER: &str = "bilinear, antialiased (convolution)";
-
 /// A row-major image of one channel.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Image<T> {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use diag_data::reader::{Crop, Select};
 use diag_data::slice::{Acquisition, CtSlice, Geometry, Provenance, Selection};
 use diag_data::units::Spacing;
 use rayon::prelude::*;
@@ -10,7 +11,7 @@ use crate::fault::Fault;
 use crate::preview::{self, Tile};
 use crate::render::{self, Image};
 use crate::select::{self, LungMeasure, Masks, Region};
-use crate::settings::{Crop, Select, Settings};
+use crate::settings::Settings;
 use crate::study::CaseTask;
 use crate::survey::{self, Survey};
 
@@ -76,8 +77,8 @@ pub fn measure(slice: SourceSlice, spacing: Spacing, settings: &Settings) -> Res
         Some(_) => Some(Tile::new(&grey, whole, masks)?),
         None => None,
     };
-    let picture = if settings.crop == Crop::None && settings.select == Select::All {
-        let done = finished(&grey, hu.as_ref(), whole, settings.size)?;
+    let picture = if settings.reader.crop == Crop::None && settings.reader.select == Select::All {
+        let done = finished(&grey, hu.as_ref(), whole, settings.reader.size)?;
         survey::give_back(grey);
         done
     } else {
@@ -97,12 +98,12 @@ pub fn keep(
     settings: &Settings,
 ) -> Result<Kept, Fault> {
     let fractions: Vec<f32> = stack.iter().map(|slice| slice.lung.fraction).collect();
-    let chosen = match settings.select {
+    let chosen = match settings.reader.select {
         Select::All => Some((0..stack.len()).collect()),
         Select::Lung => select::choose(&fractions),
     };
     let kept: Vec<usize> = chosen.clone().unwrap_or_default();
-    let crop = crop_region(&stack, &kept, spacing, settings.crop);
+    let crop = crop_region(&stack, &kept, spacing, settings.reader.crop);
     if let Some(folder) = &settings.preview {
         draw_preview(folder, task, &stack, &kept, crop)?;
     }
@@ -167,7 +168,7 @@ fn row(
     let picture = match slice.picture {
         Picture::Waiting { grey, hu } => {
             let whole = || render::square(Region::whole(slice.size.0, slice.size.1), spacing, false);
-            finished(&grey, hu.as_ref(), crop.unwrap_or_else(whole), settings.size)?
+            finished(&grey, hu.as_ref(), crop.unwrap_or_else(whole), settings.reader.size)?
         }
         done @ Picture::Done { .. } => done,
     };

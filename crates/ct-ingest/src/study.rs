@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use diag_data::case::{CaseId, Label, Split};
-use diag_data::files;
 use diag_data::manifest::CaseRow;
+use diag_data::reader::SeriesRule;
 use diag_data::slice::{Acquisition, CtSlice, Geometry, Provenance};
 use diag_data::units::{HuWindow, Mm};
 use rayon::prelude::*;
@@ -20,10 +20,9 @@ use crate::intake::{self, Scan};
 use crate::listing::Listing;
 use crate::select::MIN_SLICES;
 use crate::series::{self, ImageRef, PlacedImage, Stack};
-use crate::settings::{Format, SeriesRule, Settings};
+use crate::settings::{Format, Settings};
 use crate::slices::{self, Measured, SourceSlice};
 use crate::survey::WordTables;
-use crate::twin_hash;
 
 /// A case to be read.
 #[derive(Clone, Debug)]
@@ -47,6 +46,8 @@ pub struct Reading<'a> {
     pub listing: &'a Listing,
     /// What is asked for.
     pub settings: &'a Settings,
+    /// HU range that becomes 0..255, from [`Settings::check_volumes`].
+    pub window: HuWindow,
     /// The hashes.
     pub pseudonyms: &'a Pseudonyms,
     /// The tables of stored words.
@@ -86,7 +87,7 @@ pub type CaseFault = (Option<usize>, Fault);
 pub fn read(task: &CaseTask, reading: &Reading<'_>) -> Result<ReadCase, CaseFault> {
     let chosen = choose_stack(task, reading)?;
     let stack = &chosen.stack;
-    if let Some((count, largest)) = stack.gaps().filter(|_| reading.settings.strict) {
+    if let Some((count, largest)) = stack.gaps().filter(|_| reading.settings.reader.refuse_gaps) {
         return Err((None, Fault::Gaps { count, largest_mm: format!("{:.1}", largest.0) }));
     }
     let decoded = decode_stack(stack, reading)?;
@@ -168,7 +169,7 @@ fn choose_stack(task: &CaseTask, reading: &Reading<'_>) -> Result<Chosen, CaseFa
     let order = |stack: &Stack| {
         let header = &stack.slices[0].image.header;
         let thickness = header.scanner.slice_thickness.map_or(0.0, |thickness| thickness.0);
-        let is_thickest_first = reading.settings.series == SeriesRule::Thickest;
+        let is_thickest_first = reading.settings.reader.series == SeriesRule::Thickest;
         // Micrometres, so that it can be ordered.
         let thickness = if is_thickest_first { (thickness * 1e3).round() as i64 } else { 0 };
         let number = header.scanner.series_number.unwrap_or(i64::MAX);
@@ -179,7 +180,7 @@ fn choose_stack(task: &CaseTask, reading: &Reading<'_>) -> Result<Chosen, CaseFa
     };
     stacks.sort_by_key(order);
     let n_usable = stacks.iter().filter(|stack| stack.slices.len() >= MIN_SLICES).count();
-    if reading.settings.series == SeriesRule::Only && n_usable > 1 {
+    if reading.settings.reader.series == SeriesRule::Only && n_usable > 1 {
         return Err((None, Fault::SeveralSeries { count: n_usable }));
     }
     let n_candidates = stacks.len();
@@ -203,7 +204,7 @@ fn choose_stack(task: &CaseTask, reading: &Reading<'_>) -> Result<Chosen, CaseFa
     files_aside.sort_unstable();
     files_aside.dedup_by_key(|aside| aside.0);
     let warnings = if n_candidates > 1 {
-        let rule = match reading.settings.series {
+        let rule = match reading.settings.reader.series {
             SeriesRule::MostSlices | SeriesRule::Only => "the one with most slices was used",
             SeriesRule::Thickest => "the one with the thickest slices was used",
         };
@@ -261,7 +262,7 @@ fn decode_stack(stack: &Stack, reading: &Reading<'_>) -> Result<Vec<Measured>, C
     // Collected in full, so that the first fault in order is reported, not the
     // first in time.
     let results: Vec<_> =
-        files.par_chunks(2).flat_map_iter(|twins| decode_twins(twins, stack, reading)).collect();
+        files.par_iter().map(|(file, slices)| decode_file(*file, slices, stack, reading)).collect();
     let mut decoded: Vec<(usize, Measured)> = Vec::with_capacity(stack.slices.len());
     for result in results {
         decoded.extend(result?);
@@ -273,56 +274,45 @@ fn decode_stack(stack: &Stack, reading: &Reading<'_>) -> Result<Vec<Measured>, C
 /// Longest buffer that a thread keeps for the next file.
 const MAX_KEPT_BUFFER: usize = 16 << 20;
 
-/// Decodes the slices of one or two files, which are hashed together.
-fn decode_twins(
-    twins: &[(usize, Vec<usize>)],
+/// Hashes a file and decodes its slices.
+fn decode_file(
+    file: usize,
+    slices: &[usize],
     stack: &Stack,
     reading: &Reading<'_>,
-) -> Vec<Result<Vec<(usize, Measured)>, CaseFault>> {
+) -> Result<Vec<(usize, Measured)>, CaseFault> {
     thread_local! {
         /// Fresh memory for every file would cost as much as reading it.
-        static BUFFERS: RefCell<[Vec<u8>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
+        static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
     }
     // What runs on this thread in between finds none, and makes its own.
-    let mut buffers = BUFFERS.take();
-    let files = twins.iter().map(|(file, _)| &reading.listing.files[*file]);
-    let read: Vec<Result<(), Fault>> =
-        files.zip(&mut buffers).map(|(file, buffer)| file.read_into(buffer)).collect();
-    let hashes = match (&read[..], &buffers) {
-        ([Ok(()), Ok(())], [one, other]) => twin_hash::sha256_hex(one, other),
-        // A file by itself, or a case that is set aside.
-        (_, [one, _]) => [files::sha256_hex(one), String::new()],
-    };
-    let decode = |(file, slices): &(usize, Vec<usize>), read: Result<(), Fault>, bytes: &[u8], hash: &str| {
-        let broken = Fault::Pixels { why: "decoding it broke off".into() };
-        let all = || {
-            read?;
-            let inflated = decode::inflate(bytes)?;
-            let one = |&i: &usize| Ok((i, decode_slice(&stack.slices[i], stack, &inflated, hash, reading)?));
-            slices.iter().map(one).collect()
-        };
-        guarded(broken, all).map_err(|fault| (Some(*file), fault))
-    };
-    let twins = twins.iter().zip(read).zip(buffers.iter().zip(&hashes));
-    let decoded = twins.map(|((twin, read), (bytes, hash))| decode(twin, read, bytes, hash)).collect();
+    let mut buffer = BUFFER.take();
+    let broken = Fault::Pixels { why: "decoding it broke off".into() };
+    let decoded = guarded(broken, || {
+        reading.listing.files[file].read_into(&mut buffer)?;
+        let hash = reading.pseudonyms.hash_file(&buffer);
+        let inflated = decode::inflate(&buffer)?;
+        let one = |&i: &usize| Ok((i, decode_slice(&stack.slices[i], stack, &inflated, &hash, reading)?));
+        slices.iter().map(one).collect()
+    });
     // The largest multi-frame objects are not kept.
-    if buffers.iter().all(|buffer| buffer.capacity() <= MAX_KEPT_BUFFER) {
-        BUFFERS.set(buffers);
+    if buffer.capacity() <= MAX_KEPT_BUFFER {
+        BUFFER.set(buffer);
     }
-    decoded
+    decoded.map_err(|fault| (Some(file), fault))
 }
 
 fn decode_slice(
     slice: &PlacedImage,
     stack: &Stack,
     file: &[u8],
-    source_sha256: &str,
+    source_blake3: &str,
     reading: &Reading<'_>,
 ) -> Result<Measured, Fault> {
     let image = &slice.image;
     let (header, settings) = (&image.header, reading.settings);
     let rescale = image.frame().rescale.clone()?;
-    let tables = reading.tables.get(header.format, &rescale, settings.window);
+    let tables = reading.tables.get(header.format, &rescale, reading.window);
     let pixels = decode::stored_pixels(file, header, image.frame)?;
     let (rows, cols) = (header.format.rows, header.format.cols);
     let (survey, n_padding) = tables.words.survey(&pixels, (rows, cols), settings.with_hu);
@@ -355,7 +345,7 @@ fn decode_slice(
             padding_px: n_padding as i32,
         },
         provenance: Provenance {
-            source_sha256: source_sha256.into(),
+            source_blake3: source_blake3.into(),
             pixel_sha256: String::new(),
             sop_uid_hash: hash(Kind::Sop, &header.identity.sop_uid),
             series_uid_hash: hash(Kind::Series, &header.identity.series_uid),

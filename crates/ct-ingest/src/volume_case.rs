@@ -1,6 +1,7 @@
 //! One case of NIfTI volumes: from its files to rendered slices.
 
 use diag_data::manifest::CaseRow;
+use diag_data::reader::SeriesRule;
 use diag_data::slice::{Acquisition, Geometry, Provenance};
 use rayon::prelude::*;
 
@@ -9,7 +10,7 @@ use crate::guard::guarded;
 use crate::intake::{self, Scan};
 use crate::nifti::{self, HuCheck, Volume};
 use crate::select::MIN_SLICES;
-use crate::settings::{Format, SeriesRule, Settings};
+use crate::settings::Format;
 use crate::slices::{self, Measured, SourceSlice};
 use crate::study::{CaseFault, CaseTask, ReadCase, Reading, TILT_WARNING_DEG, TOO_LITTLE_LUNG};
 use crate::survey;
@@ -51,11 +52,11 @@ pub fn read(task: &CaseTask, reading: &Reading<'_>) -> Result<ReadCase, CaseFaul
         }
     }
     let n_usable = volumes.len();
-    if settings.series == SeriesRule::Only && n_usable > 1 {
+    if settings.reader.series == SeriesRule::Only && n_usable > 1 {
         return Err((None, Fault::SeveralSeries { count: n_usable }));
     }
     volumes.sort_by_key(|(file, volume)| {
-        let step = if settings.series == SeriesRule::Thickest { volume.step_um } else { 0 };
+        let step = if settings.reader.series == SeriesRule::Thickest { volume.step_um } else { 0 };
         (std::cmp::Reverse((step, volume.stack.len())), *file)
     });
     let mut volumes = volumes.into_iter();
@@ -117,8 +118,8 @@ struct MeasuredVolume {
 fn measured(file: usize, reading: &Reading<'_>) -> Result<MeasuredVolume, Fault> {
     let listed = &reading.listing.files[file];
     let volume = nifti::read_file(listed)?;
-    let source_sha256 = diag_data::files::sha256_hex(&listed.read()?);
-    let one = |index| measured_slice(&volume, index, &source_sha256, reading.settings);
+    let source_blake3 = reading.pseudonyms.hash_file(&listed.read()?);
+    let one = |index| measured_slice(&volume, index, &source_blake3, reading);
     let results: Vec<_> = (0..volume.axial().n_slices).into_par_iter().map(one).collect();
     let mut check = HuCheck::default();
     let mut stack = Vec::with_capacity(results.len());
@@ -145,8 +146,8 @@ fn measured(file: usize, reading: &Reading<'_>) -> Result<MeasuredVolume, Fault>
 fn measured_slice(
     volume: &Volume,
     index: usize,
-    source_sha256: &str,
-    settings: &Settings,
+    source_blake3: &str,
+    reading: &Reading<'_>,
 ) -> Result<(Measured, HuCheck), Fault> {
     let axial = volume.axial();
     let (rows, cols) = (axial.rows, axial.cols);
@@ -154,7 +155,7 @@ fn measured_slice(
     let mut check = HuCheck::default();
     let n_padding = check.clean(&mut hu);
     let source = SourceSlice {
-        survey: survey::survey_hu(&hu, (rows, cols), settings.window, settings.with_hu),
+        survey: survey::survey_hu(&hu, (rows, cols), reading.window, reading.settings.with_hu),
         geometry: Geometry {
             z: Some(axial.z(index)),
             gap_before: (index > 0).then_some(axial.step),
@@ -173,12 +174,12 @@ fn measured_slice(
             ..Acquisition::default()
         },
         provenance: Provenance {
-            source_sha256: source_sha256.into(),
+            source_blake3: source_blake3.into(),
             pixel_sha256: String::new(),
             sop_uid_hash: None,
             series_uid_hash: None,
             warnings: Vec::new(),
         },
     };
-    Ok((slices::measure(source, axial.spacing, settings)?, check))
+    Ok((slices::measure(source, axial.spacing, reading.settings)?, check))
 }

@@ -33,6 +33,16 @@ pub enum DataError {
         /// What was wrong in it.
         why: String,
     },
+    /// A shard folder of another format version.
+    #[error("shard format version {} where this program reads {supported}: {}", found.map_or("unknown".into(), |found| found.to_string()), path.display())]
+    OtherVersion {
+        /// Its manifest.
+        path: PathBuf,
+        /// The version that it states, if any.
+        found: Option<u64>,
+        /// The version of this program.
+        supported: u32,
+    },
     /// The Parquet or Arrow library refused.
     #[error("cannot encode or decode {}", path.display())]
     Parquet {
@@ -90,6 +100,12 @@ impl DataError {
             Self::Malformed { .. } => {
                 "make the file again with the stage that writes it, or check its version".into()
             }
+            Self::OtherVersion { found, supported, .. } => match found {
+                Some(found) if *found > u64::from(*supported) => {
+                    "made by a newer version: use that version of the programs".into()
+                }
+                _ => "made by an older version: run ct-ingest again".into(),
+            },
             Self::Parquet { .. } => "make the shards again with ct-ingest".into(),
             Self::OutputExists { .. } => "choose a new output folder, or delete this one".into(),
             Self::InUse { .. } => "wait for the other run to end, or choose another output folder".into(),

@@ -2,7 +2,8 @@
 //!
 //! In: nothing but values. Out: the checked types ([`units`], [`case`],
 //! [`slice`]) and the files ([`shard`], [`run`]) that pass between
-//! `ct-ingest`, `diag-train`, `diag-predict` and `diag-report`, plus the one
+//! `ct-ingest`, `diag-train`, `diag-predict` and `diag-report`, how a study is read
+//! ([`reader`]), plus the one
 //! algorithm that all of them must agree on: the [`split`] by case.
 //!
 //! This crate refuses to know DICOM, tensors and HTML. Nothing in it can name
@@ -17,6 +18,7 @@ pub mod lesions;
 pub mod manifest;
 pub mod place;
 pub mod predictions;
+pub mod reader;
 pub mod results;
 pub mod run;
 pub mod shard;

@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::case::{LabelSet, Split};
-use crate::units::HuWindow;
+use crate::reader::ReaderSettings;
 
 /// Version of the shard format. Rises whenever a reader of the old one would fail.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// The description of a shard folder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -18,8 +18,10 @@ pub struct Manifest {
     pub format_version: u32,
     /// Name and version of the program that wrote it.
     pub tool: String,
-    /// Whether any source said that it is synthetic.
+    /// Whether every used file bears the mark of ct-phantom: no patient was scanned.
     pub synthetic: bool,
+    /// The key of the pseudonyms.
+    pub key: KeyInfo,
     /// What was stored.
     pub spec: ShardSpec,
     /// The command's resolved settings.
@@ -42,14 +44,8 @@ pub struct Manifest {
 pub struct ShardSpec {
     /// Class names, in the order of the `label` column.
     pub labels: LabelSet,
-    /// Height of the stored image in pixels.
-    pub height: u32,
-    /// Width of the stored image in pixels.
-    pub width: u32,
-    /// HU range mapped to 0..255; absent when the source was already grey levels.
-    pub window: Option<HuWindow>,
-    /// Resize filter, by name.
-    pub resize: String,
+    /// How the studies were read.
+    pub reader: ReaderSettings,
     /// How pixels are stored.
     pub layout: Layout,
     /// Whether the `hu` column is filled.
@@ -58,15 +54,32 @@ pub struct ShardSpec {
     pub split_seed: Option<u64>,
 }
 
-impl ShardSpec {
-    /// Bytes of one stored image.
-    pub fn pixels_len(&self) -> usize {
-        self.height as usize * self.width as usize
-    }
+/// The key of the pseudonyms: enough to tell whether the hashes of two cohorts can be
+/// compared, nothing that would help to guess it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyInfo {
+    /// Where it comes from.
+    pub kind: KeyKind,
+    /// 8 hex digits of a keyed hash of a constant: equal keys have equal ones.
+    pub id: String,
+}
+
+/// Where the key of the pseudonyms comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KeyKind {
+    /// Drawn at random for this machine's user at first use.
+    Machine,
+    /// A file or variable that the operator named.
+    File,
+    /// In the source code: whoever guesses a name can test the guess.
+    Public,
 }
 
 /// How pixels are stored in a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Layout {
     /// `pixels`: fixed-size binary, one byte a pixel.

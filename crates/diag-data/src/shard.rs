@@ -5,6 +5,7 @@
 //! `SHA256SUMS` over all of them. See `docs/shard-format.md`.
 
 mod assemble;
+mod check;
 mod columns;
 pub mod staging;
 
@@ -12,6 +13,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -21,11 +23,12 @@ use parquet::file::metadata::ParquetMetaData;
 use parquet::file::properties::WriterProperties;
 
 use self::assemble::{ROWS_PER_GROUP, zstd};
+use self::check::{RowKey, Rows, Sums};
 use self::staging::{Piece, Staging};
 use crate::DataError;
 use crate::case::{CaseId, Label, Split};
 use crate::files;
-use crate::manifest::{CaseRow, FORMAT_VERSION, Flow, Manifest, Quarantined, ShardSpec};
+use crate::manifest::{CaseRow, FORMAT_VERSION, Flow, KeyInfo, Manifest, Quarantined, ShardFile, ShardSpec};
 use crate::place::Place;
 use crate::slice::CtSlice;
 
@@ -34,6 +37,8 @@ use crate::slice::CtSlice;
 pub struct Job {
     /// What is stored.
     pub spec: ShardSpec,
+    /// The key of the pseudonyms.
+    pub key: KeyInfo,
     /// Name and version of the writing program.
     pub tool: String,
     /// The command's resolved settings; hashed into the manifest.
@@ -43,7 +48,7 @@ pub struct Job {
 /// What is known once every case was read.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
-    /// Whether any source said that it is synthetic.
+    /// Whether every used file bears the mark of ct-phantom.
     pub synthetic: bool,
     /// Inclusion and exclusion.
     pub flow: Flow,
@@ -63,6 +68,7 @@ impl Job {
             "format_version": FORMAT_VERSION,
             "tool": self.tool,
             "spec": self.spec,
+            "key": self.key,
             "config": self.config,
         });
         serde_json::to_vec_pretty(&job).map_err(|err| DataError::malformed(path, err))
@@ -129,24 +135,30 @@ pub struct SliceKey {
 pub struct ShardSet {
     root: PathBuf,
     manifest: Manifest,
+    sums: Sums,
 }
 
 impl ShardSet {
     /// Opens a folder, or a prefix of a store (see [`place`](crate::place)), by its manifest.
+    /// From here on every file is hashed when it is first read, and every row is checked.
     ///
     /// # Errors
-    /// When there is no manifest, or it is of another format version.
+    /// When there is no manifest, it is of another format version or not the one that
+    /// `SHA256SUMS` was made for, or `SHA256SUMS` lacks a file.
     pub fn open(root: &Path) -> Result<Self, DataError> {
         let path = root.join("manifest.json");
-        let manifest: Manifest = files::read_json(&path)?;
-        if manifest.format_version != FORMAT_VERSION {
-            let why = format!(
-                "format version {} where this program reads {FORMAT_VERSION}",
-                manifest.format_version
-            );
-            return Err(DataError::malformed(path, why));
+        // The version first: a manifest of another one has other fields.
+        let value: serde_json::Value = files::read_json(&path)?;
+        let found = value.get("format_version").and_then(serde_json::Value::as_u64);
+        if found != Some(FORMAT_VERSION.into()) {
+            return Err(DataError::OtherVersion { path, found, supported: FORMAT_VERSION });
         }
-        Ok(Self { root: root.into(), manifest })
+        let manifest: Manifest =
+            serde_json::from_value(value).map_err(|err| DataError::malformed(&path, err))?;
+        let sums = Sums::read(root)?;
+        sums.check_complete(&manifest)?;
+        sums.check_file("manifest.json")?;
+        Ok(Self { root: root.into(), manifest, sums })
     }
 
     /// Where it lies.
@@ -169,11 +181,17 @@ impl ShardSet {
 
     /// The slices of a split, in stored order, a batch of rows in memory at a time.
     pub fn slices(&self, split: Split) -> impl Iterator<Item = Result<CtSlice, DataError>> + '_ {
-        self.files_of(split).flat_map(move |path| {
-            let rows: Box<dyn Iterator<Item = Result<CtSlice, DataError>>> = match read_table(&path) {
+        let rows_of_split = Arc::new(Mutex::new(Rows::default()));
+        self.files_of(split).flat_map(move |file| {
+            let path = self.root.join(&file.path);
+            let batches = self.sums.check_file(&file.path).and_then(|()| read_table(&path));
+            let checked = rows_of_split.clone();
+            let rows: Box<dyn Iterator<Item = Result<CtSlice, DataError>>> = match batches {
                 Ok(batches) => Box::new(batches.flat_map(move |batch| {
-                    let rows =
-                        batch.and_then(|batch| columns::slices_of(&batch, &self.manifest.spec, split, &path));
+                    let rows = batch.and_then(|batch| {
+                        self.check_rows(&batch, split, &path, &checked)?;
+                        columns::slices_of(&batch, &self.manifest.spec, split, &path)
+                    });
                     match rows {
                         Ok(rows) => rows.into_iter().map(Ok).collect::<Vec<_>>(),
                         Err(err) => vec![Err(err)],
@@ -191,11 +209,18 @@ impl ShardSet {
     /// When a file cannot be read or has other columns.
     pub fn keys(&self, split: Split) -> Result<Vec<SliceKey>, DataError> {
         let mut keys = Vec::new();
-        for path in self.files_of(split) {
+        let rows = Mutex::new(Rows::default());
+        for file in self.files_of(split) {
+            let path = self.root.join(&file.path);
+            self.sums.check_file(&file.path)?;
             let choice = Choice { columns: Some(&columns::KEY_COLUMNS), wanted: &|_| true };
+            let n_before = keys.len();
             for batch in read_choice(&path, &choice)?.batches {
-                keys.extend(columns::keys_of(&batch?, &path)?);
+                let batch = batch?;
+                self.check_rows(&batch, split, &path, &rows)?;
+                keys.extend(columns::keys_of(&batch, &path)?);
             }
+            check_count(file, keys.len() - n_before, &path)?;
         }
         Ok(keys)
     }
@@ -213,12 +238,17 @@ impl ShardSet {
     ) -> Result<(), DataError> {
         let spec = &self.manifest.spec;
         let mut first_row = 0;
-        for path in self.files_of(split) {
+        for file in self.files_of(split) {
+            let path = self.root.join(&file.path);
             let choice = Choice {
                 columns: Some(&[columns::pixel_column(spec)]),
                 wanted: &|row| wanted(first_row + row),
             };
+            if (0..file.n_rows as usize).any(choice.wanted) {
+                self.sums.check_file(&file.path)?;
+            }
             let Chosen { n_rows, rows, batches } = read_choice(&path, &choice)?;
+            check_count(file, n_rows, &path)?;
             let mut rows = rows.into_iter().flatten().map(|row| first_row + row);
             for batch in batches {
                 let batch = batch?;
@@ -233,9 +263,22 @@ impl ShardSet {
         Ok(())
     }
 
-    fn files_of(&self, split: Split) -> impl Iterator<Item = PathBuf> + '_ {
-        let of_split = self.manifest.files.iter().filter(move |file| file.split == split);
-        of_split.map(|file| self.root.join(&file.path))
+    fn files_of(&self, split: Split) -> impl Iterator<Item = &ShardFile> + '_ {
+        self.manifest.files.iter().filter(move |file| file.split == split)
+    }
+
+    /// Checks what the rows of a batch say of themselves.
+    fn check_rows(
+        &self,
+        batch: &RecordBatch,
+        split: Split,
+        path: &Path,
+        rows: &Mutex<Rows>,
+    ) -> Result<(), DataError> {
+        let mut rows = rows.lock().unwrap_or_else(PoisonError::into_inner);
+        columns::check_rows(batch, path, &mut |row: &RowKey<'_>| {
+            rows.check(row, &self.manifest.spec.labels, split, path)
+        })
     }
 
     /// The rows of `cases.parquet`.
@@ -244,6 +287,7 @@ impl ShardSet {
     /// When the file cannot be read or has other columns.
     pub fn cases(&self) -> Result<Vec<CaseRow>, DataError> {
         let path = self.root.join("cases.parquet");
+        self.sums.check_file("cases.parquet")?;
         let mut rows = Vec::new();
         for batch in read_table(&path)? {
             rows.extend(columns::cases_of(&batch?, &self.manifest.spec.labels, &path)?);
@@ -257,6 +301,7 @@ impl ShardSet {
     /// When the file cannot be read or a line has another form.
     pub fn quarantined(&self) -> Result<Vec<Quarantined>, DataError> {
         let path = self.root.join("quarantine.jsonl");
+        self.sums.check_file("quarantine.jsonl")?;
         let bytes = files::read(&path)?;
         let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
         lines
@@ -269,19 +314,17 @@ impl ShardSet {
     /// # Errors
     /// At the first file that is missing, unreadable or different.
     pub fn verify_hashes(&self) -> Result<usize, DataError> {
-        let path = self.root.join("SHA256SUMS");
-        let text = String::from_utf8(files::read(&path)?).map_err(|err| DataError::malformed(&path, err))?;
-        for line in text.lines() {
-            let Some((want, name)) = line.split_once("  ") else {
-                return Err(DataError::malformed(&path, format!("`{line}` is not HASH  NAME")));
-            };
-            let file = self.root.join(name);
-            if files::sha256_file(&file)? != want {
-                return Err(DataError::HashMismatch { path: file });
-            }
-        }
-        Ok(text.lines().count())
+        self.sums.check_all()
     }
+}
+
+/// The rows of a file must be as many as the manifest states.
+fn check_count(file: &ShardFile, n_rows: usize, path: &Path) -> Result<(), DataError> {
+    if n_rows as u64 == file.n_rows {
+        return Ok(());
+    }
+    let why = format!("it holds {n_rows} rows where the manifest states {}", file.n_rows);
+    Err(DataError::malformed(path, why))
 }
 
 /// The columns of slice files as the `features` list of a Hugging Face card
@@ -386,22 +429,21 @@ fn read_file(path: PathBuf, choice: &Choice<'_>) -> Result<Chosen, DataError> {
 mod tests {
     use super::*;
     use crate::case::{CaseId, Label, LabelSet};
-    use crate::manifest::Layout;
+    use crate::manifest::{KeyKind, Layout};
+    use crate::reader::ReaderSettings;
     use crate::slice::{Acquisition, Geometry, Provenance, Selection};
-    use crate::units::{HuWindow, Mm, Spacing};
+    use crate::units::{Mm, Spacing};
 
     fn job(layout: Layout, with_hu: bool) -> Job {
         let spec = ShardSpec {
             labels: LabelSet::paper(),
-            height: 4,
-            width: 6,
-            window: Some(HuWindow::LUNG),
-            resize: "bilinear".into(),
+            reader: ReaderSettings { size: 5, ..ReaderSettings::DEFAULT },
             layout,
             with_hu,
             split_seed: Some(1),
         };
-        Job { spec, tool: "test 0".into(), config: serde_json::json!({"window": [-1350, 150]}) }
+        let key = KeyInfo { kind: KeyKind::Public, id: "0123abcd".into() };
+        Job { spec, key, tool: "test 0".into(), config: serde_json::json!({"window": [-1350, 150]}) }
     }
 
     fn slice(i: usize, with_hu: bool) -> CtSlice {
@@ -410,8 +452,8 @@ mod tests {
             slice_index: (i % 3) as i32,
             label: Label((i / 3 % 3) as u8),
             split: if (i / 3).is_multiple_of(4) { Split::Test } else { Split::Train },
-            pixels: (0..24).map(|p| (p * 7 + i) as u8).collect(),
-            hu: with_hu.then(|| (0..24).map(|p| -1024 + (p * 97 + i) as i16).collect()),
+            pixels: (0..25).map(|p| (p * 7 + i) as u8).collect(),
+            hu: with_hu.then(|| (0..25).map(|p| -1024 + (p * 97 + i) as i16).collect()),
             geometry: Geometry {
                 z: Some(Mm(-12.5 + i as f64)),
                 gap_before: (!i.is_multiple_of(3)).then_some(Mm(5.0)),
@@ -432,7 +474,7 @@ mod tests {
             },
             selection: Selection { lung_fraction: Some(0.4), ..Selection::default() },
             provenance: Provenance {
-                source_sha256: "ab".into(),
+                source_blake3: "ab".into(),
                 pixel_sha256: format!("{i}"),
                 warnings: vec!["synthetic".into(); i % 2],
                 ..Provenance::default()
@@ -532,16 +574,19 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         // 1125 training slices: a file of four row groups, and one of 101 rows.
         let shards = write(folder.path(), Layout::Raw, false, 1500);
-        let mut files = shards.files_of(Split::Train);
-        let (first, second) = (files.next().unwrap(), files.next().unwrap());
+        let paths: Vec<PathBuf> =
+            shards.files_of(Split::Train).map(|file| shards.root().join(&file.path)).collect();
+        let (first, second) = (&paths[0], &paths[1]);
+        // Both are hashed while they are whole; what is read later is not hashed again.
+        shards.pixels(Split::Train, &|_| true, &mut |_, _| ()).unwrap();
         // The pixels of the first row group are gone.
-        let footer = ParquetRecordBatchReaderBuilder::try_new(File::open(&first).unwrap()).unwrap();
+        let footer = ParquetRecordBatchReaderBuilder::try_new(File::open(first).unwrap()).unwrap();
         let group = footer.metadata().row_group(0);
         let pixels = group.columns().iter().find(|c| c.column_path().string() == "pixels").unwrap();
         let (start, length) = pixels.byte_range();
-        let mut bytes = std::fs::read(&first).unwrap();
+        let mut bytes = std::fs::read(first).unwrap();
         bytes[start as usize..][..length as usize].fill(0);
-        std::fs::write(&first, bytes).unwrap();
+        std::fs::write(first, bytes).unwrap();
 
         assert_eq!(shards.keys(Split::Train).unwrap().len(), 1125);
         let read = |rows: Range<usize>| {
@@ -553,8 +598,8 @@ mod tests {
         assert_eq!(read(256..1125).unwrap(), (256..1125).collect::<Vec<_>>());
         assert!(read(255..257).is_err());
         // And of a file without any wanted row, the footer alone.
-        let bytes = std::fs::read(&second).unwrap();
-        std::fs::write(&second, [&[0; 200], &bytes[200..]].concat()).unwrap();
+        let bytes = std::fs::read(second).unwrap();
+        std::fs::write(second, [&[0; 200], &bytes[200..]].concat()).unwrap();
         assert_eq!(read(300..1000).unwrap().len(), 700);
     }
 
@@ -567,6 +612,68 @@ mod tests {
         bytes[100] ^= 1;
         std::fs::write(&file, bytes).unwrap();
         assert!(matches!(shards.verify_hashes(), Err(DataError::HashMismatch { .. })));
+        // Nobody reads it as if nothing had happened.
+        let again = ShardSet::open(shards.root()).unwrap();
+        let split = shards.manifest().files[0].split;
+        assert!(matches!(again.keys(split), Err(DataError::HashMismatch { .. })));
+        assert!(matches!(again.slices(split).next(), Some(Err(DataError::HashMismatch { .. }))));
+        let pixels = again.pixels(split, &|_| true, &mut |_, _| ());
+        assert!(matches!(pixels, Err(DataError::HashMismatch { .. })));
+    }
+
+    /// Changes a text file of a shard folder and opens it again.
+    #[track_caller]
+    fn check_refused(name: &str, change: impl Fn(&str) -> String, want: &str) {
+        let folder = tempfile::tempdir().unwrap();
+        let shards = write(folder.path(), Layout::Raw, false, 9);
+        let path = shards.root().join(name);
+        std::fs::write(&path, change(&std::fs::read_to_string(&path).unwrap())).unwrap();
+        let err = ShardSet::open(shards.root()).unwrap_err().to_string();
+        assert!(err.contains(want), "{err}");
+    }
+
+    #[test]
+    fn hashes_that_are_incomplete_or_of_another_manifest_are_refused() {
+        check_refused("SHA256SUMS", |_| String::new(), "it lacks cases.parquet");
+        let without = |text: &str, name: &str| {
+            text.lines().filter(|line| !line.ends_with(name)).map(|line| format!("{line}\n")).collect()
+        };
+        check_refused("SHA256SUMS", |text| without(text, "quarantine.jsonl"), "it lacks quarantine.jsonl");
+        check_refused(
+            "SHA256SUMS",
+            |text| without(text, "train-00000-of-00001.parquet"),
+            "it lacks data/train",
+        );
+        check_refused("SHA256SUMS", |text| text.replace("  data/", "  ../data/"), "is not HASH  NAME");
+        check_refused(
+            "manifest.json",
+            |text| text.replace("\"synthetic\": false", "\"synthetic\": true"),
+            "manifest.json",
+        );
+    }
+
+    #[test]
+    fn a_row_that_contradicts_its_file_is_named() {
+        let labels = LabelSet::paper();
+        let case_id = CaseId::new("case-0001").unwrap();
+        let good = RowKey {
+            case_id: &case_id,
+            slice_index: 0,
+            label: Label(0),
+            label_name: "covid-19",
+            split: "test",
+        };
+        let check = |row: RowKey<'_>, want: &str| {
+            let mut rows = Rows::default();
+            rows.check(&good, &labels, Split::Test, Path::new("x.parquet")).unwrap();
+            let err = rows.check(&row, &labels, Split::Test, Path::new("x.parquet")).unwrap_err().to_string();
+            assert!(err.contains("row 1") && err.contains(want) && err.contains("x.parquet"), "{err}");
+        };
+        let next = |slice_index| RowKey { slice_index, ..good };
+        check(RowKey { label: Label(3), ..next(1) }, "outside the label set");
+        check(RowKey { label: Label(1), ..next(1) }, "label_name");
+        check(RowKey { split: "train", ..next(1) }, "test split");
+        check(next(0), "twice");
     }
 
     #[test]

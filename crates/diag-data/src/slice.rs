@@ -88,9 +88,9 @@ pub struct Selection {
 /// Hashes that tie a row to its source without naming it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Provenance {
-    /// SHA-256 of the source file, in hex.
-    pub source_sha256: String,
-    /// SHA-256 of the decoded source pixels, in hex: equal pixels in two cases are a leak.
+    /// Keyed BLAKE3 of the source file, 64 hex digits: comparable under one key only.
+    pub source_blake3: String,
+    /// SHA-256 of `pixels`, in hex: equal pixels in two cases are a leak.
     pub pixel_sha256: String,
     /// Keyed hash of SOPInstanceUID.
     pub sop_uid_hash: Option<String>,

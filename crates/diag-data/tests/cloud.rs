@@ -144,15 +144,13 @@ fn make_shards(target: &Path) {
     const SIDE: u32 = 160;
     let spec = ShardSpec {
         labels: LabelSet::paper(),
-        height: SIDE,
-        width: SIDE,
-        window: None,
-        resize: "none".into(),
+        reader: ReaderSettings { size: SIDE, ..ReaderSettings::IMAGES },
         layout: Layout::Raw,
         with_hu: false,
         split_seed: None,
     };
-    let job = Job { spec, tool: "test 0".into(), config: json!({}) };
+    let key = KeyInfo { kind: KeyKind::Public, id: "0123abcd".into() };
+    let job = Job { spec, key, tool: "test 0".into(), config: json!({}) };
     let mut writer = ShardWriter::create(target, job).unwrap();
     let mut state = 1u64;
     let mut grey = || {

@@ -29,13 +29,21 @@ pub enum ModelError {
         /// Which tensor, and what is wrong with it.
         problem: String,
     },
+    /// `model.json` does not describe a model that can be used.
+    #[error("{problem} in {}", file.display())]
+    Card {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong in it.
+        problem: String,
+    },
     /// `model.json` was written by another version.
-    #[error("model format {found}, this program reads {supported}: {}", file.display())]
+    #[error("model format {}, this program reads {supported}: {}", found.map_or("unknown".into(), |found| found.to_string()), file.display())]
     Version {
         /// The file.
         file: PathBuf,
-        /// Its version.
-        found: u32,
+        /// The version that it states, if any.
+        found: Option<u64>,
         /// The version that can be read.
         supported: u32,
     },
@@ -50,7 +58,10 @@ impl ModelError {
             }
             Self::Data(err) => err.remedy(),
             Self::Setting { setting, .. } => format!("change `{setting}` in the recipe"),
-            Self::Weights { .. } => "pass weights that were saved for this architecture".into(),
+            Self::Weights { .. } => {
+                "pass weights that were saved for this architecture and not changed since".into()
+            }
+            Self::Card { .. } => "restore the run folder as diag-train wrote it, or train again".into(),
             Self::Version { .. } => "train again with this version, or use the version that wrote it".into(),
         }
     }

@@ -28,4 +28,4 @@ pub use heads::{FINAL_HEAD, Fusion, HeadLogits, softmax};
 pub use loading::{LoadReport, Loaded};
 pub use loss::{Loss, LossSpec, LossTerms};
 pub use network::{Answer, FoldedNetwork, Network, NetworkSpec, Pass, SideStages};
-pub use saved::{FORMAT_VERSION, InputSpec, ModelCard, SavedModel};
+pub use saved::{FORMAT_VERSION, InputSpec, ModelCard, SavedModel, SavedNetwork, TrainingData, WEIGHTS};

@@ -2,10 +2,11 @@
 
 use candle_core::{DType, Device, Tensor};
 use diag_data::case::LabelSet;
+use diag_data::reader::ReaderSettings;
 use diag_model::loss::{Loss, LossSpec, SaalSpec};
 use diag_model::{
     Backbone, FORMAT_VERSION, Fusion, InputSpec, ModelCard, ModelError, Network, NetworkSpec, Pass,
-    SavedModel, SideStages, tensors,
+    SavedModel, SavedNetwork, SideStages, TrainingData, WEIGHTS, tensors,
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -128,22 +129,25 @@ fn a_saved_model_answers_the_same() {
     let network = Network::new(&spec(Backbone::Tiny, true), 2).unwrap();
     let image_nchw = images(2, 32, DType::F32);
     network.forward_t(&image_nchw, true).unwrap();
+    tensors::write(&weights_path, &network.state().unwrap(), "note").unwrap();
+    let saved_network = SavedNetwork {
+        spec: *network.spec(),
+        weights: WEIGHTS.into(),
+        sha256: diag_data::files::sha256_file(&weights_path).unwrap(),
+    };
     let card = ModelCard {
         format_version: FORMAT_VERSION,
-        network: *network.spec(),
+        networks: vec![saved_network.clone()],
         labels: LabelSet::paper(),
         heads: network.head_names(),
         input: InputSpec {
-            height: 32,
-            width: 32,
-            window: None,
-            resize: "none".into(),
+            reader: ReaderSettings { size: 32, ..ReaderSettings::IMAGES },
             range: (-1.0, 1.0),
-            ingest: serde_json::Value::Null,
         },
+        training: TrainingData { synthetic: true, cases: vec![4, 5, 6] },
+        positive: "covid-19".into(),
     };
     SavedModel::write_card(&card_path, &card).unwrap();
-    tensors::write(&weights_path, &network.state().unwrap(), "note").unwrap();
     let saved = SavedModel::read(&card_path, &weights_path).unwrap();
     assert_eq!(saved.card, card);
     let answer = |network: &Network| {
@@ -152,9 +156,20 @@ fn a_saved_model_answers_the_same() {
     };
     assert_eq!(answer(&saved.network), answer(&network));
 
-    let other = ModelCard { network: spec(Backbone::Tiny, false), ..card.clone() };
-    SavedModel::write_card(&card_path, &other).unwrap();
+    let other = SavedNetwork { spec: spec(Backbone::Tiny, false), ..saved_network.clone() };
+    SavedModel::write_card(&card_path, &ModelCard { networks: vec![other], ..card.clone() }).unwrap();
     assert!(matches!(SavedModel::read(&card_path, &weights_path), Err(ModelError::Weights { .. })));
+    let changed = SavedNetwork { sha256: "00".repeat(32), ..saved_network.clone() };
+    SavedModel::write_card(&card_path, &ModelCard { networks: vec![changed], ..card.clone() }).unwrap();
+    assert!(matches!(SavedModel::read(&card_path, &weights_path), Err(ModelError::Weights { .. })));
+    let two = ModelCard { networks: vec![saved_network; 2], ..card.clone() };
+    SavedModel::write_card(&card_path, &two).unwrap();
+    assert!(matches!(SavedModel::read(&card_path, &weights_path), Err(ModelError::Card { .. })));
+    let mut json = serde_json::to_value(&card).unwrap();
+    json["input"]["reader"]["resize"] = "nonsense".into();
+    diag_data::files::write_json(&card_path, &json).unwrap();
+    let refused = SavedModel::read(&card_path, &weights_path).err().unwrap().to_string();
+    assert!(refused.contains("nonsense"), "{refused}");
     SavedModel::write_card(&card_path, &ModelCard { format_version: 99, ..card }).unwrap();
     assert!(matches!(SavedModel::read(&card_path, &weights_path), Err(ModelError::Version { .. })));
 }

@@ -24,12 +24,9 @@ pub enum PredictError {
     /// The model was trained on pictures, whose window nobody knows.
     #[error("the model was trained on plain images, without a HU window")]
     PlainImages,
-    /// `model.json` lacks a setting of the training slices.
-    #[error("model.json does not say the `{key}` of its training slices")]
-    Settings {
-        /// The setting.
-        key: &'static str,
-    },
+    /// The network has no final head.
+    #[error("the network has no head named `final`")]
+    NoFinalHead,
     /// More than one study in the folder.
     #[error("{n_studies} studies in {}", folder.display())]
     ManyStudies {
@@ -59,7 +56,7 @@ impl PredictError {
             Self::Ingest(err) => err.remedy(),
             Self::Tensor(_) => "report it as a bug".into(),
             Self::PlainImages => "use a model that was trained on shards made by ct-ingest dicom".into(),
-            Self::Settings { .. } => "train again on shards made by this version of ct-ingest dicom".into(),
+            Self::NoFinalHead => "use a model that diag-train made".into(),
             Self::ManyStudies { .. } => "pass the folder of one study".into(),
             Self::Study { remedy, .. } => remedy.clone(),
         }

@@ -17,14 +17,15 @@ use std::path::{Path, PathBuf};
 use ct_ingest::deidentify::Pseudonyms;
 use ct_ingest::intake::{self, Scan};
 use ct_ingest::listing::Listing;
-use ct_ingest::settings::{Crop, Format, Select, SeriesRule, Settings};
+use ct_ingest::settings::{Format, Settings};
 use ct_ingest::study::{self, CaseTask, ReadCase, Reading, TableCache};
 use diag_data::case::{CaseId, Label, Split};
 use diag_data::files;
 use diag_data::manifest::Layout;
+use diag_data::reader::{ReaderSettings, Source};
 use diag_data::run::RunDir;
 use diag_data::split::Ratio;
-use diag_model::{FINAL_HEAD, InputSpec, SavedModel, input, softmax};
+use diag_model::{FINAL_HEAD, SavedModel, input, softmax};
 
 pub use error::PredictError;
 pub use report::{INTENDED_USE, SliceReport, StudyReport};
@@ -49,18 +50,21 @@ pub struct PredictJob {
 pub fn predict(job: &PredictJob) -> Result<StudyReport, PredictError> {
     let run = RunDir::new(&job.run);
     let model = SavedModel::read(&run.model(), &run.weights())?;
-    let settings = settings(&model.card.input)?;
+    let settings = settings(&model.card.input.reader);
+    if settings.reader.source == Source::Images {
+        return Err(PredictError::PlainImages);
+    }
     let case = read_study(&job.study, &settings)?;
     let network = model.network.folded()?;
     let labels = model.card.labels.names().to_vec();
-    let (height, width) = (settings.size as usize, settings.size as usize);
+    let (height, width) = (settings.reader.size as usize, settings.reader.size as usize);
     let mut slices = Vec::with_capacity(case.slices.len());
     for batch in case.slices.chunks(BATCH_SIZE) {
         let images = batch.iter().map(|slice| slice.pixels.as_slice());
         let image_nchw = input::from_grey(images, height, width)?;
         let logits = network.forward(&image_nchw)?;
         let Some(logits_nk) = logits.get(FINAL_HEAD) else {
-            return Err(PredictError::Settings { key: "heads" });
+            return Err(PredictError::NoFinalHead);
         };
         for (slice, row) in batch.iter().zip(logits_nk.to_vec2::<f32>()?) {
             slices.push(SliceReport {
@@ -73,50 +77,23 @@ pub fn predict(job: &PredictJob) -> Result<StudyReport, PredictError> {
     Ok(StudyReport::new(files::sha256_file(&run.weights())?, labels, slices, &case))
 }
 
-/// The settings of the training shards, as `model.json` keeps them.
-fn settings(input: &InputSpec) -> Result<Settings, PredictError> {
-    let window = input.window.ok_or(PredictError::PlainImages)?;
-    let text = |key: &'static str| input.ingest[key].as_str().ok_or(PredictError::Settings { key });
-    let select = match text("select")? {
-        "lung" => Select::Lung,
-        "all" => Select::All,
-        _ => return Err(PredictError::Settings { key: "select" }),
-    };
-    let crop = match text("crop")? {
-        "none" => Crop::None,
-        "body" => Crop::Body,
-        "lung" => Crop::Lung,
-        _ => return Err(PredictError::Settings { key: "crop" }),
-    };
-    let series = match text("series")? {
-        "most-slices" => SeriesRule::MostSlices,
-        "thickest" => SeriesRule::Thickest,
-        "only" => SeriesRule::Only,
-        _ => return Err(PredictError::Settings { key: "series" }),
-    };
-    if input.height != input.width {
-        return Err(PredictError::Settings { key: "size" });
-    }
-    Ok(Settings {
-        select,
-        series,
-        crop,
-        window,
-        size: input.width,
+/// The reader of the training shards, with what a study needs beside it.
+fn settings(reader: &ReaderSettings) -> Settings {
+    Settings {
+        reader: reader.clone(),
         ratio: Ratio::SEVEN_TO_THREE,
         seed: 0,
         split_file: None,
         label_set: None,
         layout: Layout::Raw,
         with_hu: false,
-        strict: false,
         key_file: None,
         keep_case_ids: false,
         keep_paths: false,
         preview: None,
         jobs: None,
         part: None,
-    })
+    }
 }
 
 /// Reads the slices of a folder as one case.
@@ -137,7 +114,8 @@ fn read_study(folder: &Path, settings: &Settings) -> Result<ReadCase, PredictErr
     }
     let pseudonyms = Pseudonyms::of_settings(settings)?;
     let tables = TableCache::default();
-    let reading = Reading { listing: &listing, settings, pseudonyms: &pseudonyms, tables: &tables };
+    let window = Settings::check_volumes(&settings.reader)?;
+    let reading = Reading { listing: &listing, settings, window, pseudonyms: &pseudonyms, tables: &tables };
     let task = CaseTask {
         case_id: CaseId::new("study")?,
         // Nothing is known of the class; the reader only copies it.

@@ -103,7 +103,7 @@ pub(crate) fn gather(set: &ShardSet, split_of: &BTreeMap<CaseId, Split>) -> Resu
     for slice in Split::ALL.into_iter().flat_map(|split| set.slices(split)) {
         let slice = slice?;
         n_slices += 1;
-        sources.push_str(&slice.provenance.source_sha256);
+        sources.push_str(&slice.provenance.source_blake3);
         sources.push('\n');
         // Empty images are equal everywhere and leak nothing.
         let is_flat = slice.pixels.iter().all(|grey| Some(grey) == slice.pixels.first());

@@ -29,7 +29,8 @@ pub(crate) type Pictures = BTreeMap<(usize, i32), String>;
 pub(crate) fn embed(run: &Run, results: &[CaseResult], budget: usize) -> Result<Pictures, ReportError> {
     let Ok(shards) = &run.shards else { return Ok(Pictures::new()) };
     let spec = &shards.set.manifest().spec;
-    let n_pictures = (budget as f64 / (FEWEST_BYTES_PER_PIXEL * spec.pixels_len().max(1) as f64)) as usize;
+    let n_pictures =
+        (budget as f64 / (FEWEST_BYTES_PER_PIXEL * spec.reader.n_pixels().max(1) as f64)) as usize;
     let by_priority = choose(run, results, n_pictures);
     let wanted: BTreeSet<(usize, i32)> = by_priority.iter().copied().collect();
     let index: BTreeMap<_, usize> = run.case_ids.iter().enumerate().map(|(i, id)| (id, i)).collect();
@@ -42,7 +43,7 @@ pub(crate) fn embed(run: &Run, results: &[CaseResult], budget: usize) -> Result<
         let Some(&case) = index.get(&slice.case_id) else { continue };
         let key = (case, slice.slice_index);
         if wanted.contains(&key) {
-            pictures.insert(key, png_uri(&slice.pixels, spec.width, spec.height)?);
+            pictures.insert(key, png_uri(&slice.pixels, spec.reader.size, spec.reader.size)?);
         }
     }
     let mut spent = 0;

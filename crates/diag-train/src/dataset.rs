@@ -63,7 +63,7 @@ impl Dataset {
                 pixels: Vec::new(),
             }));
         }
-        let (height, width) = (spec.height as usize, spec.width as usize);
+        let (height, width) = (spec.reader.size as usize, spec.reader.size as usize);
         Ok(Self { labels: spec.labels.clone(), height, width, items })
     }
 
@@ -230,7 +230,8 @@ pub(crate) fn held(part: Part, n: usize) -> Range<usize> {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use diag_data::manifest::{Layout, ShardSpec};
+    use diag_data::manifest::{KeyInfo, KeyKind, Layout, ShardSpec};
+    use diag_data::reader::ReaderSettings;
     use diag_data::shard::{Job, Outcome, ShardWriter};
     use diag_data::slice::{Acquisition, CtSlice, Geometry, Provenance, Selection};
 
@@ -241,15 +242,13 @@ pub(crate) mod tests {
     pub(crate) fn shards(folder: &std::path::Path, n_slices: u8) -> ShardSet {
         let spec = ShardSpec {
             labels: LabelSet::paper(),
-            height: 8,
-            width: 8,
-            window: None,
-            resize: "none".into(),
+            reader: ReaderSettings { size: 8, ..ReaderSettings::IMAGES },
             layout: Layout::Raw,
             with_hu: false,
             split_seed: None,
         };
-        let job = Job { spec, tool: "test".into(), config: serde_json::Value::Null };
+        let key = KeyInfo { kind: KeyKind::Public, id: "0123abcd".into() };
+        let job = Job { spec, key, tool: "test".into(), config: serde_json::Value::Null };
         let target = folder.join("shards");
         let mut writer = ShardWriter::create(&target, job).unwrap();
         for i in 0..n_slices {

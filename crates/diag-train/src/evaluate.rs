@@ -91,8 +91,11 @@ pub fn evaluate(job: &EvaluateJob, stop: &AtomicBool) -> Result<Metrics, TrainEr
     let shards_sha256 = shards.sha256()?;
     let spec = &shards.manifest().spec;
     let input = &model.card.input;
-    if spec.labels != model.card.labels || (spec.height, spec.width) != (input.height, input.width) {
-        return Err(TrainError::Changed { what: "labels or image size of the shards", run: job.run.clone() });
+    if spec.labels != model.card.labels || spec.reader != input.reader {
+        return Err(TrainError::Changed {
+            what: "labels or reader settings of the shards",
+            run: job.run.clone(),
+        });
     }
     plan.recipe.set_arithmetic();
     let splits = job.split.map_or(Split::ALL.to_vec(), |split| vec![split]);

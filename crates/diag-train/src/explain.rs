@@ -13,6 +13,7 @@ use diag_data::files;
 use diag_data::heatmaps::{self, Agreement, Explanations, Heatmap, Method};
 use diag_data::lesions::Lesions;
 use diag_data::predictions::Predictions;
+use diag_data::reader::Crop;
 use diag_data::run::RunDir;
 use diag_data::shard::ShardSet;
 use diag_data::slice::CtSlice;
@@ -88,8 +89,11 @@ pub fn explain(job: &ExplainJob, stop: &AtomicBool) -> Result<Explained, TrainEr
     let model = SavedModel::read_to(&run.model(), &run.weights(), &job.device.open()?)?;
     let shards = ShardSet::open(&job.shards.clone().unwrap_or_else(|| run.shards(&info)))?;
     let (spec, wanted) = (&shards.manifest().spec, &model.card.input);
-    if spec.labels != model.card.labels || (spec.height, spec.width) != (wanted.height, wanted.width) {
-        return Err(TrainError::Changed { what: "labels or image size of the shards", run: job.run.clone() });
+    if spec.labels != model.card.labels || spec.reader != wanted.reader {
+        return Err(TrainError::Changed {
+            what: "labels or reader settings of the shards",
+            run: job.run.clone(),
+        });
     }
     let predictions = Predictions::read(&run.predictions(), &info.labels)?;
     let called = called(&predictions, job.split);
@@ -154,8 +158,7 @@ fn read_truth(
     called: &BTreeMap<CaseId, (Label, usize)>,
 ) -> Result<Truth, TrainError> {
     let refused = |problem: &str| TrainError::Truth { file: path.into(), problem: problem.to_owned() };
-    let config = &shards.manifest().config;
-    if config.get("crop").and_then(|crop| crop.as_str()).is_some_and(|crop| crop != "none") {
+    if shards.manifest().spec.reader.crop != Crop::None {
         return Err(refused("the shards were cropped, so masks and pictures do not match"));
     }
     let lesions = Lesions::read(path)?;
@@ -241,7 +244,7 @@ struct Question<'a> {
 impl Explainer<'_> {
     fn size(&self) -> (usize, usize) {
         let spec = &self.shards.manifest().spec;
-        (spec.height as usize, spec.width as usize)
+        (spec.reader.size as usize, spec.reader.size as usize)
     }
 
     fn stride_px(&self) -> usize {
@@ -253,7 +256,7 @@ impl Explainer<'_> {
         slices: &[(CtSlice, usize)],
         called: &BTreeMap<CaseId, (Label, usize)>,
     ) -> Result<Vec<Heatmap>, TrainError> {
-        let window = self.shards.manifest().spec.window;
+        let window = self.shards.manifest().spec.reader.window;
         let mut rows = Vec::new();
         for batch in slices.chunks(BATCH_SIZE) {
             if self.stop.load(Ordering::Relaxed) {

@@ -9,12 +9,12 @@ use std::sync::atomic::AtomicBool;
 use ct_ingest::IngestError;
 use ct_ingest::dicom_run::{self, DicomRun};
 use ct_ingest::run::{Control, Event, Summary};
-use ct_ingest::settings::{Crop, Format, Match, Select, SeriesRule, Settings};
+use ct_ingest::settings::{Format, Match, Settings};
 use diag_data::manifest::Layout;
+use diag_data::reader::{ReaderSettings, Select};
 use diag_data::shard::ShardSet;
 use diag_data::slice::CtSlice;
 use diag_data::split::Ratio;
-use diag_data::units::HuWindow;
 
 pub const EXPLICIT_LITTLE: &str = "1.2.840.10008.1.2.1";
 pub const IMPLICIT_LITTLE: &str = "1.2.840.10008.1.2";
@@ -270,18 +270,13 @@ pub fn with_control<T>(work: impl FnOnce(&Control<'_>) -> T) -> (T, Vec<String>)
 /// All slices, the size of the source kept, HU beside them.
 pub fn settings() -> Settings {
     Settings {
-        select: Select::All,
-        series: SeriesRule::MostSlices,
-        crop: Crop::None,
-        window: HuWindow::LUNG,
-        size: SIDE as u32,
+        reader: ReaderSettings { select: Select::All, size: SIDE as u32, ..ReaderSettings::DEFAULT },
         ratio: Ratio::SEVEN_TO_THREE,
         seed: 1,
         split_file: None,
         label_set: None,
         layout: Layout::Raw,
         with_hu: true,
-        strict: false,
         key_file: None,
         keep_case_ids: true,
         keep_paths: false,
@@ -289,6 +284,13 @@ pub fn settings() -> Settings {
         jobs: Some(2),
         part: None,
     }
+}
+
+/// [`settings`] with another reader.
+pub fn reading(change: impl FnOnce(&mut ReaderSettings)) -> Settings {
+    let mut settings = settings();
+    change(&mut settings.reader);
+    settings
 }
 
 /// The rows of a case, in order.

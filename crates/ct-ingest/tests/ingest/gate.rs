@@ -7,7 +7,8 @@ use ct_ingest::settings::Settings;
 use ct_ingest::table::{self, Comparison};
 use ct_ingest::verify;
 use diag_data::case::{CaseId, Label, LabelSet, Split};
-use diag_data::manifest::{CaseRow, Flow, Layout, ShardSpec};
+use diag_data::manifest::{CaseRow, Flow, KeyInfo, KeyKind, Layout, ShardSpec};
+use diag_data::reader::ReaderSettings;
 use diag_data::shard::{Job, Outcome, ShardSet, ShardWriter};
 use diag_data::slice::{Acquisition, CtSlice, Geometry, Provenance, Selection};
 
@@ -244,16 +245,14 @@ fn shards_of(root: &Path, cells: &[(&str, Split, u64, u64)]) -> std::path::PathB
     let labels = LabelSet::paper();
     let spec = ShardSpec {
         labels: labels.clone(),
-        height: 8,
-        width: 8,
-        window: None,
-        resize: "none".into(),
+        reader: ReaderSettings { size: 8, ..ReaderSettings::IMAGES },
         layout: Layout::Raw,
         with_hu: false,
         split_seed: None,
     };
     let target = root.join("shards");
-    let job = Job { spec, tool: "test".into(), config: serde_json::json!({}) };
+    let key = KeyInfo { kind: KeyKind::Public, id: "0123abcd".into() };
+    let job = Job { spec, key, tool: "test".into(), config: serde_json::json!({}) };
     let mut writer = ShardWriter::create(&target, job).unwrap();
     let mut outcome = Outcome { flow: Flow::default(), ..Outcome::default() };
     for &(class, split, n_cases, n_slices) in cells {

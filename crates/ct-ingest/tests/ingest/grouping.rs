@@ -1,10 +1,11 @@
 //! One stack out of what a folder holds: several series and acquisitions, tilt,
 //! long pixels, objects that are no slices.
 
-use crate::common::{Dicom, SIDE, chest_hu, rows, settings};
+use crate::common::{Dicom, SIDE, chest_hu, reading, rows, settings};
 use crate::tested::{changed, check_hu, run, used};
-use ct_ingest::settings::{SeriesRule, Settings};
+use ct_ingest::settings::Settings;
 use diag_data::manifest::CaseRow;
+use diag_data::reader::SeriesRule;
 use diag_data::shard::ShardSet;
 
 /// The tested case as the shards have it, and the codes of what was set aside.
@@ -30,7 +31,7 @@ fn add_series(series: &mut Vec<Dicom>, n_slices: usize, thickness: &str) {
 
 #[track_caller]
 fn check_rule(rule: SeriesRule, n_slices: usize, thickness: &str, want: Option<f64>) {
-    let settings = Settings { series: rule, ..settings() };
+    let settings = reading(|reader| reader.series = rule);
     let (case, codes) = case_of(settings, |series| add_series(series, n_slices, thickness));
     match want {
         Some(mm) => {
@@ -55,10 +56,10 @@ fn of_several_series_one_is_used_by_rule_and_said_so() {
 
 #[test]
 fn a_single_thick_image_is_no_series() {
-    let settings = Settings { series: SeriesRule::Thickest, ..settings() };
+    let settings = reading(|reader| reader.series = SeriesRule::Thickest);
     let (case, _) = case_of(settings, |series| add_series(series, 1, "10"));
     assert_eq!(case.unwrap().slice_thickness_mm, Some(5.0));
-    let settings = Settings { series: SeriesRule::Only, ..self::settings() };
+    let settings = reading(|reader| reader.series = SeriesRule::Only);
     let (case, codes) = case_of(settings, |series| add_series(series, 1, "10"));
     assert_eq!((case.is_some(), codes), (true, Vec::new()));
 }

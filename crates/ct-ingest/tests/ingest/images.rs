@@ -8,6 +8,7 @@ use ct_ingest::images_run::{self, ImagesRun};
 use ct_ingest::run::Summary;
 use ct_ingest::settings::Settings;
 use diag_data::case::Split;
+use diag_data::reader::ReaderSettings;
 use diag_data::shard::ShardSet;
 
 fn run(
@@ -15,7 +16,12 @@ fn run(
     out: &Path,
     change: impl FnOnce(&mut ImagesRun),
 ) -> (Result<Summary, IngestError>, Vec<String>) {
-    let settings = Settings { size: 32, with_hu: false, keep_case_ids: false, ..settings() };
+    let settings = Settings {
+        reader: ReaderSettings { size: 32, ..ReaderSettings::IMAGES },
+        with_hu: false,
+        keep_case_ids: false,
+        ..settings()
+    };
     let mut run = ImagesRun { root: root.into(), labels: None, split_lists: None, out: out.into(), settings };
     change(&mut run);
     with_control(|control| images_run::ingest(&run, control))

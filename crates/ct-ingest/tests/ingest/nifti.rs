@@ -9,11 +9,12 @@ use std::path::Path;
 use base64::Engine;
 use ct_ingest::listing::ListedFile;
 use ct_ingest::nifti::{self, Volume};
-use ct_ingest::settings::{Format, SeriesRule, Settings};
+use ct_ingest::settings::{Format, Settings};
+use diag_data::reader::SeriesRule;
 use diag_data::shard::ShardSet;
 use serde::Deserialize;
 
-use crate::common::{Cohort, SIDE, chest_hu, rows, settings, test_data};
+use crate::common::{Cohort, SIDE, chest_hu, reading, rows, settings, test_data};
 
 #[derive(Deserialize)]
 struct Reference {
@@ -216,7 +217,7 @@ fn masks_and_other_volumes_beside_the_ct_are_left_out() {
     assert!(flow.files.adds_up() && flow.series.adds_up() && flow.slices.adds_up());
     assert_eq!(flow.files.set_aside.get("values other than HU"), Some(&1));
     assert_eq!(flow.files.set_aside.get("another series of the case was used"), Some(&1));
-    let (_, codes) = run(&files, Settings { series: SeriesRule::Only, ..settings() });
+    let (_, codes) = run(&files, reading(|reader| reader.series = SeriesRule::Only));
     assert_eq!(codes, ["several-series"]);
 }
 

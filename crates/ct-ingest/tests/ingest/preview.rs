@@ -1,8 +1,9 @@
 //! Contact sheets, and what the manifest says of the selection.
 
-use crate::common::{Dicom, chest_hu, settings};
+use crate::common::{Dicom, chest_hu, reading, settings};
 use crate::tested::{changed, run};
-use ct_ingest::settings::{Crop, Select, Settings};
+use ct_ingest::settings::Settings;
+use diag_data::reader::{Crop, Select};
 use diag_data::shard::ShardSet;
 
 const TILE: u32 = 128;
@@ -23,12 +24,8 @@ fn chest_and_abdomen() -> Vec<Vec<u8>> {
 #[test]
 fn kept_and_dropped_slices_are_framed_and_masks_outlined() {
     let folder = tempfile::tempdir().unwrap();
-    let settings = Settings {
-        select: Select::Lung,
-        crop: Crop::Lung,
-        preview: Some(folder.path().join("sheets")),
-        ..settings()
-    };
+    let cropped = reading(|reader| (reader.select, reader.crop) = (Select::Lung, Crop::Lung));
+    let settings = Settings { preview: Some(folder.path().join("sheets")), ..cropped };
     let (_, codes) = run(&chest_and_abdomen(), settings);
     assert_eq!(codes, Vec::<String>::new());
     let sheet = image::open(folder.path().join("sheets/tested.png")).unwrap().to_rgb8();
@@ -67,7 +64,7 @@ fn a_case_without_lung_has_a_sheet_too() {
             slice.stored(&chest_hu(0.0).map(|hu| if hu == -850 { 50 } else { hu } + 1024));
         }
     });
-    let (_, codes) = run(&files, Settings { select: Select::Lung, preview, ..settings() });
+    let (_, codes) = run(&files, Settings { preview, ..reading(|reader| reader.select = Select::Lung) });
     assert_eq!(codes, ["no-lung"]);
     let sheet = image::open(folder.path().join("tested.png")).unwrap().to_rgb8();
     assert_eq!(sheet.get_pixel(0, 0).0, DROPPED);
@@ -87,7 +84,7 @@ fn a_preview_that_cannot_be_written_is_named() {
 
 #[test]
 fn the_manifest_says_what_was_kept_of_each_class() {
-    let (cohort, _) = run(&chest_and_abdomen(), Settings { select: Select::Lung, ..settings() });
+    let (cohort, _) = run(&chest_and_abdomen(), reading(|reader| reader.select = Select::Lung));
     let manifest = ShardSet::open(&cohort.shards()).unwrap().manifest().clone();
     let row = |label: &str| manifest.selection.iter().find(|row| row.label == label).unwrap();
     let (good, tested) = (row("normal"), row("covid-19"));

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::common::{Cohort, series, settings, with_control};
+use crate::common::{Cohort, reading, series, settings, with_control};
 use ct_ingest::IngestError;
 use ct_ingest::dicom_run::{self, DicomRun};
 use ct_ingest::part::{self, Part};
@@ -103,7 +103,7 @@ fn a_case_whose_files_changed_is_read_again() {
 fn other_settings_start_afresh() {
     let cohort = cohort();
     let out = cohort.shards();
-    interrupted(&cohort, &out, Settings { size: 32, jobs: Some(1), ..settings() });
+    interrupted(&cohort, &out, Settings { jobs: Some(1), ..reading(|reader| reader.size = 32) });
     with_control(|control| dicom_run::ingest(&run_to(&cohort, &out, settings()), control)).0.unwrap();
     let whole = cohort.folder.path().join("whole");
     with_control(|control| dicom_run::ingest(&run_to(&cohort, &whole, settings()), control)).0.unwrap();
@@ -150,7 +150,7 @@ fn parts_that_make_no_whole_are_refused() {
         out
     };
     let (a, b) = (made(0, "a", settings()), made(1, "b", settings()));
-    let other = made(1, "other", Settings { size: 32, ..settings() });
+    let other = made(1, "other", reading(|reader| reader.size = 32));
     let out = folder.join("merged");
     check_refused(std::slice::from_ref(&a), &out, "1 of 2 parts are missing: 1");
     check_refused(&[a.clone(), b.clone(), a.clone()], &out, "are both part 0");

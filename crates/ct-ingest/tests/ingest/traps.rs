@@ -1,9 +1,9 @@
 //! The traps between a DICOM folder and true HU, one crafted series each. Every
 //! test fails without the handling that it names.
 
-use crate::common::{Dicom, EXPLICIT_BIG, IMPLICIT_LITTLE, SIDE, chest_hu, rows, settings};
+use crate::common::{Dicom, EXPLICIT_BIG, IMPLICIT_LITTLE, SIDE, chest_hu, reading, rows, settings};
 use crate::tested::{aside, changed, check_hu, run, used};
-use ct_ingest::settings::{Crop, Select, Settings};
+use diag_data::reader::{Crop, Select};
 
 #[test]
 fn slices_are_ordered_by_position_not_by_file_or_number() {
@@ -192,7 +192,7 @@ fn a_gap_is_recorded_and_refused_when_strict() {
     let rows = used(gap);
     assert_eq!(rows[3].geometry.gap_before.unwrap().0, 10.0);
     assert_eq!(rows[3].provenance.warnings, ["gap of 10.0 mm below"]);
-    let (_, codes) = run(&changed(gap), Settings { strict: true, ..settings() });
+    let (_, codes) = run(&changed(gap), reading(|reader| reader.refuse_gaps = true));
     assert_eq!(codes, ["gaps"]);
 }
 
@@ -354,7 +354,7 @@ fn lung_slices_are_kept_and_others_are_not() {
             series.push(below);
         }
     });
-    let (cohort, codes) = run(&files, Settings { select: Select::Lung, ..settings() });
+    let (cohort, codes) = run(&files, reading(|reader| reader.select = Select::Lung));
     assert_eq!(codes, Vec::<String>::new());
     let rows = rows(&cohort.shards(), "tested");
     assert_eq!(rows.len(), 6);
@@ -369,14 +369,14 @@ fn a_case_without_lung_is_set_aside() {
             slice.stored(&chest_hu(0.0).map(|hu| if hu == -850 { 50 } else { hu } + 1024));
         }
     });
-    let (_, codes) = run(&files, Settings { select: Select::Lung, ..settings() });
+    let (_, codes) = run(&files, reading(|reader| reader.select = Select::Lung));
     assert_eq!(codes, ["no-lung"]);
 }
 
 #[test]
 fn a_crop_enlarges_what_it_names() {
     let mean = |crop| {
-        let (cohort, _) = run(&changed(|_| ()), Settings { crop, ..settings() });
+        let (cohort, _) = run(&changed(|_| ()), reading(|reader| reader.crop = crop));
         let rows = rows(&cohort.shards(), "tested");
         let n_lung = rows[0].hu.as_ref().unwrap().iter().filter(|hu| (-900..-700).contains(*hu)).count();
         n_lung as f64 / (SIDE * SIDE) as f64

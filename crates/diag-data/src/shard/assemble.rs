@@ -70,6 +70,7 @@ pub(super) fn manifest(job: &Job, outcome: &Outcome, files: Vec<ShardFile>) -> M
         format_version: FORMAT_VERSION,
         tool: job.tool.clone(),
         synthetic: outcome.synthetic,
+        key: job.key.clone(),
         spec: job.spec.clone(),
         config_sha256: files::sha256_hex(job.config.to_string().as_bytes()),
         config: job.config.clone(),
@@ -153,6 +154,8 @@ fn footer(job: &Job) -> Vec<KeyValue> {
         KeyValue::new("covid19-diag.format_version".into(), FORMAT_VERSION.to_string()),
         KeyValue::new("covid19-diag.tool".into(), job.tool.clone()),
         KeyValue::new("covid19-diag.labels".into(), spec.labels.names().join(",")),
+        KeyValue::new("covid19-diag.reader".into(), serde_json::json!(spec.reader).to_string()),
+        KeyValue::new("covid19-diag.key".into(), serde_json::json!(job.key).to_string()),
         KeyValue::new("covid19-diag.config_sha256".into(), files::sha256_hex(config.as_bytes())),
         KeyValue::new("covid19-diag.config".into(), config),
     ];

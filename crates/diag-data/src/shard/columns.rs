@@ -16,6 +16,7 @@ use crate::DataError;
 use crate::case::{CaseId, Label, LabelSet, Split};
 use crate::manifest::{CaseRow, Layout, ShardSpec};
 use crate::shard::SliceKey;
+use crate::shard::check::RowKey;
 use crate::slice::{Acquisition, CtSlice, Geometry, Provenance, Selection};
 use crate::units::{Mm, Spacing};
 
@@ -27,7 +28,7 @@ pub(super) fn image_columns() -> Vec<Vec<String>> {
 
 /// The schema of slice rows. Every field says its unit or shape in its metadata.
 pub(super) fn slice_schema(spec: &ShardSpec) -> Schema {
-    let shape = format!("[1,{},{}]", spec.height, spec.width);
+    let shape = format!("[1,{0},{0}]", spec.reader.size);
     let mut fields = vec![
         field("case_id", DataType::Utf8, false, &[("about", "pseudonym")]),
         field(
@@ -40,18 +41,18 @@ pub(super) fn slice_schema(spec: &ShardSpec) -> Schema {
         field("label_name", DataType::Utf8, false, &[]),
         field("split", DataType::Utf8, false, &[]),
     ];
-    let window = spec.window.map_or("none".into(), |w| format!("{}:{} HU", w.lo().0, w.hi().0));
+    let window = spec.reader.window.map_or("none".into(), |w| format!("{}:{} HU", w.lo().0, w.hi().0));
     let image_about = [("shape", shape.as_str()), ("dtype", "uint8"), ("window", window.as_str())];
     fields.push(match spec.layout {
         Layout::Raw => {
-            field("pixels", DataType::FixedSizeBinary(spec.pixels_len() as i32), false, &image_about)
+            field("pixels", DataType::FixedSizeBinary(spec.reader.n_pixels() as i32), false, &image_about)
         }
         Layout::Hf => field("image", DataType::Struct(png_fields()), true, &image_about),
     });
     if spec.with_hu {
         let about =
             [("shape", shape.as_str()), ("dtype", "int16 as two byte planes, low then high"), ("unit", "HU")];
-        fields.push(field("hu", DataType::FixedSizeBinary(2 * spec.pixels_len() as i32), true, &about));
+        fields.push(field("hu", DataType::FixedSizeBinary(2 * spec.reader.n_pixels() as i32), true, &about));
     }
     let unit = |name: &str, data_type, unit: &str| field(name, data_type, true, &[("unit", unit)]);
     fields.extend([
@@ -76,7 +77,7 @@ pub(super) fn slice_schema(spec: &ShardSpec) -> Schema {
         unit("hu_min", DataType::Float32, "HU"),
         unit("hu_max", DataType::Float32, "HU"),
         unit("hu_mean", DataType::Float32, "HU"),
-        field("source_sha256", DataType::Utf8, false, &[]),
+        field("source_blake3", DataType::Utf8, false, &[("about", "keyed BLAKE3 of the source file")]),
         field("pixel_sha256", DataType::Utf8, false, &[]),
         field("sop_uid_hash", DataType::Utf8, true, &[]),
         field("series_uid_hash", DataType::Utf8, true, &[]),
@@ -110,7 +111,7 @@ pub(super) fn slice_batch<'a>(
         let planes = rows.iter().map(|r| r.hu.as_deref().map(byte_planes));
         columns.push(Arc::new(FixedSizeBinaryArray::try_from_sparse_iter_with_size(
             planes,
-            2 * spec.pixels_len() as i32,
+            2 * spec.reader.n_pixels() as i32,
         )?));
     }
     let geometry = |value: fn(&Geometry) -> Option<f64>| doubles(rows, move |r: &CtSlice| value(&r.geometry));
@@ -136,7 +137,7 @@ pub(super) fn slice_batch<'a>(
         floats(rows, |r| r.selection.hu_min),
         floats(rows, |r| r.selection.hu_max),
         floats(rows, |r| r.selection.hu_mean),
-        text(rows, |r| Some(r.provenance.source_sha256.as_str())),
+        text(rows, |r| Some(r.provenance.source_blake3.as_str())),
         text(rows, |r| Some(r.provenance.pixel_sha256.as_str())),
         text(rows, |r| r.provenance.sop_uid_hash.as_deref()),
         text(rows, |r| r.provenance.series_uid_hash.as_deref()),
@@ -201,7 +202,7 @@ pub(super) fn slices_of(
                     hu_mean: columns.float("hu_mean", i)?,
                 },
                 provenance: Provenance {
-                    source_sha256: columns.required_text("source_sha256", i)?,
+                    source_blake3: columns.required_text("source_blake3", i)?,
                     pixel_sha256: columns.required_text("pixel_sha256", i)?,
                     sop_uid_hash: columns.text("sop_uid_hash", i)?,
                     series_uid_hash: columns.text("series_uid_hash", i)?,
@@ -213,7 +214,7 @@ pub(super) fn slices_of(
 }
 
 /// The columns of [`keys_of`].
-pub(super) const KEY_COLUMNS: [&str; 3] = ["case_id", "slice_index", "label"];
+pub(super) const KEY_COLUMNS: [&str; 5] = ["case_id", "slice_index", "label", "label_name", "split"];
 
 /// What names the slices of a batch.
 pub(super) fn keys_of(batch: &RecordBatch, path: &Path) -> Result<Vec<SliceKey>, DataError> {
@@ -226,6 +227,28 @@ pub(super) fn keys_of(batch: &RecordBatch, path: &Path) -> Result<Vec<SliceKey>,
         })
     };
     (0..batch.num_rows()).map(key).collect()
+}
+
+/// Hands what each row of a batch says of itself to `check`.
+pub(super) fn check_rows(
+    batch: &RecordBatch,
+    path: &Path,
+    check: &mut dyn FnMut(&RowKey<'_>) -> Result<(), DataError>,
+) -> Result<(), DataError> {
+    let columns = Columns { batch, path };
+    for i in 0..batch.num_rows() {
+        let case_id = CaseId::new(columns.required_text("case_id", i)?)?;
+        let (label_name, split) =
+            (columns.required_text("label_name", i)?, columns.required_text("split", i)?);
+        check(&RowKey {
+            case_id: &case_id,
+            slice_index: columns.int("slice_index", i)?,
+            label: columns.label(i)?,
+            label_name: &label_name,
+            split: &split,
+        })?;
+    }
+    Ok(())
 }
 
 /// The column of [`pixels_of`].
@@ -405,8 +428,8 @@ fn png_column(spec: &ShardSpec, rows: &[CtSlice]) -> Result<ArrayRef, ArrowError
         image::ImageEncoder::write_image(
             encoder,
             &row.pixels,
-            spec.width,
-            spec.height,
+            spec.reader.size,
+            spec.reader.size,
             image::ExtendedColorType::L8,
         )
         .map_err(|err| ArrowError::ExternalError(Box::new(err)))?;
@@ -428,7 +451,7 @@ fn image_bytes(column: &dyn Array, spec: &ShardSpec, row: usize) -> Option<Vec<u
             image.into_luma8().into_raw()
         }
     };
-    (pixels.len() == spec.pixels_len()).then_some(pixels)
+    (pixels.len() == spec.reader.n_pixels()).then_some(pixels)
 }
 
 /// Typed access to the columns of a batch; a missing or mistyped one is an error.
@@ -465,12 +488,14 @@ impl<'a> Columns<'a> {
     }
 
     fn int(&self, name: &str, row: usize) -> Result<i32, DataError> {
-        Ok(self.get(name)?.as_primitive_opt::<Int32Type>().ok_or_else(|| self.bad(name))?.value(row))
+        let column = self.get(name)?.as_primitive_opt::<Int32Type>().ok_or_else(|| self.bad(name))?;
+        if column.is_valid(row) { Ok(column.value(row)) } else { Err(self.bad(name)) }
     }
 
     fn label(&self, row: usize) -> Result<Label, DataError> {
-        let index =
-            self.get("label")?.as_primitive_opt::<Int8Type>().ok_or_else(|| self.bad("label"))?.value(row);
+        let column = self.get("label")?.as_primitive_opt::<Int8Type>().ok_or_else(|| self.bad("label"))?;
+        // A missing label is no class 0.
+        let index = if column.is_valid(row) { column.value(row) } else { -1 };
         u8::try_from(index).map(Label).map_err(|_| self.bad("label"))
     }
 

@@ -213,7 +213,7 @@ impl Staging {
 
     fn check(&self, slices: &[CtSlice]) -> Result<(), DataError> {
         for slice in slices {
-            let (got, want) = (slice.pixels.len(), self.job.spec.pixels_len());
+            let (got, want) = (slice.pixels.len(), self.job.spec.reader.n_pixels());
             if got != want {
                 return Err(DataError::invalid("slice", format!("{got} pixels where the shard has {want}")));
             }

@@ -58,14 +58,14 @@ pub(crate) fn section(
 /// What black and white are, for those who read CT.
 fn grey_levels(spec: &ShardSpec) -> Markup {
     html! {
-        @match &spec.window {
+        @match &spec.reader.window {
             Some(window) => {
                 @let (lo, hi) = (window.lo().0, window.hi().0);
                 "Window: level " (tick(f64::from(lo + hi) / 2.0)) " HU, width " (tick(f64::from(hi - lo))) " HU."
             }
             None => "The source was grey levels: what they are in HU is not known.",
         }
-        " " (spec.width) " × " (spec.height) " pixels."
+        " " (spec.reader.size) " × " (spec.reader.size) " pixels."
     }
 }
 

@@ -8,12 +8,13 @@ use diag_data::DataError;
 use diag_data::case::{CaseId, Label, LabelSet, Split};
 use diag_data::files;
 use diag_data::heatmaps::{self, Agreement, Explanations, Heatmap, Method};
-use diag_data::manifest::{CaseRow, Flow, Layout, ShardSpec};
+use diag_data::manifest::{CaseRow, Flow, KeyInfo, KeyKind, Layout, ShardSpec};
 use diag_data::predictions::{Prediction, Predictions};
+use diag_data::reader::ReaderSettings;
 use diag_data::run::{Epoch, LossRecord, RunDir, RunInfo, ShardSource, Validation};
 use diag_data::shard::{Job, Outcome, ShardSet, ShardWriter};
 use diag_data::slice::{Acquisition, CtSlice, Geometry, Provenance, Selection};
-use diag_data::units::{HuWindow, Mm};
+use diag_data::units::Mm;
 
 /// What to draw.
 #[derive(Clone, Debug)]
@@ -185,16 +186,14 @@ fn draw_hill(noise: &mut Noise) -> Vec<u8> {
 fn write_shards(target: &Path, labels: &LabelSet, fixture: &Fixture) -> Result<(), DataError> {
     let spec = ShardSpec {
         labels: labels.clone(),
-        height: fixture.side,
-        width: fixture.side,
-        window: Some(HuWindow::LUNG),
-        resize: "none".into(),
+        reader: ReaderSettings { size: fixture.side, ..ReaderSettings::DEFAULT },
         layout: Layout::Raw,
         with_hu: false,
         split_seed: None,
     };
     let config = serde_json::json!({ "drawn": true });
-    let mut writer = ShardWriter::create(target, Job { spec, tool: "fixture 0.1.0".into(), config })?;
+    let key = KeyInfo { kind: KeyKind::Public, id: "0123abcd".into() };
+    let mut writer = ShardWriter::create(target, Job { spec, key, tool: "fixture 0.1.0".into(), config })?;
     let (mut flow, mut rows) = (Flow::default(), Vec::new());
     for case in all_cases(fixture) {
         let case_id = CaseId::new(case.name())?;
@@ -221,7 +220,7 @@ fn write_shards(target: &Path, labels: &LabelSet, fixture: &Fixture) -> Result<(
                 acquisition: Acquisition { manufacturer: Some(vendor.into()), ..Acquisition::default() },
                 selection: Selection::default(),
                 provenance: Provenance {
-                    source_sha256: files::sha256_hex(format!("{case_id} {i}").as_bytes()),
+                    source_blake3: files::sha256_hex(format!("{case_id} {i}").as_bytes()),
                     pixel_sha256: files::sha256_hex(format!("{case_id} {i} pixels").as_bytes()),
                     ..Provenance::default()
                 },

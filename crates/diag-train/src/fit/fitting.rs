@@ -11,7 +11,10 @@ use diag_data::case::Split;
 use diag_data::files;
 use diag_data::run::{Epoch, LossRecord, RunDir, Step};
 use diag_data::shard::ShardSet;
-use diag_model::{FORMAT_VERSION, InputSpec, ModelCard, Network, Pass, SavedModel, input, tensors};
+use diag_model::{
+    FORMAT_VERSION, InputSpec, ModelCard, Network, Pass, SavedModel, SavedNetwork, TrainingData, WEIGHTS,
+    input, tensors,
+};
 use rand::Rng;
 
 use super::{FitJob, FitSummary};
@@ -85,7 +88,6 @@ impl Fitting<'_> {
         let mut epochs = Vec::new();
         if self.ranks.is_first() {
             self.run.write_info(&info)?;
-            SavedModel::write_card(&self.run.model(), &self.card(&learner.network))?;
         }
         while position.epoch < recipe.epochs && !self.out_of_patience(&position) {
             let epoch_started = Instant::now();
@@ -109,6 +111,7 @@ impl Fitting<'_> {
             info.model_sha256 = Some(files::sha256_file(&self.run.weights())?);
             info.train_seconds = position.train_seconds;
             self.run.write_info(&info)?;
+            SavedModel::write_card(&self.run.model(), &self.card(&learner.network)?)?;
             epochs = trail.epochs;
         }
         Ok(FitSummary { best_epoch, epochs, train_seconds: position.train_seconds })
@@ -271,22 +274,32 @@ impl Fitting<'_> {
         Ok((record, gradients))
     }
 
-    fn card(&self, network: &Network) -> ModelCard {
+    /// The model's description, once its weights are written.
+    fn card(&self, network: &Network) -> Result<ModelCard, TrainError> {
         let manifest = self.shards.manifest();
-        ModelCard {
+        let labels = self.dataset.labels.clone();
+        let training = self.dataset.cases_where(|split| split == Split::Train);
+        let n_cases = |class: usize| training.values().filter(|label| label.index() == class).count() as u64;
+        let positive = self.plan.recipe.decision.positive.clone();
+        Ok(ModelCard {
             format_version: FORMAT_VERSION,
-            network: *network.spec(),
-            labels: self.dataset.labels.clone(),
+            networks: vec![SavedNetwork {
+                spec: *network.spec(),
+                weights: WEIGHTS.into(),
+                sha256: files::sha256_file(&self.run.weights())?,
+            }],
+            training: TrainingData {
+                synthetic: manifest.synthetic,
+                cases: (0..labels.len()).map(n_cases).collect(),
+            },
+            positive: positive.unwrap_or_else(|| labels.names()[0].clone()),
+            labels,
             heads: network.head_names(),
             input: InputSpec {
-                height: manifest.spec.height,
-                width: manifest.spec.width,
-                window: manifest.spec.window,
-                resize: manifest.spec.resize.clone(),
+                reader: manifest.spec.reader.clone(),
                 range: (input::scale(0.0), input::scale(255.0)),
-                ingest: manifest.config.clone(),
             },
-        }
+        })
     }
 
     /// Whether an epoch is the best so far; if so, remembers it.

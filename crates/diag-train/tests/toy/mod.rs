@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use diag_data::case::{CaseId, Label, LabelSet, Split};
-use diag_data::manifest::{CaseRow, Layout, ShardSpec};
+use diag_data::manifest::{CaseRow, KeyInfo, KeyKind, Layout, ShardSpec};
+use diag_data::reader::ReaderSettings;
 use diag_data::shard::{Job, Outcome, ShardWriter};
 use diag_data::slice::{Acquisition, CtSlice, Geometry, Provenance, Selection};
-use diag_data::units::HuWindow;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -19,16 +19,14 @@ pub fn write_shards(folder: &Path, n_train: usize, n_test: usize) -> PathBuf {
     let target = folder.join("shards");
     let spec = ShardSpec {
         labels: LabelSet::paper(),
-        height: SIDE as u32,
-        width: SIDE as u32,
-        window: Some(HuWindow::LUNG),
-        resize: "none".into(),
+        reader: ReaderSettings { size: SIDE as u32, ..ReaderSettings::DEFAULT },
         layout: Layout::Raw,
         with_hu: false,
         split_seed: None,
     };
     let config = serde_json::json!({ "toy": true });
-    let mut writer = ShardWriter::create(&target, Job { spec, tool: "toy".into(), config }).unwrap();
+    let key = KeyInfo { kind: KeyKind::Public, id: "0123abcd".into() };
+    let mut writer = ShardWriter::create(&target, Job { spec, key, tool: "toy".into(), config }).unwrap();
     let mut outcome = Outcome { synthetic: true, ..Outcome::default() };
     let mut rng = ChaCha8Rng::seed_from_u64(7);
     for case in 0..3 * (n_train + n_test) {
