@@ -12,7 +12,7 @@ one_part() {
     local index=$1 count=$2 parts=$3
     shift 3
     local code=0
-    ct-ingest dicom "$@" --out "$parts/part-$index" --shard "$index/$count" || code=$?
+    ct-ingest dicom "$@" --out "$parts/part-$index" --partition "$index/$count" || code=$?
     # 3: done, but something was set aside; the part is whole.
     [ "$code" -eq 0 ] || [ "$code" -eq 3 ]
 }

@@ -89,7 +89,7 @@ fn killed_runs_continue_to_the_same_bytes() {
 fn part(folder: &Path, index: usize, count: usize) -> (Command, PathBuf) {
     let out = folder.join(format!("part-{index}"));
     let mut command = ingest(&out);
-    command.args(["--shard", &format!("{index}/{count}")]);
+    command.args(["--partition", &format!("{index}/{count}")]);
     (command, out)
 }
 
@@ -119,8 +119,8 @@ fn parts_made_side_by_side_with_one_killed_join_to_the_same_bytes() {
         refused(&[&parts[0], &parts[1], &parts[2]], "part-1");
         succeed(&mut again);
     }
-    refused(&[&parts[0], &parts[2]], "1 of 3 parts are missing: 1");
-    refused(&[&parts[0], &parts[1], &parts[2], &parts[1]], "are both part 1");
+    refused(&[&parts[0], &parts[2]], "1 of 3 partitions are missing: 1");
+    refused(&[&parts[0], &parts[1], &parts[2], &parts[1]], "are both partition 1");
     let merged = merge(&[&parts[2], &parts[0], &parts[1]], "merged");
     assert!(merged.status.success(), "{}", stderr(&merged));
     assert_eq!(sums(&folder.path().join("merged")), want);
@@ -139,7 +139,7 @@ fn the_environment_of_a_scheduler_says_which_part() {
             .env("SLURM_ARRAY_TASK_COUNT", "4"),
     );
     let part: serde_json::Value = serde_json::from_slice(&fs::read(out.join("part.json")).unwrap()).unwrap();
-    assert_eq!(part["part"], serde_json::json!({"index": 2, "count": 4}));
+    assert_eq!(part["partition"], serde_json::json!({"index": 2, "count": 4}));
     let refused = output(ingest(&folder.path().join("other")).args(["--shard", "4/4"]));
     assert_eq!(refused.status.code(), Some(2));
 }

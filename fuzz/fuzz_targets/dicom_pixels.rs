@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| ct_ingest::doors::dicom_pixels(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| ct_read::fuzz_targets::dicom_pixels(bytes));

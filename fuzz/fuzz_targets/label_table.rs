@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| ct_ingest::doors::label_table(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| ct_ingest::fuzz_targets::label_table(bytes));

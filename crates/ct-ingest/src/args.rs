@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use ct_ingest::part::Part;
+use ct_ingest::partition::Partition;
 use ct_ingest::settings::{Match, Settings};
 use diag_data::manifest::Layout;
 use diag_data::reader::{Crop, ReaderSettings, Select, SeriesRule};
@@ -28,9 +28,9 @@ pub enum Command {
     Images(ImagesArgs),
     /// Show what is below a folder, series by series; writes nothing.
     Inspect(InspectArgs),
-    /// Join what runs with --shard made.
+    /// Join what runs with --partition made.
     Merge(MergeArgs),
-    /// Copy finished shards, or a part, between folders and object stores.
+    /// Copy finished shards, or a partition, between folders and object stores.
     Copy(CopyArgs),
     /// Check hashes, schema, counts, and that nothing crosses the split.
     Verify(VerifyArgs),
@@ -141,9 +141,9 @@ pub struct InspectArgs {
 
 #[derive(Debug, Args)]
 pub struct MergeArgs {
-    /// The parts: what `--shard 0/N` to `N-1/N` wrote.
-    #[arg(required = true, value_name = "PART")]
-    pub parts: Vec<PathBuf>,
+    /// The partitions: what `--partition 0/N` to `N-1/N` wrote.
+    #[arg(required = true, value_name = "PARTITION")]
+    pub partitions: Vec<PathBuf>,
     /// New folder for the shards, or a URL.
     #[arg(long, value_name = "SHARDS")]
     pub out: PathBuf,
@@ -222,18 +222,18 @@ pub struct SharedArgs {
     /// Worker threads; default one a core.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub jobs: Option<u16>,
-    /// Read only part I of N of the cases, counted from 0, into a folder for
+    /// Read only partition I of N of the cases, counted from 0, into a folder for
     /// `ct-ingest merge`. `auto` asks a Slurm array, `auto/N` also a Kubernetes
-    /// indexed Job, which part this is.
-    #[arg(long, value_name = "I/N", value_parser = read_part)]
-    pub shard: Option<Part>,
+    /// indexed Job, which partition this is.
+    #[arg(long, value_name = "I/N", alias = "shard", value_parser = read_partition)]
+    pub partition: Option<Partition>,
     /// Print the result as one JSON document.
     #[arg(long)]
     pub json: bool,
 }
 
-fn read_part(text: &str) -> Result<Part, String> {
-    Part::read(text, &|name| std::env::var(name).ok())
+fn read_partition(text: &str) -> Result<Partition, String> {
+    Partition::read(text, &|name| std::env::var(name).ok())
 }
 
 impl SharedArgs {
@@ -252,7 +252,7 @@ impl SharedArgs {
             keep_paths: self.keep_paths,
             preview: None,
             jobs: self.jobs.map(usize::from),
-            part: self.shard,
+            partition: self.partition,
         }
     }
 }

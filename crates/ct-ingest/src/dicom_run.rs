@@ -2,22 +2,23 @@
 
 use std::path::PathBuf;
 
+use ct_read::case::{self, CaseFault, CaseFiles, ReadCase, Reader};
+use ct_read::pseudonyms::Kind;
+use ct_read::scan::{Format, Scan, scan_file};
+use ct_read::source::Listing;
 use diag_data::manifest::ShardSpec;
 use diag_data::shard::Job;
 use rayon::prelude::*;
 
 use crate::IngestError;
-use crate::books::{self, Books};
-use crate::deidentify::{Kind, Pseudonyms};
+use crate::accounting::{Accounting, CaseTask};
 use crate::fault::Fault;
-use crate::intake::{self, Assigned, Scan};
 use crate::labels::{self, LabelTable};
-use crate::listing::Listing;
+use crate::matching::{self, Assigned};
 use crate::run::{self, Control, Event, Summary};
-use crate::settings::{Format, Match, Settings};
+use crate::settings::{Match, Settings};
 use crate::splitting::{self, Placeable};
-use crate::study::{self, CaseFault, CaseTask, ReadCase, Reading, TableCache};
-use crate::volume_case;
+use crate::store;
 
 /// A run over DICOM or NIfTI files.
 #[derive(Clone, Debug)]
@@ -48,14 +49,14 @@ pub fn ingest(run: &DicomRun, control: &Control<'_>) -> Result<Summary, IngestEr
 
 fn ingest_in_pool(run: &DicomRun, control: &Control<'_>) -> Result<Summary, IngestError> {
     let settings = &run.settings;
-    let window = Settings::check_volumes(&settings.reader)?;
+    case::check_volume_settings(&settings.reader)?;
     let known = settings.label_set.as_deref().map(labels::read_label_set).transpose()?;
     let mut table = LabelTable::read(&run.labels, known)?;
     if let Some(path) = &settings.split_file {
         table.set_splits(path)?;
     }
     let split_given = table.rows.iter().any(|row| row.split.is_some());
-    let pseudonyms = Pseudonyms::of_settings(settings)?;
+    let pseudonyms = settings.pseudonyms()?;
     let spec = ShardSpec {
         labels: table.labels.clone(),
         reader: settings.reader.clone(),
@@ -80,29 +81,28 @@ fn ingest_in_pool(run: &DicomRun, control: &Control<'_>) -> Result<Summary, Inge
     if listing.files.is_empty() {
         return Err(IngestError::Empty { what: "files", path: run.root.clone() });
     }
-    let mut assigned = intake::assign(&listing, run.format, &table, run.matching);
+    let mut assigned = matching::assign(&listing, run.format, &table, run.matching);
     control.check()?;
     if !assigned.holds_any(&listing, run.format) {
         return Err(IngestError::Empty { what: wanted, path: run.root.clone() });
     }
-    let tables = TableCache::default();
-    let reading = Reading { listing: &listing, settings, window, pseudonyms: &pseudonyms, tables: &tables };
-    let mut books = Books::open(&listing, settings, &pseudonyms);
-    enter_unassigned(&listing, &assigned, &mut books, control);
-    let tasks = tasks(run, &table, &mut assigned, reading, &mut books, control)?;
+    let reader = Reader::new(&listing, &settings.reader, &pseudonyms, settings.with_hu)?;
+    let mut accounting = Accounting::open(&listing, settings, &pseudonyms);
+    enter_unassigned(&listing, &assigned, &mut accounting, control);
+    let tasks = tasks(run, &table, &mut assigned, &reader, &mut accounting, control)?;
     drop(assigned);
-    let stored =
-        books::store_cases(writer, tasks, books, &|task| read_case(task, &reading, run.format), control)?;
+    let read = |task: &CaseTask| read_case(task, &reader, run);
+    let stored = store::store_cases(writer, tasks, accounting, &read, control)?;
     // The encoder needs their room.
-    drop((listing, tables));
+    drop(reader);
+    drop(listing);
     stored.finish(control)
 }
 
-fn read_case(task: &CaseTask, reading: &Reading<'_>, format: Format) -> Result<ReadCase, CaseFault> {
-    match format {
-        Format::Dicom => study::read(task, reading),
-        Format::Nifti => volume_case::read(task, reading),
-    }
+fn read_case(task: &CaseTask, reader: &Reader<'_>, run: &DicomRun) -> Result<ReadCase, CaseFault> {
+    let preview = run.settings.preview.as_ref();
+    let preview = preview.map(|folder| folder.join(format!("{}.png", task.case_id)));
+    case::read_volume(&CaseFiles { files: task.files.clone(), preview }, run.format, reader)
 }
 
 /// The cases to be read, with the names that the operator knows. Takes the files of each.
@@ -110,21 +110,22 @@ fn tasks(
     run: &DicomRun,
     table: &LabelTable,
     assigned: &mut Assigned,
-    reading: Reading<'_>,
-    books: &mut Books<'_>,
+    reader: &Reader<'_>,
+    accounting: &mut Accounting<'_>,
     control: &Control<'_>,
 ) -> Result<Vec<(CaseTask, String)>, IngestError> {
-    let patients: Vec<Option<String>> = patients(run.format, table, assigned, reading, control);
+    let settings = &run.settings;
+    let patients: Vec<Option<String>> = patients(run.format, table, assigned, reader, control);
     let placeable = table.rows.iter().zip(&patients).map(|(row, patient)| Placeable {
         name: &row.case,
         label: row.label,
         given: row.split,
         patient: patient.as_deref(),
     });
-    let splits = splitting::place(&placeable.collect::<Vec<_>>(), reading.settings)?;
+    let splits = splitting::place(&placeable.collect::<Vec<_>>(), settings)?;
     let mut tasks = Vec::new();
     for (row, entry) in table.rows.iter().enumerate() {
-        let case_id = reading.pseudonyms.shown_id(&entry.case, reading.settings)?;
+        let case_id = settings.shown_id(&entry.case, reader.pseudonyms)?;
         let name = match run.matching {
             Match::Folder => entry.case.clone(),
             // An identifier is not shown, not even to the operator: logs are kept.
@@ -138,14 +139,14 @@ fn tasks(
                     split: splits[row],
                     patient_hash: patients[row]
                         .as_deref()
-                        .map(|id| reading.pseudonyms.hash(Kind::Patient, id)),
+                        .map(|id| reader.pseudonyms.hash(Kind::Patient, id)),
                     files: std::mem::take(files),
                 };
                 tasks.push((task, name));
             }
             Err(fault) => {
-                books.flow.cases.drop_for(fault.code());
-                books.quarantine.add_case(&name, case_id.as_str(), fault, control);
+                accounting.flow.cases.drop_for(fault.code());
+                accounting.quarantine.add_case(&name, case_id.as_str(), fault, control);
             }
         }
     }
@@ -157,12 +158,12 @@ fn patients(
     format: Format,
     table: &LabelTable,
     assigned: &Assigned,
-    reading: Reading<'_>,
+    reader: &Reader<'_>,
     control: &Control<'_>,
 ) -> Vec<Option<String>> {
     let of_headers = |row: usize| {
         let files = assigned.cases[row].as_ref().ok().filter(|_| format == Format::Dicom)?;
-        files.iter().find_map(|&file| match intake::scan_file(&reading.listing.files[file], format) {
+        files.iter().find_map(|&file| match scan_file(&reader.listing.files[file], format) {
             Scan::Ct(header) => header.identity.patient_id.clone(),
             _ => None,
         })
@@ -185,23 +186,32 @@ fn patients(
 }
 
 /// Enters the files that belong to no case.
-fn enter_unassigned(listing: &Listing, assigned: &Assigned, books: &mut Books<'_>, control: &Control<'_>) {
+fn enter_unassigned(
+    listing: &Listing,
+    assigned: &Assigned,
+    accounting: &mut Accounting<'_>,
+    control: &Control<'_>,
+) {
     for (path, fault) in &listing.closed {
-        books.quarantine.add_path(path, fault, control);
-        books.flow.files.drop_for(fault.code());
+        accounting.quarantine.add_path(path, &fault.clone().into(), control);
+        accounting.flow.files.drop_for(fault.code());
     }
     for (source, group) in &assigned.unlabelled {
         let fault = Fault::NoLabel { count: group.len() };
-        books.quarantine.add_path(source, &fault, control);
-        books.flow.series.drop_for(fault.code());
-        group.iter().for_each(|_| books.flow.files.drop_for(fault.code()));
+        accounting.quarantine.add_path(source, &fault, control);
+        accounting.flow.series.drop_for(fault.code());
+        group.iter().for_each(|_| accounting.flow.files.drop_for(fault.code()));
     }
     for (file, why) in &assigned.others {
         match why {
-            Ok(reason) => books.flow.files.drop_for(*reason),
+            Ok(reason) => accounting.flow.files.drop_for(*reason),
             Err(fault) => {
-                books.flow.files.drop_for(fault.code());
-                books.quarantine.add_path(&listing.files[*file].relative, fault, control);
+                accounting.flow.files.drop_for(fault.code());
+                accounting.quarantine.add_path(
+                    &listing.files[*file].relative,
+                    &fault.clone().into(),
+                    control,
+                );
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use ct_read::ReadError;
 use diag_data::DataError;
 
 /// What stops a run. A fault of one file or case is a [`crate::fault::Fault`] instead.
@@ -67,8 +68,8 @@ pub enum IngestError {
     #[error("interrupted before the output was complete")]
     Interrupted,
     /// Folders do not make a whole.
-    #[error("the parts cannot be joined: {why}")]
-    Parts {
+    #[error("the partitions cannot be joined: {why}")]
+    Partitions {
         /// What is missing or wrong.
         why: String,
     },
@@ -82,6 +83,9 @@ pub enum IngestError {
         /// What broke the copy off.
         source: DataError,
     },
+    /// Reading of the input cannot begin.
+    #[error(transparent)]
+    Read(#[from] ReadError),
     /// Reading or writing of shards failed.
     #[error(transparent)]
     Data(#[from] DataError),
@@ -103,13 +107,16 @@ impl IngestError {
             Self::Interrupted => {
                 "run the same command again: finished cases are kept, and not read again".into()
             }
-            Self::Parts { .. } => "give every part of one run once, as --shard 0/N to N-1/N made them".into(),
+            Self::Partitions { .. } => {
+                "give every partition of one run once, as --partition 0/N to N-1/N made them".into()
+            }
             Self::NotDelivered { folder, store, source } => format!(
                 "{}; then `ct-ingest copy {} --out {}` repeats the copy alone",
                 source.remedy(),
                 folder.display(),
                 store.display()
             ),
+            Self::Read(err) => err.remedy(),
             Self::Data(err) if is_disk_full(err) => {
                 "free some disk space, or write to another disk; nothing half-written was left".into()
             }

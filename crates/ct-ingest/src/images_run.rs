@@ -9,28 +9,23 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use ct_read::case::{self, CaseFiles};
+use ct_read::picture;
+use ct_read::pseudonyms::{Kind, Pseudonyms};
+use ct_read::source::{Listing, listing};
 use diag_data::case::{Label, LabelSet, Split};
-use diag_data::files;
-use diag_data::manifest::{CaseRow, ShardSpec};
+use diag_data::manifest::ShardSpec;
 use diag_data::shard::Job;
-use diag_data::slice::{Acquisition, CtSlice, Geometry, Provenance, Selection};
-use rayon::prelude::*;
 
 use crate::IngestError;
-use crate::books::{self, Books};
-use crate::deidentify::{Kind, Pseudonyms};
+use crate::accounting::{Accounting, CaseTask};
 use crate::fault::Fault;
-use crate::guard::guarded;
 use crate::labels::{self, LabelTable};
-use crate::listing::{self, Listing};
-use crate::picture;
-use crate::render;
 use crate::run::{self, Control, Summary};
-use crate::select::Region;
 use crate::settings::Settings;
 use crate::split_lists::{self, SplitLists};
 use crate::splitting::{self, Placeable};
-use crate::study::{CaseFault, CaseTask, ReadCase};
+use crate::store;
 
 /// A run over images.
 #[derive(Clone, Debug)]
@@ -67,7 +62,7 @@ struct Found {
 
 fn ingest_in_pool(run: &ImagesRun, control: &Control<'_>) -> Result<Summary, IngestError> {
     let settings = &run.settings;
-    let pseudonyms = Pseudonyms::of_settings(settings)?;
+    let pseudonyms = settings.pseudonyms()?;
     let known = settings.label_set.as_deref().map(labels::read_label_set).transpose()?;
     let table = match &run.labels {
         Some(path) => {
@@ -111,22 +106,23 @@ fn ingest_in_pool(run: &ImagesRun, control: &Control<'_>) -> Result<Summary, Ing
     let config = settings.to_json("images", split_given);
     let writer =
         run::create_writer(&run.out, Job { spec, key: pseudonyms.info(), tool: run::TOOL.into(), config })?;
-    let mut books = Books::open(&listing, settings, &pseudonyms);
+    let mut accounting = Accounting::open(&listing, settings, &pseudonyms);
     for (path, fault) in &listing.closed {
-        books.flow.files.drop_for(fault.code());
-        books.quarantine.add_path(path, fault, control);
+        accounting.flow.files.drop_for(fault.code());
+        accounting.quarantine.add_path(path, &fault.clone().into(), control);
     }
     for file in (0..listing.files.len()).filter(|&file| !is_image(file)) {
         let relative = &listing.files[file].relative;
         if listing::is_companion(relative) {
-            books.flow.files.drop_for("not an image");
+            accounting.flow.files.drop_for("not an image");
         } else {
-            let fault = Fault::Image { why: "it is neither PNG nor JPEG by its name".into() };
-            books.flow.files.drop_for(fault.code());
-            books.quarantine.add_path(relative, &fault, control);
+            let fault = ct_read::Fault::Image { why: "it is neither PNG nor JPEG by its name".into() };
+            let fault = Fault::from(fault);
+            accounting.flow.files.drop_for(fault.code());
+            accounting.quarantine.add_path(relative, &fault, control);
         }
     }
-    aside.enter(&pseudonyms, settings, &mut books, control)?;
+    aside.enter(&pseudonyms, settings, &mut accounting, control)?;
     let placeable = found.iter().map(|case| Placeable {
         name: &case.name,
         label: case.label,
@@ -137,7 +133,7 @@ fn ingest_in_pool(run: &ImagesRun, control: &Control<'_>) -> Result<Summary, Ing
     let mut tasks = Vec::with_capacity(found.len());
     for (case, split) in found.into_iter().zip(splits) {
         let task = CaseTask {
-            case_id: pseudonyms.shown_id(&case.name, settings)?,
+            case_id: settings.shown_id(&case.name, &pseudonyms)?,
             label: case.label,
             split,
             patient_hash: case.patient.as_deref().map(|id| pseudonyms.hash(Kind::Patient, id)),
@@ -145,13 +141,11 @@ fn ingest_in_pool(run: &ImagesRun, control: &Control<'_>) -> Result<Summary, Ing
         };
         tasks.push((task, case.name));
     }
-    let stored = books::store_cases(
-        writer,
-        tasks,
-        books,
-        &|task| read(task, &listing, &pseudonyms, settings),
-        control,
-    )?;
+    let read = |task: &CaseTask| {
+        let files = CaseFiles { files: task.files.clone(), preview: None };
+        case::read_pictures(&files, &listing, &settings.reader, &pseudonyms)
+    };
+    let stored = store::store_cases(writer, tasks, accounting, &read, control)?;
     // The encoder needs its room.
     drop(listing);
     stored.finish(control)
@@ -187,22 +181,22 @@ impl Aside {
         self,
         pseudonyms: &Pseudonyms,
         settings: &Settings,
-        books: &mut Books<'_>,
+        accounting: &mut Accounting<'_>,
         control: &Control<'_>,
     ) -> Result<(), IngestError> {
         for (name, n_files, fault) in self.cases {
-            books.flow.cases.drop_for(fault.code());
-            (0..n_files).for_each(|_| books.flow.files.drop_for(fault.code()));
-            let pseudonym = pseudonyms.shown_id(&name, settings)?;
-            books.quarantine.add_case(&name, pseudonym.as_str(), &fault, control);
+            accounting.flow.cases.drop_for(fault.code());
+            (0..n_files).for_each(|_| accounting.flow.files.drop_for(fault.code()));
+            let pseudonym = settings.shown_id(&name, pseudonyms)?;
+            accounting.quarantine.add_case(&name, pseudonym.as_str(), &fault, control);
         }
         for (folder, count) in self.files {
             let fault = Fault::NoLabel { count };
-            (0..count).for_each(|_| books.flow.files.drop_for(fault.code()));
-            books.quarantine.add_path(&folder, &fault, control);
+            (0..count).for_each(|_| accounting.flow.files.drop_for(fault.code()));
+            accounting.quarantine.add_path(&folder, &fault, control);
         }
         for (entry, fault) in self.entries {
-            books.quarantine.add_path(&entry, &fault, control);
+            accounting.quarantine.add_path(&entry, &fault, control);
         }
         Ok(())
     }
@@ -315,86 +309,6 @@ fn apply_lists(lists: &SplitLists, listing: &Listing, found: &mut [Found], aside
             Err(fault) => aside.entries.push((entry.name.clone(), fault)),
         }
     }
-}
-
-/// Reads the images of a case in the order of their names.
-fn read(
-    task: &CaseTask,
-    listing: &Listing,
-    pseudonyms: &Pseudonyms,
-    settings: &Settings,
-) -> Result<ReadCase, CaseFault> {
-    let read_one = |(index, &file): (usize, &usize)| {
-        let broken = Fault::Image { why: "decoding it broke off".into() };
-        guarded(broken, || read_image(task, (listing, pseudonyms), settings, index, file))
-            .map_err(|fault| (Some(file), fault))
-    };
-    let results: Vec<_> = task.files.par_iter().enumerate().map(read_one).collect();
-    let slices = results.into_iter().collect::<Result<Vec<CtSlice>, CaseFault>>()?;
-    let row = CaseRow {
-        case_id: task.case_id.clone(),
-        label: task.label,
-        split: task.split,
-        n_slices: slices.len() as i32,
-        n_source_slices: slices.len() as i32,
-        lung_fraction_source: None,
-        lung_fraction: None,
-        patient_hash: task.patient_hash.clone(),
-        study_uid_hash: None,
-        series_uid_hash: None,
-        manufacturer: None,
-        model: None,
-        kernel: None,
-        slice_thickness_mm: None,
-        patient_sex: None,
-        patient_age_years: None,
-        warnings: Vec::new(),
-    };
-    Ok(ReadCase {
-        row,
-        slices,
-        synthetic: false,
-        files_aside: Vec::new(),
-        series_aside: Vec::new(),
-        slices_aside: Vec::new(),
-    })
-}
-
-fn read_image(
-    task: &CaseTask,
-    (listing, pseudonyms): (&Listing, &Pseudonyms),
-    settings: &Settings,
-    index: usize,
-    file: usize,
-) -> Result<CtSlice, Fault> {
-    let bytes = listing.files[file].read()?;
-    let picture = picture::decode(&bytes)?;
-    let (rows, cols) = (picture.grey.rows, picture.grey.cols);
-    let pixels = render::resize_grey(&picture.grey, Region::whole(rows, cols), settings.reader.size)
-        .map_err(|err| Fault::Image { why: err.to_string() })?;
-    let pixel_sha256 = files::sha256_hex(&pixels);
-    Ok(CtSlice {
-        case_id: task.case_id.clone(),
-        slice_index: index as i32,
-        label: task.label,
-        split: task.split,
-        pixels,
-        hu: None,
-        geometry: Geometry { source_rows: rows as i32, source_cols: cols as i32, ..Geometry::default() },
-        acquisition: Acquisition {
-            transfer_syntax: picture.format.into(),
-            lossy: picture.lossy,
-            ..Acquisition::default()
-        },
-        selection: Selection::default(),
-        provenance: Provenance {
-            source_blake3: pseudonyms.hash_file(&bytes),
-            pixel_sha256,
-            sop_uid_hash: None,
-            series_uid_hash: None,
-            warnings: picture.warnings,
-        },
-    })
 }
 
 #[cfg(test)]

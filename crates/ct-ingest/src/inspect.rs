@@ -5,18 +5,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use ct_read::Fault;
+use ct_read::dicom::{self, Header};
+use ct_read::scan::{self, Format, Scan};
+use ct_read::slice::MIN_SLICES;
+use ct_read::source::{ListedFile, Listing};
+use ct_read::stack::{self, ImageRef, Stack};
+use ct_read::volume::nifti;
 use diag_data::units::{Mm, Spacing};
 use serde::Serialize;
 
 use crate::IngestError;
-use crate::decode::{self, Header};
-use crate::fault::Fault;
-use crate::intake::{self, Scan};
-use crate::listing::Listing;
-use crate::nifti;
-use crate::select::MIN_SLICES;
-use crate::series::{self, ImageRef, Stack};
-use crate::settings::Format;
 
 /// What a folder holds.
 #[derive(Clone, Debug, Serialize)]
@@ -141,7 +140,7 @@ pub fn inspect(root: &Path, with_paths: bool) -> Result<Inspection, IngestError>
     if listing.files.is_empty() && listing.closed.is_empty() {
         return Err(IngestError::Empty { what: "files", path: root.into() });
     }
-    let mut scans = intake::scan(&listing, Format::Dicom);
+    let mut scans = scan::scan(&listing, Format::Dicom);
     for (file, scan) in scans.iter_mut().enumerate() {
         let listed = &listing.files[file];
         if nifti::is_named_as_nifti(&listed.relative) {
@@ -182,7 +181,7 @@ pub fn inspect(root: &Path, with_paths: bool) -> Result<Inspection, IngestError>
                 people.meet(header);
                 for frame in 0..header.frames.len() {
                     let image = ImageRef { file, frame, header: header.clone() };
-                    match series::group(vec![image.clone()]) {
+                    match stack::group(vec![image.clone()]) {
                         Ok(_) => placed.push(image),
                         Err((_, fault)) => broken.push(broken_file(path, &fault)),
                     }
@@ -190,7 +189,7 @@ pub fn inspect(root: &Path, with_paths: bool) -> Result<Inspection, IngestError>
             }
         }
     }
-    let groups = series::group(placed).unwrap_or_default();
+    let groups = stack::group(placed).unwrap_or_default();
     let mut lines: Vec<SeriesLine> = Vec::new();
     for group in groups {
         lines.extend(series_lines(group, &listing, &people, with_paths));
@@ -200,7 +199,7 @@ pub fn inspect(root: &Path, with_paths: bool) -> Result<Inspection, IngestError>
     let folders: BTreeSet<&str> = listing.files.iter().map(|file| folder_of(&file.relative)).collect();
     let mut found = Inspection {
         n_files: listing.files.len(),
-        n_bytes: listing.files.iter().map(crate::listing::ListedFile::n_bytes).sum(),
+        n_bytes: listing.files.iter().map(ListedFile::n_bytes).sum(),
         n_folders: folders.len(),
         n_studies: people.studies.len(),
         patients: people.lines,
@@ -257,7 +256,7 @@ fn folder_of(relative: &str) -> &str {
 }
 
 fn series_lines(
-    group: series::Group,
+    group: stack::Group,
     listing: &Listing,
     people: &People,
     with_paths: bool,
@@ -283,7 +282,7 @@ fn series_lines(
             scanner: names.into_iter().flatten().collect::<Vec<_>>().join(" "),
             kernel: scanner.kernel.clone(),
             kvp: scanner.kvp,
-            transfer_syntaxes: images.iter().map(|image| decode::syntax_name(&image.header)).collect(),
+            transfer_syntaxes: images.iter().map(|image| dicom::syntax_name(&image.header)).collect(),
             lossy: images.iter().any(|image| image.header.scanner.lossy),
             synthetic: header.identity.synthetic,
             ..SeriesLine::default()
@@ -293,7 +292,7 @@ fn series_lines(
         let bytes = |file: usize| listing.files[file].read().ok();
         bytes(a).is_some_and(|a| Some(a) == bytes(b))
     };
-    match series::stack(group, &same_bytes) {
+    match stack::stack(group, &same_bytes) {
         Err(fault) => vec![SeriesLine { unusable: Some(fault.to_string()), ..describe(&all) }],
         Ok(stacks) => stacks.into_iter().map(|stack| stack_line(stack, plane, &describe)).collect(),
     }

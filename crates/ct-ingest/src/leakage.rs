@@ -1,6 +1,6 @@
 //! The gate between the parts: the same patient, study, series or picture in
 //! two parts of the split make every test figure too good, and so do pictures
-//! that are nearly the same (see [`crate::look`]).
+//! that are nearly the same (see [`crate::difference_hash`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,8 +10,8 @@ use diag_data::slice::CtSlice;
 use diag_data::split;
 use serde::{Deserialize, Serialize};
 
+use crate::difference_hash::{self, DifferenceHash};
 use crate::fault::Fault;
-use crate::look::{self, Look};
 
 /// Pairs of nearly equal slices that are named one by one for two cases; all are counted.
 const MAX_NAMED_PAIRS: usize = 20;
@@ -36,7 +36,7 @@ pub struct Pair {
     pub one: (CaseId, usize),
     /// Case and slice index of the other.
     pub other: (CaseId, usize),
-    /// Bits in which their looks differ.
+    /// Bits in which their difference hashes differ.
     pub distance: u32,
 }
 
@@ -58,7 +58,7 @@ pub struct Mark {
     /// Start of the hash of its pixels; absent where the picture has no contrast:
     /// empty images are equal everywhere.
     pixels: Option<[u64; 2]>,
-    look: Option<Look>,
+    hash: Option<DifferenceHash>,
 }
 
 impl Mark {
@@ -71,7 +71,7 @@ impl Mark {
         };
         let pixels = part(0).zip(part(16)).filter(|_| !is_flat);
         let side = slice.pixels.len().isqrt();
-        Self { pixels: pixels.map(|(a, b)| [a, b]), look: Look::of(&slice.pixels, side) }
+        Self { pixels: pixels.map(|(a, b)| [a, b]), hash: DifferenceHash::of(&slice.pixels, side) }
     }
 }
 
@@ -139,11 +139,11 @@ impl LeakCheck {
 
     /// Pairs that are nearly, but not wholly equal: those are told already.
     fn same_looks(&self) -> Vec<Leak> {
-        let looks: Vec<(usize, Look)> =
-            self.slices.iter().enumerate().filter_map(|(i, slice)| Some((i, slice.2.look?))).collect();
+        let hashes: Vec<(usize, DifferenceHash)> =
+            self.slices.iter().enumerate().filter_map(|(i, slice)| Some((i, slice.2.hash?))).collect();
         let split_of = |i: usize| self.cases[self.slices[i].0 as usize].1;
         let mut by_cases: BTreeMap<[u32; 2], (usize, Vec<Pair>)> = BTreeMap::new();
-        look::near_pairs(&looks, &|a, b| split_of(a) != split_of(b), &mut |a, b, distance| {
+        difference_hash::near_pairs(&hashes, &|a, b| split_of(a) != split_of(b), &mut |a, b, distance| {
             let (one, other) = (&self.slices[a], &self.slices[b]);
             if one.2.pixels == other.2.pixels {
                 return;

@@ -1,54 +1,40 @@
-//! CT files to training shards.
+//! A cohort of CT cases to training shards.
 //!
 //! In: a folder of DICOM or NIfTI files, or of PNG and JPEG images, and a table of labels.
 //! Out: a shard folder (`diag_data::shard`) of rendered slices, in which nothing
 //! names a patient, with an account of everything that was left out.
 //!
-//! The way of a case: [`listing`] (into zip archives, too) and [`intake`] find its files, [`series`] stacks
-//! them by position, [`decode`] (or [`nifti`]) turns them into CT numbers, [`select`] keeps the
-//! slices that show lung, [`render`] makes pictures of them, [`deidentify`] hashes
-//! what must stay comparable. [`dicom_run`] and [`images_run`] conduct, [`books`]
-//! stores finished cases and keeps the account, [`part`] divides the work among
-//! processes, [`leakage`] watches the border between the parts of the split.
+//! [`dicom_run`] and [`images_run`] run the stages in order: [`labels`] reads the table,
+//! [`matching`] divides the files among its rows, [`splitting`] draws the split,
+//! `ct_read` reads one case at a time, [`store`] stores finished cases, [`accounting`] counts
+//! what was left out, [`leakage`] compares the sides of the split, [`assemble`] writes the
+//! shards of one run or of all its [`partition`]s.
 //!
-//! This crate refuses to know tensors, models and reports; and it refuses to
-//! guess: a file whose CT numbers or position are not certain is set aside
-//! with its [`fault`], and the rest goes on.
+//! This crate knows cohorts: which case is where, its label and its side of the split.
+//! How the files of a case become slices is `ct_read`'s; tensors, models and reports are
+//! not known here.
 
-pub mod archive;
-pub mod books;
-pub mod cards;
-pub mod decode;
-pub mod deidentify;
+mod accounting;
+pub mod assemble;
+mod cards;
 pub mod delivery;
 pub mod dicom_run;
-pub mod doors;
+pub mod difference_hash;
 mod error;
 pub mod fault;
-mod guard;
+pub mod fuzz_targets;
 pub mod images_run;
 pub mod inspect;
-pub mod intake;
-pub mod labels;
+mod labels;
 pub mod leakage;
-pub mod listing;
-pub mod look;
-pub mod nifti;
-pub mod part;
-pub mod picture;
-pub mod preview;
-pub mod render;
+mod matching;
+pub mod partition;
 pub mod run;
-pub mod select;
-pub mod series;
 pub mod settings;
-pub mod slices;
-pub mod split_lists;
-pub mod splitting;
-pub mod study;
-pub mod survey;
+mod split_lists;
+mod splitting;
+mod store;
 pub mod table;
 pub mod verify;
-pub mod volume_case;
 
 pub use error::IngestError;

@@ -13,8 +13,9 @@ use ct_ingest::IngestError;
 use ct_ingest::delivery::{self, Delivery};
 use ct_ingest::dicom_run::{self, DicomRun};
 use ct_ingest::images_run::{self, ImagesRun};
-use ct_ingest::settings::{Format, Match};
-use ct_ingest::{inspect, part, run, verify};
+use ct_ingest::settings::Match;
+use ct_ingest::{assemble, inspect, run, verify};
+use ct_read::scan::Format;
 use diag_data::place::WorkingCopy;
 
 use crate::args::{Cli, Command, ImagesArgs, MergeArgs, TableArgs, VolumeArgs};
@@ -77,9 +78,9 @@ fn merge(args: &MergeArgs) -> Result<ExitCode, IngestError> {
     let console = Console::start();
     let delivery = Delivery::to(&args.out)?;
     let copies: Vec<WorkingCopy> =
-        args.parts.iter().map(|part| WorkingCopy::of(part)).collect::<Result<_, _>>()?;
-    let parts: Vec<PathBuf> = copies.iter().map(|copy| copy.path().to_path_buf()).collect();
-    let joined = || part::merge(&parts, delivery.folder(), &console.control());
+        args.partitions.iter().map(|partition| WorkingCopy::of(partition)).collect::<Result<_, _>>()?;
+    let partitions: Vec<PathBuf> = copies.iter().map(|copy| copy.path().to_path_buf()).collect();
+    let joined = || assemble::merge(&partitions, delivery.folder(), &console.control());
     let summary = run::with_threads(args.jobs.map(usize::from), joined)?;
     delivery.deliver()?;
     Ok(console.finish(&summary, &args.out, args.json))

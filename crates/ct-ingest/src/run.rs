@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use ct_read::pseudonyms::{Kind, Pseudonyms};
 use diag_data::manifest::{Manifest, Quarantined};
 use diag_data::shard::Job;
 use diag_data::shard::staging::Staging;
 
 use crate::IngestError;
-use crate::deidentify::{Kind, Pseudonyms};
 use crate::fault::Fault;
 use crate::settings::Settings;
 

@@ -2,24 +2,16 @@
 
 use std::path::PathBuf;
 
+use ct_read::pseudonyms::{Kind, Pseudonyms};
+use diag_data::case::CaseId;
 use diag_data::manifest::Layout;
 use diag_data::reader::ReaderSettings;
 use diag_data::split::Ratio;
-use diag_data::units::HuWindow;
 use serde::Serialize;
 use serde_json::json;
 
 use crate::IngestError;
-use crate::part::Part;
-
-/// What the files of a run over volumes are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// DICOM files, one or more a series.
-    Dicom,
-    /// NIfTI-1 files, one a series.
-    Nifti,
-}
+use crate::partition::Partition;
 
 /// What a `case_id` of the label table names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
@@ -60,13 +52,13 @@ pub struct Settings {
     pub preview: Option<PathBuf>,
     /// Worker threads; `None` is one a core.
     pub jobs: Option<usize>,
-    /// Which part of the cases is read; `None` is all.
-    pub part: Option<Part>,
+    /// Which partition of the cases is read; `None` is all.
+    pub partition: Option<Partition>,
 }
 
 impl Settings {
     /// The settings that the result depends on, for the manifest. Paths are left
-    /// out, since they can name somebody; so are the number of threads and the part.
+    /// out, since they can name somebody; so are the number of threads and the partition.
     pub fn to_json(&self, command: &str, split_given: bool) -> serde_json::Value {
         json!({
             "command": command,
@@ -78,33 +70,29 @@ impl Settings {
         })
     }
 
-    /// Whether this version reads volumes by these settings: what it always does the same
-    /// way must be asked for in that way.
+    /// The hashes by the key that is asked for.
     ///
     /// # Errors
-    /// [`IngestError::Settings`] that names the first setting that it cannot follow.
-    pub fn check_volumes(reader: &ReaderSettings) -> Result<HuWindow, IngestError> {
-        let wanted = ReaderSettings {
-            series: reader.series,
-            refuse_gaps: reader.refuse_gaps,
-            select: reader.select,
-            crop: reader.crop,
-            window: reader.window,
-            size: reader.size,
-            ..ReaderSettings::DEFAULT
-        };
-        if let Some(difference) = wanted.differences(reader).first() {
-            return Err(IngestError::Settings {
-                why: format!(
-                    "this program reads volumes with {} {} only, not {}",
-                    difference.setting, difference.here, difference.there
-                ),
-                fix: "use the version that made the shards or the model".into(),
-            });
+    /// When the key file cannot be used.
+    pub fn pseudonyms(&self) -> Result<Pseudonyms, IngestError> {
+        Ok(match &self.key_file {
+            Some(path) => Pseudonyms::of_file(path)?,
+            None => Pseudonyms::of_seed(self.seed)?,
+        })
+    }
+
+    /// Name of a case in the shards: `case-` and 10 hex digits, or its own name
+    /// where that is asked for.
+    ///
+    /// # Errors
+    /// When its own name shall be kept and is no valid case id.
+    pub fn shown_id(&self, name: &str, pseudonyms: &Pseudonyms) -> Result<CaseId, IngestError> {
+        if !self.keep_case_ids {
+            return Ok(CaseId::new(format!("case-{}", &pseudonyms.hash(Kind::Case, name)[..10]))?);
         }
-        reader.window.ok_or_else(|| IngestError::Settings {
-            why: "volumes need a HU window".into(),
-            fix: "use shards or a model made from volumes".into(),
+        CaseId::new(name).map_err(|_| IngestError::Settings {
+            why: "--keep-case-ids needs case ids of 1 to 64 characters of A-Z a-z 0-9 . _ -".into(),
+            fix: "rename the cases, or leave the flag out to get pseudonyms".into(),
         })
     }
 }

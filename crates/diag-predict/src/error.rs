@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use ct_ingest::IngestError;
+use ct_read::ReadError;
 use diag_data::DataError;
 use diag_model::ModelError;
 
@@ -17,7 +17,7 @@ pub enum PredictError {
     Model(#[from] ModelError),
     /// The folder could not be read.
     #[error("DICOM folder")]
-    Ingest(#[from] IngestError),
+    Read(#[from] ReadError),
     /// A tensor operation failed.
     #[error("a tensor operation failed")]
     Tensor(#[from] candle_core::Error),
@@ -53,7 +53,7 @@ impl PredictError {
         match self {
             Self::Data(err) => err.remedy(),
             Self::Model(err) => err.remedy(),
-            Self::Ingest(err) => err.remedy(),
+            Self::Read(err) => err.remedy(),
             Self::Tensor(_) => "report it as a bug".into(),
             Self::PlainImages => "use a model that was trained on shards made by ct-ingest dicom".into(),
             Self::NoFinalHead => "use a model that diag-train made".into(),

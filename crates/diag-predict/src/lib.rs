@@ -14,17 +14,13 @@ mod report;
 
 use std::path::{Path, PathBuf};
 
-use ct_ingest::deidentify::Pseudonyms;
-use ct_ingest::intake::{self, Scan};
-use ct_ingest::listing::Listing;
-use ct_ingest::settings::{Format, Settings};
-use ct_ingest::study::{self, CaseTask, ReadCase, Reading, TableCache};
-use diag_data::case::{CaseId, Label, Split};
+use ct_read::case::{self, CaseFiles, ReadCase, Reader};
+use ct_read::pseudonyms::Pseudonyms;
+use ct_read::scan::{self, Format, Scan};
+use ct_read::source::Listing;
 use diag_data::files;
-use diag_data::manifest::Layout;
 use diag_data::reader::{ReaderSettings, Source};
 use diag_data::run::RunDir;
-use diag_data::split::Ratio;
 use diag_model::{FINAL_HEAD, SavedModel, input, softmax};
 
 pub use error::PredictError;
@@ -50,14 +46,14 @@ pub struct PredictJob {
 pub fn predict(job: &PredictJob) -> Result<StudyReport, PredictError> {
     let run = RunDir::new(&job.run);
     let model = SavedModel::read(&run.model(), &run.weights())?;
-    let settings = settings(&model.card.input.reader);
-    if settings.reader.source == Source::Images {
+    let settings = &model.card.input.reader;
+    if settings.source == Source::Images {
         return Err(PredictError::PlainImages);
     }
-    let case = read_study(&job.study, &settings)?;
+    let case = read_study(&job.study, settings)?;
     let network = model.network.folded()?;
     let labels = model.card.labels.names().to_vec();
-    let (height, width) = (settings.reader.size as usize, settings.reader.size as usize);
+    let (height, width) = (settings.size as usize, settings.size as usize);
     let mut slices = Vec::with_capacity(case.slices.len());
     for batch in case.slices.chunks(BATCH_SIZE) {
         let images = batch.iter().map(|slice| slice.pixels.as_slice());
@@ -68,7 +64,7 @@ pub fn predict(job: &PredictJob) -> Result<StudyReport, PredictError> {
         };
         for (slice, row) in batch.iter().zip(logits_nk.to_vec2::<f32>()?) {
             slices.push(SliceReport {
-                slice_index: slice.slice_index,
+                slice_index: slices.len() as i32,
                 z_mm: slice.geometry.z.map(|z| z.0),
                 probabilities: softmax(&row),
             });
@@ -77,29 +73,10 @@ pub fn predict(job: &PredictJob) -> Result<StudyReport, PredictError> {
     Ok(StudyReport::new(files::sha256_file(&run.weights())?, labels, slices, &case))
 }
 
-/// The reader of the training shards, with what a study needs beside it.
-fn settings(reader: &ReaderSettings) -> Settings {
-    Settings {
-        reader: reader.clone(),
-        ratio: Ratio::SEVEN_TO_THREE,
-        seed: 0,
-        split_file: None,
-        label_set: None,
-        layout: Layout::Raw,
-        with_hu: false,
-        key_file: None,
-        keep_case_ids: false,
-        keep_paths: false,
-        preview: None,
-        jobs: None,
-        part: None,
-    }
-}
-
 /// Reads the slices of a folder as one case.
-fn read_study(folder: &Path, settings: &Settings) -> Result<ReadCase, PredictError> {
+fn read_study(folder: &Path, settings: &ReaderSettings) -> Result<ReadCase, PredictError> {
     let listing = Listing::of(folder)?;
-    let scans = intake::scan(&listing, Format::Dicom);
+    let scans = scan::scan(&listing, Format::Dicom);
     let mut studies: Vec<_> = scans
         .iter()
         .filter_map(|scan| match scan {
@@ -112,19 +89,11 @@ fn read_study(folder: &Path, settings: &Settings) -> Result<ReadCase, PredictErr
     if studies.len() > 1 {
         return Err(PredictError::ManyStudies { n_studies: studies.len(), folder: folder.into() });
     }
-    let pseudonyms = Pseudonyms::of_settings(settings)?;
-    let tables = TableCache::default();
-    let window = Settings::check_volumes(&settings.reader)?;
-    let reading = Reading { listing: &listing, settings, window, pseudonyms: &pseudonyms, tables: &tables };
-    let task = CaseTask {
-        case_id: CaseId::new("study")?,
-        // Nothing is known of the class; the reader only copies it.
-        label: Label(0),
-        split: Split::Test,
-        patient_hash: None,
-        files: (0..listing.files.len()).collect(),
-    };
-    study::read(&task, &reading).map_err(|(file, fault)| PredictError::Study {
+    // Hashes are made, but none is shown.
+    let pseudonyms = Pseudonyms::of_seed(0)?;
+    let reader = Reader::new(&listing, settings, &pseudonyms, false)?;
+    let case = CaseFiles { files: (0..listing.files.len()).collect(), preview: None };
+    case::read_volume(&case, Format::Dicom, &reader).map_err(|(file, fault)| PredictError::Study {
         remedy: fault.remedy(),
         why: fault.to_string(),
         place: file.map_or_else(|| folder.to_path_buf(), |file| listing.files[file].path().into_owned()),

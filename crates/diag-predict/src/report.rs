@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ct_ingest::study::ReadCase;
+use ct_read::case::ReadCase;
 use serde::Serialize;
 
 /// Stands above every result.
@@ -61,9 +61,9 @@ impl StudyReport {
             model_sha256,
             case_probabilities: (0..labels.len()).map(mean).collect(),
             labels,
-            n_source_slices: case.row.n_source_slices,
+            n_source_slices: case.n_source_slices as i32,
             files_set_aside,
-            warnings: case.row.warnings.clone(),
+            warnings: case.warnings.clone(),
             slices,
         }
     }

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use candle_core::Device;
 
-use crate::TrainError;
+use crate::error::TrainError;
 
 /// `--device`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,12 +48,12 @@ impl fmt::Display for DeviceChoice {
 }
 
 impl DeviceChoice {
-    /// `auto` made certain, for several processes whose results are compared: on a GPU, or on
-    /// the CPU, all of them.
+    /// Replaces `auto` by the device that it selects, for several processes whose results are
+    /// compared: all of them use a GPU, or all the CPU.
     ///
     /// # Errors
     /// As [`open`](Self::open), before any of them begins.
-    pub fn settled(self) -> Result<Self, TrainError> {
+    pub fn resolved(self) -> Result<Self, TrainError> {
         match (self, self.open()?.is_cpu()) {
             (Self::Auto, true) => Ok(Self::Cpu),
             (Self::Auto, false) => Ok(Self::Gpu),
@@ -85,7 +85,7 @@ impl DeviceChoice {
     }
 }
 
-/// Counted round: a launcher may show each process its own GPU alone, as number 0, and
+/// Modulo the number of GPUs: a launcher may show each process its own GPU alone, as number 0, and
 /// several processes may have to share one.
 fn of_local_rank(local_rank: usize, n_gpus: usize) -> usize {
     local_rank % n_gpus.max(1)
@@ -111,7 +111,7 @@ fn n_gpus() -> usize {
     0
 }
 
-/// `cpu`, or what a GPU calls itself: devices of one kind compute alike.
+/// `cpu`, or the name of the GPU: devices of one kind compute the same bits.
 pub(crate) fn kind(device: &Device) -> String {
     #[cfg(feature = "cuda")]
     if device.is_cuda() {
@@ -155,8 +155,8 @@ mod tests {
         let err = DeviceChoice::Cuda(1).open().unwrap_err();
         assert!(err.to_string().contains("cuda:1") && err.to_string().contains("feature `cuda`"), "{err}");
         assert!(DeviceChoice::Auto.open().unwrap().is_cpu());
-        assert_eq!(DeviceChoice::Auto.settled().unwrap(), DeviceChoice::Cpu);
-        assert!(DeviceChoice::Gpu.settled().is_err());
+        assert_eq!(DeviceChoice::Auto.resolved().unwrap(), DeviceChoice::Cpu);
+        assert!(DeviceChoice::Gpu.resolved().is_err());
     }
 
     #[test]

@@ -59,7 +59,7 @@ pub enum TrainError {
         /// The run folder.
         run: PathBuf,
     },
-    /// There is no run to go on with or to evaluate.
+    /// There is no run to continue or to evaluate.
     #[error("no {what} in {}", run.display())]
     NoRun {
         /// The file that is missing.
@@ -75,9 +75,9 @@ pub enum TrainError {
         /// The run folder.
         run: PathBuf,
     },
-    /// A loss or gradient stopped being a number.
+    /// A loss or gradient is not a finite number.
     #[error(
-        "training diverged in epoch {epoch}, step {step}: {part} of head `{head}` is not a finite number"
+        "training diverged in epoch {epoch}, step {step}: {term} of head `{head}` is not a finite number"
     )]
     Diverged {
         /// Epoch, from 1.
@@ -86,8 +86,8 @@ pub enum TrainError {
         step: u64,
         /// Head whose loss is not finite; "all" for the gradient.
         head: String,
-        /// Part of the loss, or the gradient norm.
-        part: String,
+        /// Term of the loss, or the gradient norm.
+        term: String,
     },
     /// The user stopped the run.
     #[error("interrupted {place}; what was done is kept")]
@@ -98,7 +98,7 @@ pub enum TrainError {
     /// The user stopped an explanation.
     #[error("stopped by request; nothing was written")]
     Stopped,
-    /// The file with true lesions is of other data.
+    /// The file with true lesions belongs to other data.
     #[error("{problem}: {}", file.display())]
     Truth {
         /// The file.
@@ -106,7 +106,7 @@ pub enum TrainError {
         /// What is wrong.
         problem: String,
     },
-    /// The variables of a launcher cannot be followed.
+    /// The environment variables of a launcher are invalid or not supported.
     #[error("{problem}")]
     Launch {
         /// What is wrong.
@@ -114,17 +114,17 @@ pub enum TrainError {
         /// What to do about it.
         remedy: &'static str,
     },
-    /// Not all ranks met.
-    #[error("rank {rank} could not meet the others at {place}")]
-    Meeting {
+    /// Not all ranks connected.
+    #[error("rank {rank} could not connect to the others at {address}")]
+    Rendezvous {
         /// Host and port of rank 0.
-        place: String,
+        address: String,
         /// This rank.
         rank: usize,
         /// What happened.
         source: std::io::Error,
     },
-    /// Another rank is not there any more.
+    /// The connection to another rank was lost.
     #[error("lost rank {rank}, which died or cannot be reached")]
     LostRank {
         /// The rank that is gone.
@@ -132,8 +132,8 @@ pub enum TrainError {
         /// How this was noticed.
         source: std::io::Error,
     },
-    /// Another rank failed and said so.
-    #[error("stopped because rank {rank} could not go on")]
+    /// Another rank failed and reported it.
+    #[error("stopped because rank {rank} failed")]
     OtherRank {
         /// The rank that failed.
         rank: usize,
@@ -175,8 +175,8 @@ pub enum TrainError {
 }
 
 impl TrainError {
-    /// Whether all ranks of a run meet this error at the same point, so that each can end
-    /// in peace; after any other, the rank that meets it must stop the rest.
+    /// Whether all ranks of a run get this error at the same point, so that each can exit
+    /// without waiting; after any other, the rank that gets it must abort the rest.
     pub fn is_common(&self) -> bool {
         matches!(
             self,
@@ -202,23 +202,23 @@ impl TrainError {
                     .into()
             }
             Self::NoSlices { what } => format!("pass shards with {what} slices, made by ct-ingest"),
-            Self::RunExists { .. } => "pass --resume to go on with it, or another --out".into(),
+            Self::RunExists { .. } => "pass --resume to continue it, or another --out".into(),
             Self::NoRun { .. } => "pass the folder of a run that diag-train fit made".into(),
             Self::Changed { what, .. } => format!("pass the {what} of the first start, or another --out"),
             Self::Diverged { .. } => {
                 "lower the learning rate or lengthen the warm-up; the last good checkpoint is kept".into()
             }
-            Self::Interrupted { .. } => "run the same command again, a fit with --resume, to go on".into(),
+            Self::Interrupted { .. } => "to continue, run the same command again, a fit with --resume".into(),
             Self::Stopped => "run the same command again".into(),
             Self::Truth { .. } => "pass truth.json of the phantoms behind the shards, made with \
                                    --crop none and --keep-case-ids, or leave --truth out"
                 .into(),
             Self::Launch { remedy, .. } => (*remedy).into(),
-            Self::Meeting { .. } => "start every rank, with the same MASTER_ADDR and MASTER_PORT; the port \
+            Self::Rendezvous { .. } => "start every rank with the same MASTER_ADDR and MASTER_PORT; the port \
                                      must be free on the host of rank 0 and open to the others"
                 .into(),
             Self::LostRank { rank, .. } => {
-                format!("see what rank {rank} said last, then run the same command with --resume")
+                format!("see the last messages of rank {rank}, then run the same command with --resume")
             }
             Self::OtherRank { rank } => format!("see the error of rank {rank}"),
             Self::RanksDiffer { .. } => "give every rank the same build, recipe, shards and run folder, on \

@@ -1,10 +1,16 @@
-//! Evaluation: a run's model over shards to predictions and metrics.
+//! Evaluation: a run and shards to predictions and metrics.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod attention;
+mod decision;
+pub(crate) mod inference;
+pub(crate) mod split;
+pub(crate) mod validation;
+
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
-use diag_data::case::{CaseId, Split};
+use diag_data::case::Split;
 use diag_data::files;
 use diag_data::predictions::{Prediction, Predictions};
 use diag_data::run::RunDir;
@@ -13,15 +19,16 @@ use diag_metrics::{Aggregation, Measures, aggregate, evaluate as measure};
 use diag_model::{SavedModel, tensors};
 use serde::Serialize;
 
-use crate::TrainError;
-use crate::attention::AttentionHead;
-use crate::dataset::Dataset;
-use crate::decision::{CaseRule, Decision, DecisionMetrics, Part, train_attention};
+use crate::data::experiment;
 use crate::device::DeviceChoice;
-use crate::fit::{available_threads, thread_pool};
-use crate::inference::{Inference, case_numbers, infer, scores};
-use crate::plan::TrainPlan;
-use crate::{experiment, loader};
+use crate::error::TrainError;
+use crate::run::plan::TrainPlan;
+use crate::threads::{available_threads, thread_pool};
+use attention::AttentionHead;
+pub use decision::{Candidate, CaseRule, Decision, DecisionMetrics, ThresholdMeasures};
+use decision::{Part, train_attention};
+use inference::{Inference, case_numbers, infer, scores};
+use split::{list_split, read_split};
 
 /// What to evaluate.
 #[derive(Clone, Debug)]
@@ -30,7 +37,7 @@ pub struct EvaluateJob {
     pub run: PathBuf,
     /// Shards; absent: those it was trained on.
     pub shards: Option<PathBuf>,
-    /// One part of the data; absent: all.
+    /// One split; absent: all.
     pub split: Option<Split>,
     /// Device to run on.
     pub device: DeviceChoice,
@@ -49,11 +56,11 @@ pub struct Metrics {
     pub model_sha256: String,
     /// Hash of the shards that were evaluated.
     pub shards_sha256: String,
-    /// Measures by part of the data.
+    /// Measures by split.
     pub splits: BTreeMap<String, SplitMetrics>,
 }
 
-/// Measures of one part of the data, final head.
+/// Measures of one split, final head.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SplitMetrics {
     /// Unit of analysis: slice.
@@ -64,14 +71,14 @@ pub struct SplitMetrics {
     pub top_k: usize,
     /// Balanced accuracy by head, unit of analysis: slice.
     pub slice_balanced_accuracy: BTreeMap<String, Option<f64>>,
-    /// What the decision fixed on the validation part does; absent without one.
+    /// Measures of the decision that was fixed on the validation split; absent without one.
     pub decision: Option<DecisionMetrics>,
 }
 
 /// Evaluates a run; writes `predictions.parquet` and `metrics.json` and returns the latter.
 ///
 /// Where the run has no `decision.json` for its weights yet, the decision is
-/// fitted on the validation part and written down first, before a test slice is read.
+/// fitted on the validation split and written first, before a test slice is read.
 ///
 /// # Errors
 /// A folder without a finished run, shards that are not there or have other
@@ -165,8 +172,8 @@ impl Evaluation<'_> {
         Ok((predictions, measured))
     }
 
-    /// The decision of the run: as written down, or fitted on the validation part
-    /// of the shards it was trained on. What was inferred on the way is kept.
+    /// The decision of the run: as it was written, or fitted on the validation split
+    /// of the shards it was trained on. What is inferred for that is put into `inferred`.
     fn decision(
         &self,
         inferred: &mut BTreeMap<Split, Inference>,
@@ -237,43 +244,6 @@ impl Evaluation<'_> {
 
 fn part(inference: &Inference, n_heads: usize) -> Part<'_> {
     Part { rows: &inference.predictions, features: &inference.features, n_heads }
-}
-
-/// Reads one part of the data. With the plan of a run on these shards: as it was
-/// for training, before labels were changed.
-pub(crate) fn read_split(
-    shards: &ShardSet,
-    plan: Option<&TrainPlan>,
-    split: Split,
-) -> Result<Dataset, TrainError> {
-    let mut dataset = list_split(shards, plan, split)?;
-    dataset.load(shards, loader::Part::WHOLE)?;
-    Ok(dataset)
-}
-
-/// The same without pixels.
-fn list_split(shards: &ShardSet, plan: Option<&TrainPlan>, split: Split) -> Result<Dataset, TrainError> {
-    let Some(plan) = plan else {
-        return Dataset::list(shards, &[split]);
-    };
-    let recipe = &plan.recipe;
-    let mut stored = vec![split];
-    if split == Split::Validation && !plan.validation_cases.is_empty() {
-        stored = vec![Split::Train, Split::Validation];
-    }
-    if split == Split::Train && recipe.fold.is_some() {
-        stored = vec![Split::Train, Split::Validation];
-    }
-    let mut dataset = Dataset::list(shards, &experiment::parts_to_read(&recipe.data, &stored))?;
-    experiment::deal(&mut dataset, shards, &recipe.data, recipe.seed)?;
-    if recipe.fold.is_some() {
-        dataset.join_validation();
-    }
-    let cases: BTreeSet<CaseId> = plan.validation_cases.iter().cloned().collect();
-    dataset.set_aside(&cases);
-    dataset.leave_out(&plan.left_out_cases);
-    dataset.items.retain(|item| item.split == split);
-    Ok(dataset)
 }
 
 fn measure_split(rows: &[Prediction], table: &Predictions, top_k: usize) -> Result<SplitMetrics, TrainError> {

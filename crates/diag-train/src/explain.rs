@@ -1,8 +1,11 @@
-//! Explanation: a run's model over a choice of slices to maps of where it looked.
+//! Explanation: a run and some slices to heat maps of what the network used.
 //!
-//! The choice does not depend on what the slices show: evenly spread over each
-//! case's height. Of each chosen slice the class that its case was called is
-//! explained, and its true class where that differs.
+//! The choice of slices does not depend on what they show: they are evenly spread over the
+//! height of each case. The predicted class of the case is explained, and its true class where
+//! that differs.
+
+mod agreement;
+mod lung_field;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -20,12 +23,12 @@ use diag_data::slice::CtSlice;
 use diag_model::explain::{HeadCams, Map, OcclusionSpec, cams, occlusion};
 use diag_model::{FINAL_HEAD, Network, SavedModel, input};
 
-use crate::TrainError;
 use crate::device::DeviceChoice;
-use crate::fit::{available_threads, thread_pool};
-use crate::localise::{agreement, rank_correlation};
-use crate::lung_field::{LungField, lung_field};
-use crate::plan::TrainPlan;
+use crate::error::TrainError;
+use crate::run::plan::TrainPlan;
+use crate::threads::{available_threads, thread_pool};
+use agreement::{agreement, rank_correlation};
+use lung_field::{LungField, lung_field};
 
 /// Pictures of one pass.
 const BATCH_SIZE: usize = 8;
@@ -41,7 +44,7 @@ pub struct ExplainJob {
     pub run: PathBuf,
     /// Shards; absent: those it was trained on.
     pub shards: Option<PathBuf>,
-    /// Part of the data.
+    /// Split of the data.
     pub split: Split,
     /// `truth.json` of the phantoms behind the shards: maps are held against its lesions.
     pub truth: Option<PathBuf>,
@@ -96,19 +99,19 @@ pub fn explain(job: &ExplainJob, stop: &AtomicBool) -> Result<Explained, TrainEr
         });
     }
     let predictions = Predictions::read(&run.predictions(), &info.labels)?;
-    let called = called(&predictions, job.split);
-    let truth = job.truth.as_deref().map(|path| read_truth(path, &shards, &called)).transpose()?;
-    let slices = chosen(&shards, &called, job.slices_per_case)?;
+    let predicted = predicted_classes(&predictions, job.split);
+    let truth = job.truth.as_deref().map(|path| read_truth(path, &shards, &predicted)).transpose()?;
+    let slices = chosen(&shards, &predicted, job.slices_per_case)?;
     if slices.is_empty() {
         return Err(TrainError::NoSlices { what: job.split.to_string() });
     }
     let random = Network::on_device(model.network.spec(), randomised_seed(&plan), model.network.device())?;
     let explainer = Explainer { job, stop, model: &model, random: &random, truth, shards: &shards };
     let pool = thread_pool(plan.recipe.threads.unwrap_or_else(available_threads))?;
-    let rows = pool.install(|| explainer.rows(&slices, &called))?;
+    let rows = pool.install(|| explainer.rows(&slices, &predicted))?;
     heatmaps::write(&run.heatmaps(), &spec.labels, &rows)?;
     let lesion_share = explainer.truth.iter().flat_map(|truth| {
-        called.keys().filter_map(|case| Some((case.clone(), truth.lesions.case(case)?.lesion_share)))
+        predicted.keys().filter_map(|case| Some((case.clone(), truth.lesions.case(case)?.lesion_share)))
     });
     let description = Explanations {
         format_version: heatmaps::FORMAT_VERSION,
@@ -144,29 +147,29 @@ fn randomised_seed(plan: &TrainPlan) -> u64 {
     plan.recipe.seed.wrapping_add(RANDOMISED_SEED_OFFSET)
 }
 
-/// What is known of the lesions.
+/// The true lesions.
 struct Truth {
     lesions: Lesions,
     /// Mean mask of the cases that are not explained.
     prior: Option<Map>,
 }
 
-/// A mask covers the whole source image, so the picture must do so, too.
+/// A mask covers the whole source image, so the stored image must do so, too.
 fn read_truth(
     path: &Path,
     shards: &ShardSet,
-    called: &BTreeMap<CaseId, (Label, usize)>,
+    predicted: &BTreeMap<CaseId, (Label, usize)>,
 ) -> Result<Truth, TrainError> {
     let refused = |problem: &str| TrainError::Truth { file: path.into(), problem: problem.to_owned() };
     if shards.manifest().spec.reader.crop != Crop::None {
         return Err(refused("the shards were cropped, so masks and pictures do not match"));
     }
     let lesions = Lesions::read(path)?;
-    if !called.keys().any(|case| lesions.case(case).is_some()) {
+    if !predicted.keys().any(|case| lesions.case(case).is_some()) {
         return Err(refused("it knows none of the cases"));
     }
     let side = lesions.mask_size;
-    let prior = lesions.mean_mask(|case| !called.contains_key(case)).map(|mask| Map {
+    let prior = lesions.mean_mask(|case| !predicted.contains_key(case)).map(|mask| Map {
         height: side,
         width: side,
         values: mask.into_iter().map(f64::from).collect(),
@@ -174,9 +177,9 @@ fn read_truth(
     Ok(Truth { lesions, prior })
 }
 
-/// Every case of a part: the class it was called (mean probability over its
-/// slices, final head) and its number of slices.
-fn called(predictions: &Predictions, split: Split) -> BTreeMap<CaseId, (Label, usize)> {
+/// The predicted class (mean probability over the slices, final head) and the number of slices
+/// of every case of a split.
+fn predicted_classes(predictions: &Predictions, split: Split) -> BTreeMap<CaseId, (Label, usize)> {
     let mut sums: BTreeMap<CaseId, (Vec<f64>, usize)> = BTreeMap::new();
     for row in predictions.rows.iter().filter(|row| row.split == split) {
         let (sum, n_slices) = sums.entry(row.case_id.clone()).or_default();
@@ -197,20 +200,20 @@ fn spread(n_all: usize, n: usize) -> Vec<usize> {
     (0..n).map(|i| (2 * i + 1) * n_all / (2 * n)).collect()
 }
 
-/// The chosen slices in stored order, each with its turn within its case.
+/// The chosen slices in stored order, each with its index among those of its case.
 fn chosen(
     shards: &ShardSet,
-    called: &BTreeMap<CaseId, (Label, usize)>,
+    predicted: &BTreeMap<CaseId, (Label, usize)>,
     slices_per_case: usize,
 ) -> Result<Vec<(CtSlice, usize)>, TrainError> {
     let wanted: BTreeMap<&CaseId, Vec<usize>> =
-        called.iter().map(|(case, (_, n_slices))| (case, spread(*n_slices, slices_per_case))).collect();
+        predicted.iter().map(|(case, (_, n_slices))| (case, spread(*n_slices, slices_per_case))).collect();
     let mut seen: BTreeMap<CaseId, usize> = BTreeMap::new();
     let mut slices = Vec::new();
     // A run's validation cases may lie in the shards' training part.
     let rows = shards.cases()?;
     let splits: BTreeSet<Split> =
-        rows.iter().filter(|row| called.contains_key(&row.case_id)).map(|row| row.split).collect();
+        rows.iter().filter(|row| predicted.contains_key(&row.case_id)).map(|row| row.split).collect();
     for slice in splits.into_iter().flat_map(|split| shards.slices(split)) {
         let slice = slice?;
         let Some(wanted) = wanted.get(&slice.case_id) else { continue };
@@ -232,8 +235,8 @@ struct Explainer<'a> {
     shards: &'a ShardSet,
 }
 
-/// A slice and one class to explain of it.
-struct Question<'a> {
+/// A slice and the class to explain.
+struct Target<'a> {
     slice: &'a CtSlice,
     class: Label,
     with_occlusion: bool,
@@ -254,7 +257,7 @@ impl Explainer<'_> {
     fn rows(
         &self,
         slices: &[(CtSlice, usize)],
-        called: &BTreeMap<CaseId, (Label, usize)>,
+        predicted: &BTreeMap<CaseId, (Label, usize)>,
     ) -> Result<Vec<Heatmap>, TrainError> {
         let window = self.shards.manifest().spec.reader.window;
         let mut rows = Vec::new();
@@ -265,19 +268,19 @@ impl Explainer<'_> {
             let fields: Vec<LungField> =
                 batch.iter().map(|(slice, _)| lung_field(&slice.pixels, self.size(), window)).collect();
             let masks: Vec<Option<Vec<bool>>> = batch.iter().map(|(slice, _)| self.mask(slice)).collect();
-            let mut questions = Vec::new();
+            let mut targets = Vec::new();
             for (((slice, turn), field), mask) in batch.iter().zip(&fields).zip(&masks) {
-                let (class, n_slices) = called[&slice.case_id];
+                let (class, n_slices) = predicted[&slice.case_id];
                 let of_case = spread(n_slices, self.job.slices_per_case).len();
                 let occluded = spread(of_case, self.job.occlusion_slices_per_case).contains(turn);
                 let classes = [Some(class), (class != slice.label).then_some(slice.label)];
                 for class in classes.into_iter().flatten() {
                     // A true lesion is evidence for the true class only.
                     let mask = mask.as_deref().filter(|_| class == slice.label);
-                    questions.push(Question { slice, class, with_occlusion: occluded, mask, field });
+                    targets.push(Target { slice, class, with_occlusion: occluded, mask, field });
                 }
             }
-            rows.extend(self.answers(&questions)?);
+            rows.extend(self.maps(&targets)?);
         }
         Ok(rows)
     }
@@ -286,59 +289,54 @@ impl Explainer<'_> {
         self.truth.as_ref()?.lesions.mask(&slice.case_id, slice.geometry.z?.0)
     }
 
-    fn answers(&self, questions: &[Question<'_>]) -> Result<Vec<Heatmap>, TrainError> {
+    fn maps(&self, targets: &[Target<'_>]) -> Result<Vec<Heatmap>, TrainError> {
         let (height, width) = self.size();
-        let image_nchw = input::from_grey(questions.iter().map(|q| &q.slice.pixels[..]), height, width)?;
-        let class_n: Vec<usize> = questions.iter().map(|q| q.class.index()).collect();
+        let image_nchw = input::from_grey(targets.iter().map(|t| &t.slice.pixels[..]), height, width)?;
+        let class_n: Vec<usize> = targets.iter().map(|t| t.class.index()).collect();
         let trained = cams(&self.model.network, &image_nchw, &class_n)?;
         let random = cams(self.random, &image_nchw, &class_n)?;
         let mut rows = Vec::new();
-        for ((question, trained), random) in questions.iter().zip(&trained).zip(&random) {
+        for ((target, trained), random) in targets.iter().zip(&trained).zip(&random) {
             for (head, random) in trained.iter().zip(random) {
-                rows.push(gradient_row(question, head, Method::GradCam, &head.grad_cam, &random.grad_cam));
+                rows.push(gradient_row(target, head, Method::GradCam, &head.grad_cam, &random.grad_cam));
                 let (map, random) = (&head.grad_cam_plus_plus, &random.grad_cam_plus_plus);
-                rows.push(gradient_row(question, head, Method::GradCamPlusPlus, map, random));
+                rows.push(gradient_row(target, head, Method::GradCamPlusPlus, map, random));
             }
-            if question.with_occlusion {
+            if target.with_occlusion {
                 let probability = trained.last().map(|head| head.probability);
-                rows.push(self.occlusion_row(question, probability)?);
+                rows.push(self.occlusion_row(target, probability)?);
             }
-            rows.extend(self.references(question));
+            rows.extend(self.references(target));
         }
         Ok(rows)
     }
 
-    fn occlusion_row(
-        &self,
-        question: &Question<'_>,
-        probability: Option<f32>,
-    ) -> Result<Heatmap, TrainError> {
-        let image: Vec<f32> =
-            question.slice.pixels.iter().map(|&grey| input::scale(f32::from(grey))).collect();
+    fn occlusion_row(&self, target: &Target<'_>, probability: Option<f32>) -> Result<Heatmap, TrainError> {
+        let image: Vec<f32> = target.slice.pixels.iter().map(|&grey| input::scale(f32::from(grey))).collect();
         let spec = OcclusionSpec {
             window_px: 2 * self.stride_px(),
             stride_px: self.stride_px(),
-            // Aerated lung: what the picture would say if nothing were there.
-            fill: input::scale(f32::from(question.field.median_grey)),
+            // Aerated lung: the image as if nothing were there.
+            fill: input::scale(f32::from(target.field.median_grey)),
             batch_size: 2 * BATCH_SIZE,
         };
-        let mut map = occlusion(&self.model.network, &image, self.size(), &spec, question.class.index())?;
+        let mut map = occlusion(&self.model.network, &image, self.size(), &spec, target.class.index())?;
         map.values.iter_mut().for_each(|drop| *drop = drop.max(0.0));
-        Ok(Heatmap { probability, ..row(question, FINAL_HEAD, Method::Occlusion, &map) })
+        Ok(Heatmap { probability, ..row(target, FINAL_HEAD, Method::Occlusion, &map) })
     }
 
-    /// Reference maps are measured, not kept.
-    fn references(&self, question: &Question<'_>) -> Vec<Heatmap> {
-        if question.mask.is_none() {
+    /// Reference maps: their agreement is measured, their values are not stored.
+    fn references(&self, target: &Target<'_>) -> Vec<Heatmap> {
+        if target.mask.is_none() {
             return Vec::new();
         }
         let (height, width) = self.size();
-        let values = question.field.inside.iter().map(|inside| f64::from(u8::from(*inside))).collect();
+        let values = target.field.inside.iter().map(|inside| f64::from(u8::from(*inside))).collect();
         let lungs = Some(Map { height, width, values });
         let prior = self.truth.as_ref().and_then(|truth| truth.prior.clone());
         let maps = [(Method::LungField, lungs), (Method::LesionPrior, prior)];
         let reference = |(method, map): (Method, Option<Map>)| {
-            let row = row(question, "none", method, &map?);
+            let row = row(target, "none", method, &map?);
             row.agreement?;
             Some(Heatmap { height: 0, width: 0, values: Vec::new(), ..row })
         };
@@ -346,29 +344,23 @@ impl Explainer<'_> {
     }
 }
 
-fn gradient_row(
-    question: &Question<'_>,
-    head: &HeadCams,
-    method: Method,
-    map: &Map,
-    random: &Map,
-) -> Heatmap {
+fn gradient_row(target: &Target<'_>, head: &HeadCams, method: Method, map: &Map, random: &Map) -> Heatmap {
     Heatmap {
         probability: Some(head.probability),
         randomised_correlation: rank_correlation(map, random).map(|r| r as f32),
-        ..row(question, &head.head, method, map)
+        ..row(target, &head.head, method, map)
     }
 }
 
-fn row(question: &Question<'_>, head: &str, method: Method, map: &Map) -> Heatmap {
+fn row(target: &Target<'_>, head: &str, method: Method, map: &Map) -> Heatmap {
     let peak = map.values.iter().copied().fold(0.0, f64::max);
     let byte = |value: &f64| if peak > 0.0 { (255.0 * value / peak).round() as u8 } else { 0 };
     Heatmap {
-        case_id: question.slice.case_id.clone(),
-        slice_index: question.slice.slice_index,
-        split: question.slice.split,
-        label: question.slice.label,
-        class: question.class,
+        case_id: target.slice.case_id.clone(),
+        slice_index: target.slice.slice_index,
+        split: target.slice.split,
+        label: target.slice.label,
+        class: target.class,
         head: head.to_owned(),
         method,
         height: map.height as i32,
@@ -377,7 +369,7 @@ fn row(question: &Question<'_>, head: &str, method: Method, map: &Map) -> Heatma
         peak: peak as f32,
         probability: None,
         randomised_correlation: None,
-        agreement: question.mask.and_then(|mask| -> Option<Agreement> { agreement(map, mask) }),
+        agreement: target.mask.and_then(|mask| -> Option<Agreement> { agreement(map, mask) }),
     }
 }
 

@@ -1,5 +1,5 @@
-//! The learning-rate finder (Smith, WACV 2017): the rate rises from step to step
-//! while the loss is watched.
+//! The learning-rate range test (Smith, WACV 2017): the rate rises from step to step
+//! while the loss is recorded.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -12,21 +12,22 @@ use diag_data::shard::ShardSet;
 use diag_model::Pass;
 use serde::Serialize;
 
-use crate::TrainError;
-use crate::fit::{available_threads, thread_pool};
-use crate::learner::Learner;
-use crate::loader::{Loading, Part, for_each_batch};
-use crate::plan::TrainPlan;
-use crate::ranks::Ranks;
+use crate::data::loader::{LoaderOptions, for_each_batch};
+use crate::data::sampling::order;
+use crate::error::TrainError;
 use crate::recipe::TrainSpec;
-use crate::sampling::order;
+use crate::run::plan::TrainPlan;
+use crate::step::learner::{GradientSum, Learner};
+use crate::sync::ranks::Ranks;
+use crate::sync::share::RankShare;
+use crate::threads::{available_threads, thread_pool};
 
-/// The rates between which the search goes, evenly in their logarithm.
+/// Lowest and highest rate; the steps between them are even in the logarithm.
 const RATES: (f64, f64) = (1e-6, 1.0);
 /// Share of the old value in the smoothed loss.
 const SMOOTHING: f64 = 0.8;
 /// The search ends where the smoothed loss is so many times its lowest value.
-const BLOWN_UP: f64 = 4.0;
+const DIVERGED: f64 = 4.0;
 
 /// What to search for.
 #[derive(Clone, Debug)]
@@ -42,7 +43,7 @@ pub struct FindRateJob {
 /// What the search found.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct FoundRate {
-    /// A tenth of the rate of the lowest smoothed loss: a careful highest rate.
+    /// A tenth of the rate at the lowest smoothed loss: a safe highest rate.
     pub suggested: f64,
     /// Every step.
     pub steps: Vec<RateStep>,
@@ -71,27 +72,27 @@ pub fn find_rate(job: &FindRateJob, stop: &AtomicBool) -> Result<FoundRate, Trai
     let recipe = TrainSpec::read(&job.recipe)?;
     let shards = ShardSet::open(&job.shards)?;
     let (plan, mut dataset) = TrainPlan::resolve(&recipe, files::sha256_file(&job.recipe)?, &shards)?;
-    dataset.load(&shards, Part::WHOLE)?;
+    dataset.load(&shards, RankShare::WHOLE)?;
     let recipe = &plan.recipe;
     recipe.set_arithmetic();
     let search = || -> Result<Vec<RateStep>, TrainError> {
         let (mut learner, _) = Learner::new(recipe, &dataset.labels, &plan.slices_per_class, &Device::Cpu)?;
-        let mut loading = Loading {
+        let mut options = LoaderOptions {
             seed: recipe.seed,
             batch_size: recipe.batch_size,
             augmentation: recipe.augmentation.clone(),
             mixing: recipe.mixing.clone(),
             ranks: &Ranks::alone(),
             epoch: 0,
-            n_done: 0,
+            n_skip: 0,
             device: &Device::Cpu,
         };
         let items = dataset.of_split(Split::Train);
         let (mut steps, mut ended): (Vec<RateStep>, bool) = (Vec::new(), false);
         while !ended {
-            loading.epoch += 1;
-            let order = order(&dataset, &items, recipe.sampling, recipe.seed, loading.epoch);
-            for_each_batch(&dataset, &order, &loading, |batch| {
+            options.epoch += 1;
+            let order = order(&dataset, &items, recipe.sampling, recipe.seed, options.epoch);
+            for_each_batch(&dataset, &order, &options, |batch| {
                 let progress = steps.len() as f64 / f64::from(job.n_steps - 1);
                 let learning_rate = RATES.0 * (RATES.1 / RATES.0).powf(progress);
                 let noise_seed = steps.len() as u64;
@@ -103,13 +104,15 @@ pub fn find_rate(job: &FindRateJob, stop: &AtomicBool) -> Result<FoundRate, Trai
                     None => loss,
                 };
                 let lowest = steps.iter().map(|step| step.smoothed).fold(smoothed, f64::min);
-                let blown_up = !smoothed.is_finite() || smoothed > BLOWN_UP * lowest.max(1e-3);
-                if !blown_up {
+                let diverged = !smoothed.is_finite() || smoothed > DIVERGED * lowest.max(1e-3);
+                if !diverged {
                     steps.push(RateStep { learning_rate, loss, smoothed });
                 }
-                let finite = learner.step(gradients, 1, learning_rate, steps.len() as u64)?.is_finite();
+                let mut sum = GradientSum::default();
+                learner.accumulate(&mut sum, gradients, loss)?;
+                let finite = learner.step(sum, learning_rate, steps.len() as u64)?.is_finite();
                 let stopped = stop.load(Ordering::Relaxed);
-                ended = blown_up || !finite || stopped || steps.len() >= job.n_steps as usize;
+                ended = diverged || !finite || stopped || steps.len() >= job.n_steps as usize;
                 Ok(if ended { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
             })?;
         }

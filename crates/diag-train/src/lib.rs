@@ -6,54 +6,45 @@
 //! many of them by [`sweep`](sweep::sweep).
 //!
 //! The same seed and shards give the same epochs and weights, byte for byte, on
-//! any number of threads; a run that was stopped goes on as if it had not been.
+//! any number of threads; a run that was stopped continues as if it had not been.
 //! Several processes ([`Ranks`]) may share the batches of one run.
 //!
 //! This crate refuses to know DICOM, and what the network and the loss are made
 //! of. It never prints: progress goes to a [`Progress`](progress::Progress).
+//!
+//! Files import downwards only. From the bottom:
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | `error`, `random`, `threads`, `device`, `progress`, `recipe` | what every other module may use |
+//! | `sync` | the processes of one run: all-reduce, all-gather, launchers |
+//! | `data` | slices, splits, augmentation, batches |
+//! | `step` | network, loss and optimisers: forward, backward, update |
+//! | `run` | the run folder: plan, checkpoint, logs, `run.json` |
+//! | `evaluate`, `fit`, `find_rate`, `explain`, `audit`, `sweep` | the commands |
 
-mod attention;
 pub mod audit;
-mod augment;
-mod average;
-mod checkpoint;
-mod clock;
-mod dataset;
-pub mod decision;
+mod data;
 mod device;
 mod error;
 pub mod evaluate;
-mod experiment;
 pub mod explain;
 pub mod find_rate;
 pub mod fit;
-mod gpu_sum;
-mod inference;
-mod joint;
-mod learner;
-mod loader;
-mod localise;
-mod lung_field;
-mod message;
-mod mixing;
-mod optimiser;
-mod plan;
 pub mod progress;
 mod random;
-mod ranks;
 mod recipe;
-mod run_info;
-mod sampling;
-mod schedule;
+mod run;
+mod step;
 pub mod sweep;
-mod tensorboard;
-mod trail;
+mod sync;
+mod threads;
 
 pub use device::DeviceChoice;
 pub use error::TrainError;
-pub use plan::{TrainPlan, ValidationSource};
-pub use ranks::Ranks;
 pub use recipe::{
     AugmentationSpec, DataSpec, DecisionSpec, FoldSpec, Freeze, Initialisation, MixingSpec, NoiseUnit,
     OptimiserName, OptimiserSpec, Sampling, ScheduleSpec, Selection, SplitUnit, TrainSpec,
 };
+pub use run::plan::{TrainPlan, ValidationSource};
+pub use sync::ranks::Ranks;

@@ -8,7 +8,7 @@ use diag_data::files;
 use diag_model::{Backbone, Fusion, LossSpec, NetworkSpec, SideStages};
 use serde::{Deserialize, Serialize};
 
-use crate::TrainError;
+use crate::error::TrainError;
 pub use tables::{
     AugmentationSpec, DataSpec, DecisionSpec, FoldSpec, Freeze, MixingSpec, NoiseUnit, OptimiserName,
     OptimiserSpec, Sampling, ScheduleSpec, SplitUnit,

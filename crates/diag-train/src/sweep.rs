@@ -4,16 +4,17 @@
 //! | --- | --- |
 //! | `recipes/RUN.toml` | the recipe of each run |
 //! | `runs/RUN/` | its run folder |
-//! | `logs/RUN.txt` | what it said |
+//! | `logs/RUN.txt` | its standard error |
 //! | `results.parquet` | one number a row |
 //! | `results.csv` | those that the summary compares |
 //! | `summary.json`, `summary.md` | mean, spread, paired tests |
 //!
-//! A sweep that was stopped goes on: finished runs are kept, others resume.
+//! A sweep that was stopped continues: finished runs are kept, others resume.
 
 mod document;
 mod spec;
 mod summary;
+mod table;
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -24,20 +25,16 @@ use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use diag_data::DataError;
-use diag_data::case::{LabelSet, Split};
 use diag_data::files;
-use diag_data::predictions::Predictions;
 use diag_data::results::{self, ResultRow};
 use diag_data::run::RunDir;
-use diag_metrics::{Aggregation, Bootstrap, aggregate, summarise};
 
-use crate::TrainError;
 use crate::device::DeviceChoice;
-use crate::fit::available_threads;
-use crate::inference::{case_numbers, scores};
-use crate::plan::TrainPlan;
+use crate::error::TrainError;
+use crate::progress::{Event, Progress, RunState};
+use crate::threads::available_threads;
 pub use document::fill_tables;
-use spec::{Cell, join};
+use spec::Cell;
 pub use spec::{SummarySpec, SweepSpec, Variant};
 pub use summary::{Compared, Condition, Setting, Summary};
 
@@ -56,19 +53,6 @@ pub struct SweepJob {
     pub finished_only: bool,
 }
 
-/// Something happened in a sweep.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SweepEvent {
-    /// A run was finished before.
-    Kept(String),
-    /// A run begins or goes on.
-    Starts(String),
-    /// A run is done.
-    Done(String),
-    /// A run failed; its log says why.
-    Failed(String),
-}
-
 /// Runs the cells of a grid that are not done yet; writes table and summary.
 ///
 /// A run that fails does not stop the others: the summary names it.
@@ -76,11 +60,7 @@ pub enum SweepEvent {
 /// # Errors
 /// A grid or recipe that is refused, a folder of another sweep, a stop by request
 /// (then the same call goes on), a program that cannot be started.
-pub fn sweep(
-    job: &SweepJob,
-    stop: &AtomicBool,
-    progress: &mut dyn FnMut(SweepEvent),
-) -> Result<Summary, TrainError> {
+pub fn sweep(job: &SweepJob, stop: &AtomicBool, progress: &mut Progress<'_>) -> Result<Summary, TrainError> {
     let mut cells = job.spec.cells()?;
     if job.finished_only {
         cells.retain(|cell| run_dir(job, cell).metrics().exists());
@@ -96,7 +76,7 @@ pub fn sweep(
     let n_threads = (available_threads() / n_processes).max(1);
     let queue: Mutex<VecDeque<&Cell>> = Mutex::new(cells.iter().collect());
     let (sender, receiver) = mpsc::channel();
-    let (mut failed, mut broken) = (Vec::new(), None);
+    let (mut failed, mut error) = (Vec::new(), None);
     std::thread::scope(|scope| {
         for _ in 0..n_processes {
             let (sender, queue) = (sender.clone(), &queue);
@@ -106,10 +86,10 @@ pub fn sweep(
                     let Some(cell) = next.filter(|_| !stop.load(Ordering::Relaxed)) else {
                         return;
                     };
-                    let told = run_cell(job, cell, n_threads, stop, &mut |event| {
+                    let ran = run_cell(job, cell, n_threads, stop, &mut |event| {
                         let _ = sender.send(Ok(event));
                     });
-                    if let Err(err) = told {
+                    if let Err(err) = ran {
                         let _ = sender.send(Err(err));
                         return;
                     }
@@ -120,16 +100,16 @@ pub fn sweep(
         for message in receiver {
             match message {
                 Ok(event) => {
-                    if let SweepEvent::Failed(name) = &event {
+                    if let Event::SweepRun { name, state: RunState::Failed } = &event {
                         failed.push(name.clone());
                     }
                     progress(event);
                 }
-                Err(err) => broken = Some(err),
+                Err(err) => error = Some(err),
             }
         }
     });
-    if let Some(err) = broken {
+    if let Some(err) = error {
         return Err(err);
     }
     if stop.load(Ordering::Relaxed) {
@@ -139,7 +119,7 @@ pub fn sweep(
     let mut rows = Vec::new();
     let done: Vec<&Cell> = cells.iter().filter(|cell| !failed.contains(&cell.name)).collect();
     for cell in &done {
-        rows.extend(rows_of(cell, &run_dir(job, cell), &job.spec.summary)?);
+        rows.extend(table::rows_of(cell, &run_dir(job, cell), &job.spec.summary)?);
     }
     results::write(&job.out.join("results.parquet"), &rows)?;
     let compared: Vec<ResultRow> =
@@ -176,17 +156,18 @@ fn run_cell(
     cell: &Cell,
     n_threads: usize,
     stop: &AtomicBool,
-    tell: &mut dyn FnMut(SweepEvent),
+    progress: &mut Progress<'_>,
 ) -> Result<(), TrainError> {
+    let mut report = |state| progress(Event::SweepRun { name: cell.name.clone(), state });
     let run = run_dir(job, cell);
     if run.metrics().exists() {
-        tell(SweepEvent::Kept(cell.name.clone()));
+        report(RunState::AlreadyDone);
         return Ok(());
     }
-    tell(SweepEvent::Starts(cell.name.clone()));
+    report(RunState::Started);
     let log_path = job.out.join("logs").join(format!("{}.txt", cell.name));
     let log = |source| DataError::Io { action: "write", path: log_path.clone(), source };
-    let said = File::create(&log_path).map_err(log)?;
+    let output = File::create(&log_path).map_err(log)?;
     let recipe = recipe_path(job, cell);
     let (run_path, shards) = (run.root().as_os_str(), job.spec.shards.as_os_str());
     let fit = ["fit".as_ref(), "--shards".as_ref(), shards, "--recipe".as_ref(), recipe.as_os_str()];
@@ -199,25 +180,25 @@ fn run_cell(
             .args(["--threads", n_threads.as_str(), "--device", device.as_str()])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(said.try_clone().map_err(log)?)
+            .stderr(output.try_clone().map_err(log)?)
             .spawn();
         let mut child =
             started.map_err(|source| DataError::Io { action: "start", path: job.program.clone(), source })?;
         match wait(&mut child, stop).map_err(log)? {
             Some(true) => {}
             Some(false) => {
-                tell(SweepEvent::Failed(cell.name.clone()));
+                report(RunState::Failed);
                 return Ok(());
             }
             None => return Ok(()),
         }
     }
-    tell(SweepEvent::Done(cell.name.clone()));
+    report(RunState::Done);
     Ok(())
 }
 
-/// Whether a process ended well; `None` when it was ended because of a stop. Its
-/// files are whole even then: a resume is exact after any end.
+/// Whether a process succeeded; `None` when it was killed because of a stop. Its
+/// files are complete even then: a resume is exact after any end.
 fn wait(child: &mut Child, stop: &AtomicBool) -> std::io::Result<Option<bool>> {
     loop {
         if let Some(status) = child.try_wait()? {
@@ -232,88 +213,7 @@ fn wait(child: &mut Child, stop: &AtomicBool) -> std::io::Result<Option<bool>> {
     }
 }
 
-/// Every number of a run's `metrics.json`; where the summary asks for intervals, their
-/// bounds besides.
-fn rows_of(cell: &Cell, run: &RunDir, summary: &SummarySpec) -> Result<Vec<ResultRow>, TrainError> {
-    let metrics: serde_json::Value = files::read_json(&run.metrics())?;
-    let labels: LabelSet = serde_json::from_value(metrics["labels"].clone())
-        .map_err(|err| DataError::Malformed { path: run.metrics(), why: format!("`labels`: {err}") })?;
-    let info = run.read_info()?;
-    let recipe = &TrainPlan::read(&run.plan())?.recipe;
-    let row = |split: &str, unit: &str, aggregation: Option<&str>, measure: &str, value: f64| ResultRow {
-        run: cell.name.clone(),
-        variant: cell.variant.clone(),
-        loss: info.loss.clone(),
-        seed: recipe.seed as i64,
-        fold: recipe.fold.map(|fold| fold.index as i64),
-        class_ratio: recipe.data.class_ratio.as_ref().map(|ratio| join(ratio, ":")),
-        label_noise: recipe.data.label_noise,
-        best_epoch: info.best_epoch.unwrap_or_default().into(),
-        split: split.to_owned(),
-        unit: unit.to_owned(),
-        aggregation: aggregation.map(str::to_owned),
-        measure: measure.to_owned(),
-        value,
-    };
-    let mut rows = Vec::new();
-    let mut add = |split: &str, unit: &str, aggregation: Option<&str>, measures: &serde_json::Value| {
-        let mut of_table = |measures: &serde_json::Value, ending: &str| {
-            for (name, value) in measures.as_object().into_iter().flatten() {
-                if let Some(value) = value.as_f64() {
-                    rows.push(row(split, unit, aggregation, &format!("{name}{ending}"), value));
-                }
-            }
-        };
-        of_table(measures, "");
-        for (name, of_class) in
-            labels.names().iter().zip(measures["classes"].as_array().into_iter().flatten())
-        {
-            of_table(of_class, &format!("/{name}"));
-        }
-    };
-    for (split, of_split) in metrics["splits"].as_object().into_iter().flatten() {
-        add(split, "slice", None, &of_split["slice"]);
-        for (aggregation, measures) in of_split["case"].as_object().into_iter().flatten() {
-            add(split, "case", Some(aggregation), measures);
-        }
-        add(split, "case", Some("decision"), &of_split["decision"]["case"]);
-        add(split, "case", Some("decision"), &of_split["decision"]["sets"]);
-        add(split, "case", Some("decision"), &of_split["decision"]["at_threshold"]);
-    }
-    if summary.intervals {
-        for (measure, value) in bounds(run, &labels, summary)? {
-            rows.push(row(&summary.split, "case", Some("mean"), &measure, value));
-        }
-    }
-    Ok(rows)
-}
-
-/// 95 % bootstrap bounds by case of the summary's measures, under the names
-/// `MEASURE:low` and `MEASURE:high`.
-fn bounds(run: &RunDir, labels: &LabelSet, summary: &SummarySpec) -> Result<Vec<(String, f64)>, TrainError> {
-    let mut predictions = Predictions::read(&run.predictions(), labels)?;
-    let split: Split = summary.split.parse()?;
-    predictions.rows.retain(|row| row.split == split);
-    let slices = scores(&predictions.rows, predictions.heads.len().saturating_sub(1), labels.len())?;
-    let cases = aggregate(&slices, &case_numbers(&predictions.rows), Aggregation::Mean)?.scores;
-    let numbers: Vec<usize> = (0..cases.len()).collect();
-    let summarised = summarise(&cases, &numbers, &Bootstrap::default())?;
-    let mut bounds = Vec::new();
-    for &(measure, estimate) in summarised.estimates() {
-        let name = match measure.class() {
-            None => measure.key().to_owned(),
-            Some(class) => format!("{}/{}", measure.key(), labels.names()[class]),
-        };
-        if summary.measures.contains(&name) {
-            let ends = [("low", estimate.low), ("high", estimate.high)];
-            bounds
-                .extend(ends.into_iter().filter_map(|(end, value)| Some((format!("{name}:{end}"), value?))));
-        }
-    }
-    Ok(bounds)
-}
-
-/// The program that is running: the one that runs the cells.
+/// The path of this program, which runs the cells.
 ///
 /// # Errors
 /// When the system does not say.

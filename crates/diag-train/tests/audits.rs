@@ -10,8 +10,8 @@ use std::sync::atomic::AtomicBool;
 use diag_data::case::Split;
 use diag_data::run::RunDir;
 use diag_train::audit::{Attribute, AuditJob, label_noise, shortcut};
-use diag_train::decision::Decision;
-use diag_train::evaluate::{EvaluateJob, Metrics, evaluate};
+
+use diag_train::evaluate::{Decision, EvaluateJob, Metrics, evaluate};
 use diag_train::find_rate::{FindRateJob, find_rate};
 use diag_train::fit::{FitJob, fit};
 use diag_train::{DeviceChoice, TrainPlan};

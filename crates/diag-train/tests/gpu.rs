@@ -155,7 +155,7 @@ fn a_stopped_run_on_a_gpu_goes_on_as_if_it_had_not_been() {
     let mut job = job(folder, "stopped", &recipe, GPU);
     let (stop, mut seen) = (AtomicBool::new(false), 0);
     let stopped = fit(&job, &stop, &mut |event| {
-        if let Event::Step { .. } = event {
+        if let Event::Batch { .. } = event {
             seen += 1;
             stop.store(seen >= 2, Ordering::Relaxed);
         }

@@ -71,7 +71,7 @@ fn a_run_with_every_option_resumes_exactly_and_on_any_number_of_threads() {
         let stop = AtomicBool::new(false);
         let mut seen = 0;
         let stopped = fit(&job, &stop, &mut |event| {
-            if let Event::Step { .. } = event {
+            if let Event::Batch { .. } = event {
                 seen += 1;
                 stop.store(seen >= n_batches, Ordering::Relaxed);
             }

@@ -107,7 +107,7 @@ fn a_stopped_run_goes_on_as_if_it_had_not_been() {
             let stop = AtomicBool::new(false);
             let mut seen = 0;
             let stopped = fit(&job, &stop, &mut |event| {
-                if let Event::Step { .. } = event {
+                if let Event::Batch { .. } = event {
                     seen += 1;
                     stop.store(seen >= n_steps, std::sync::atomic::Ordering::Relaxed);
                 }
@@ -147,8 +147,8 @@ fn divergence_names_head_and_part_and_keeps_the_checkpoint() {
         .replace("learning_rate = 0.003", "learning_rate = 1e30")
         .replace("warmup_epochs = 0.5", "warmup_epochs = 0.0");
     let err = train(folder.path(), &recipe, "run").unwrap_err();
-    let TrainError::Diverged { head, part, .. } = &err else { panic!("{err}") };
-    assert!(!head.is_empty() && !part.is_empty());
+    let TrainError::Diverged { head, term, .. } = &err else { panic!("{err}") };
+    assert!(!head.is_empty() && !term.is_empty());
 }
 
 /// A network gives each true class one answer, right or wrong as a whole, so that

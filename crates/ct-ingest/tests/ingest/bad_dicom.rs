@@ -2,12 +2,12 @@
 //! right, and none panics, hangs or costs more than its own case.
 
 use crate::common::{Cohort, series, settings, test_data};
-use ct_ingest::decode::{self, Scanned};
-use ct_ingest::listing::ListedFile;
+use ct_read::dicom::{self, Scanned};
+use ct_read::source::listing::ListedFile;
 
 /// What becomes of a file: "read", the reason it is no CT image, or the fault's code.
 fn outcome(path: &std::path::Path) -> String {
-    let header = match decode::scan_file(&ListedFile::at(path)) {
+    let header = match dicom::scan_file(&ListedFile::at(path)) {
         Ok(Scanned::Ct(header)) => header,
         Ok(Scanned::Other { reason }) => return reason.into(),
         Err(fault) => return fault.code().into(),
@@ -17,7 +17,7 @@ fn outcome(path: &std::path::Path) -> String {
         frame.position.clone()?;
         frame.rescale.clone()?;
         let bytes = ListedFile::at(path).read()?;
-        decode::stored_words(&decode::inflate(&bytes)?, &header, 0)
+        dicom::stored_words(&dicom::inflate(&bytes)?, &header, 0)
     };
     match read() {
         Ok(words) => {

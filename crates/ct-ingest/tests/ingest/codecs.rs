@@ -6,8 +6,8 @@
 use std::io::Write;
 
 use base64::Engine;
-use ct_ingest::decode::{self, Scanned};
-use ct_ingest::fault::Fault;
+use ct_read::Fault;
+use ct_read::dicom::{self, Scanned};
 use serde::Deserialize;
 
 use crate::common::{Dicom, chest_hu};
@@ -29,12 +29,12 @@ struct Case {
 }
 
 fn cases() -> Vec<Case> {
-    serde_json::from_str(include_str!("../reference/codec_streams.json")).unwrap()
+    serde_json::from_str(include_str!("../../../ct-read/tests/reference/codec_streams.json")).unwrap()
 }
 
 /// JPEG lossless of every selection value.
 fn lossless_cases() -> Vec<Case> {
-    serde_json::from_str(include_str!("../reference/lossless_streams.json")).unwrap()
+    serde_json::from_str(include_str!("../../../ct-read/tests/reference/lossless_streams.json")).unwrap()
 }
 
 fn base64(text: &str) -> Vec<u8> {
@@ -82,10 +82,10 @@ fn file_of(case: &Case, stream: &[u8]) -> Vec<u8> {
 
 fn decoded(case: &Case, stream: &[u8]) -> Result<Vec<u16>, Fault> {
     let bytes = file_of(case, stream);
-    let Scanned::Ct(header) = decode::scan(&bytes, bytes.len() as u64)? else {
+    let Scanned::Ct(header) = dicom::scan(&bytes, bytes.len() as u64)? else {
         return Err(Fault::NotDicom { why: "it is no CT".into() });
     };
-    decode::stored_words(&bytes, &header, 0)
+    dicom::stored_words(&bytes, &header, 0)
 }
 
 #[test]
@@ -278,6 +278,6 @@ fn a_large_deflated_file_is_read_whole_before_it_is_judged() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("large.dcm");
     std::fs::write(&path, deflated(&files[0], flate2::Compression::none())).unwrap();
-    let scanned = decode::scan_file(&ct_ingest::listing::ListedFile::at(&path));
+    let scanned = dicom::scan_file(&ct_read::source::listing::ListedFile::at(&path));
     assert!(matches!(scanned, Ok(Scanned::Ct(_))), "{scanned:?}");
 }

@@ -9,7 +9,8 @@ use std::sync::atomic::AtomicBool;
 use ct_ingest::IngestError;
 use ct_ingest::dicom_run::{self, DicomRun};
 use ct_ingest::run::{Control, Event, Summary};
-use ct_ingest::settings::{Format, Match, Settings};
+use ct_ingest::settings::{Match, Settings};
+use ct_read::scan::Format;
 use diag_data::manifest::Layout;
 use diag_data::reader::{ReaderSettings, Select};
 use diag_data::shard::ShardSet;
@@ -282,7 +283,7 @@ pub fn settings() -> Settings {
         keep_paths: false,
         preview: None,
         jobs: Some(2),
-        part: None,
+        partition: None,
     }
 }
 

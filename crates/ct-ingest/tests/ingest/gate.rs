@@ -89,7 +89,7 @@ fn slices_that_look_alike_in_two_parts_are_listed() {
     );
     let found = verify::verify(&cohort.shards()).unwrap().leaks;
     assert_eq!(found[0].cases.iter().map(CaseId::as_str).collect::<Vec<_>>(), ["Petersen_Hans", "SMITH"]);
-    assert!(found[0].pairs.iter().all(|pair| pair.distance <= ct_ingest::look::MAX_DISTANCE));
+    assert!(found[0].pairs.iter().all(|pair| pair.distance <= ct_ingest::difference_hash::MAX_DISTANCE));
 }
 
 #[test]
@@ -219,7 +219,7 @@ fn a_changed_shard_does_not_verify() {
 fn a_stopped_run_leaves_nothing() {
     let cohort = cohort();
     let run = ct_ingest::dicom_run::DicomRun {
-        format: ct_ingest::settings::Format::Dicom,
+        format: ct_read::scan::Format::Dicom,
         root: cohort.dicom(),
         labels: cohort.dicom().join("labels.csv"),
         out: cohort.shards(),

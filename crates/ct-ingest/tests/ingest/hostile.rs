@@ -1,36 +1,37 @@
-//! Damaged input by the ten thousand: whatever the bytes, the front doors answer
+//! Damaged input by the ten thousand: whatever the bytes, the readers answer
 //! with a value or a named fault, and never panic, hang, or take memory that the
-//! input cannot justify. The same doors are the targets of `fuzz/`; here they run
+//! input cannot justify. The same functions are the targets of `fuzz/`; here they run
 //! a few seconds from a fixed seed, or as long and from the seed that
 //! `COVID19_DIAG_HOSTILE=SECONDS,SEED` says. With `COVID19_DIAG_CORPUS=DIR` the undamaged
-//! inputs are written to `DIR/DOOR/` too, where the fuzz targets begin.
+//! inputs are written to `DIR/TARGET/` too, where the fuzz targets begin.
 
 use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use ct_ingest::doors;
+use ct_ingest::fuzz_targets::label_table;
+use ct_read::fuzz_targets;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::common::{Dicom, EXPLICIT_BIG, IMPLICIT_LITTLE};
 
-/// How long a door is knocked at, how often at most, and from which seed.
-struct Siege {
-    patience: Duration,
+/// How long a target is tested, with how many inputs at most, and from which seed.
+struct Effort {
+    time_limit: Duration,
     n_inputs: usize,
     seed: u64,
 }
 
-impl Siege {
+impl Effort {
     /// The usual one, of `n_inputs`, or the longer one that the environment asks for.
     fn of(n_inputs: usize) -> Self {
         let Ok(text) = std::env::var("COVID19_DIAG_HOSTILE") else {
-            return Self { patience: Duration::from_secs(3), n_inputs, seed: 20_201_124 };
+            return Self { time_limit: Duration::from_secs(3), n_inputs, seed: 20_201_124 };
         };
         let (seconds, seed) = text.split_once(',').expect("COVID19_DIAG_HOSTILE is SECONDS,SEED");
-        let patience = Duration::from_secs(seconds.parse().unwrap());
-        Self { patience, n_inputs: usize::MAX, seed: seed.parse().unwrap() }
+        let time_limit = Duration::from_secs(seconds.parse().unwrap());
+        Self { time_limit, n_inputs: usize::MAX, seed: seed.parse().unwrap() }
     }
 }
 
@@ -76,7 +77,7 @@ fn mutated(seed: &[u8], other: &[u8], rng: &mut ChaCha8Rng) -> Vec<u8> {
     bytes
 }
 
-/// Writes the seeds of a door to where the environment asks for them.
+/// Writes the seeds of a target to where the environment asks for them.
 fn write_corpus(seeds: &[Vec<u8>], name: &str) {
     let Some(root) = std::env::var_os("COVID19_DIAG_CORPUS") else { return };
     let folder = Path::new(&root).join(name);
@@ -86,25 +87,25 @@ fn write_corpus(seeds: &[Vec<u8>], name: &str) {
     }
 }
 
-/// Knocks at a door with mutations of the seeds until patience or `n_inputs` end.
+/// Calls a target with mutations of the seeds until time or `n_inputs` end.
 #[track_caller]
-#[expect(clippy::print_stderr, reason = "how long a siege was is told with its result")]
-fn knock(seeds: &[Vec<u8>], n_inputs: usize, name: &str, door: fn(&[u8])) {
+#[expect(clippy::print_stderr, reason = "how many inputs were tried is part of the result")]
+fn mutate(seeds: &[Vec<u8>], n_inputs: usize, name: &str, target: fn(&[u8])) {
     write_corpus(seeds, name);
-    let Siege { patience, n_inputs, seed } = Siege::of(n_inputs);
+    let Effort { time_limit, n_inputs, seed } = Effort::of(n_inputs);
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let started = Instant::now();
     for seed in seeds {
-        door(seed);
+        target(seed);
     }
     let mut n_done = 0;
     // A hundred always, however slow the machine.
-    while n_done < 100 || n_done < n_inputs && started.elapsed() < patience {
+    while n_done < 100 || n_done < n_inputs && started.elapsed() < time_limit {
         let (seed, other) =
             (&seeds[rng.random_range(0..seeds.len())], &seeds[rng.random_range(0..seeds.len())]);
         let bytes = mutated(seed, other, &mut rng);
         let before = Instant::now();
-        door(&bytes);
+        target(&bytes);
         assert!(before.elapsed() < HANG, "input {n_done} took {:?}", before.elapsed());
         n_done += 1;
     }
@@ -129,12 +130,12 @@ fn dicom_seeds() -> Vec<Vec<u8>> {
 
 #[test]
 fn the_header_walk_withstands_damage() {
-    knock(&dicom_seeds(), 40_000, "dicom_header", doors::dicom_header);
+    mutate(&dicom_seeds(), 40_000, "dicom_header", fuzz_targets::dicom_header);
 }
 
 #[test]
 fn the_decoders_withstand_damage() {
-    knock(&dicom_seeds(), 20_000, "dicom_pixels", doors::dicom_pixels);
+    mutate(&dicom_seeds(), 20_000, "dicom_pixels", fuzz_targets::dicom_pixels);
 }
 
 #[test]
@@ -142,7 +143,7 @@ fn the_nifti_reader_withstands_damage() {
     let plain = crate::nifti::seed();
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(&plain).unwrap();
-    knock(&[plain, encoder.finish().unwrap()], 20_000, "nifti", doors::nifti);
+    mutate(&[plain, encoder.finish().unwrap()], 20_000, "nifti", fuzz_targets::nifti);
 }
 
 #[test]
@@ -153,10 +154,10 @@ fn the_label_table_withstands_damage() {
         "label,case_id\r\nx,\"a\"\"b\"\r\ny,c\r\n",
         "\u{feff}case_id,label\n\u{e4},\u{df}\n\u{fc},y\n",
     ];
-    knock(&tables.map(|table| table.as_bytes().to_vec()), 40_000, "label_table", doors::label_table);
+    mutate(&tables.map(|table| table.as_bytes().to_vec()), 40_000, "label_table", label_table);
 }
 
 #[test]
 fn the_archive_reader_withstands_damage() {
-    knock(&crate::zip::seeds(), 10_000, "archive", doors::archive);
+    mutate(&crate::zip::seeds(), 10_000, "archive", fuzz_targets::archive);
 }

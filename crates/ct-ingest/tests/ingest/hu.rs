@@ -5,9 +5,9 @@
 use std::collections::BTreeMap;
 
 use crate::common::test_data;
-use ct_ingest::decode::{self, HuTable, Scanned};
-use ct_ingest::fault::Fault;
-use ct_ingest::listing::ListedFile;
+use ct_read::Fault;
+use ct_read::dicom::{self, HuTable, Scanned};
+use ct_read::source::listing::ListedFile;
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -17,11 +17,11 @@ struct Reference {
 }
 
 fn hu_sha256(path: &std::path::Path) -> Result<String, Fault> {
-    let Scanned::Ct(header) = decode::scan_file(&ListedFile::at(path))? else {
+    let Scanned::Ct(header) = dicom::scan_file(&ListedFile::at(path))? else {
         return Err(Fault::NotDicom { why: "it is no CT image".into() });
     };
     let bytes = ListedFile::at(path).read()?;
-    let words = decode::stored_words(&decode::inflate(&bytes)?, &header, 0)?;
+    let words = dicom::stored_words(&dicom::inflate(&bytes)?, &header, 0)?;
     let hu = HuTable::new(header.format, &header.frames[0].rescale.clone()?).hu(&words);
     let bytes: Vec<u8> = hu.iter().flat_map(|hu| hu.to_le_bytes()).collect();
     Ok(diag_data::files::sha256_hex(&bytes))
@@ -31,14 +31,14 @@ fn hu_sha256(path: &std::path::Path) -> Result<String, Fault> {
 fn every_pixel_is_the_reference_s() {
     let Some(data) = test_data("data") else { return };
     let reference: BTreeMap<String, Reference> =
-        serde_json::from_str(include_str!("../reference/hu_sha256.json")).unwrap();
+        serde_json::from_str(include_str!("../../../ct-read/tests/reference/hu_sha256.json")).unwrap();
     // Two files of the test data are the same, byte for byte.
     let mut seen = std::collections::BTreeSet::new();
     let (mut n_equal, mut wrong) = (0, Vec::new());
     for folder in
         ["lungfcp-01-0001/dicom", "covid-ct-md-P002/dicom", "dicom-syntaxes", "totalsegmentator-ct/dicom"]
     {
-        for file in ct_ingest::listing::Listing::of(&data.join(folder)).unwrap().files {
+        for file in ct_read::source::listing::Listing::of(&data.join(folder)).unwrap().files {
             let hash = diag_data::files::sha256_file(&file.path()).unwrap();
             let Some(want) = reference.get(&hash).filter(|_| seen.insert(hash.clone())) else { continue };
             match hu_sha256(&file.path()) {

@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use base64::Engine;
-use ct_ingest::listing::ListedFile;
-use ct_ingest::nifti::{self, Volume};
-use ct_ingest::settings::{Format, Settings};
+use ct_ingest::settings::Settings;
+use ct_read::scan::Format;
+use ct_read::source::listing::ListedFile;
+use ct_read::volume::nifti::{self, Volume};
 use diag_data::reader::SeriesRule;
 use diag_data::shard::ShardSet;
 use serde::Deserialize;
@@ -46,7 +47,7 @@ fn check(volume: &Volume, want: &Reference) -> Vec<f32> {
 #[test]
 fn every_orientation_and_number_type_is_as_nibabel_reads_it() {
     let cases: Vec<Reference> =
-        serde_json::from_str(include_str!("../reference/nifti_orientations.json")).unwrap();
+        serde_json::from_str(include_str!("../../../ct-read/tests/reference/nifti_orientations.json")).unwrap();
     assert_eq!(cases.len(), 136);
     let folder = tempfile::tempdir().unwrap();
     for (i, case) in cases.iter().enumerate() {
@@ -62,9 +63,9 @@ fn every_orientation_and_number_type_is_as_nibabel_reads_it() {
 fn every_voxel_of_real_volumes_is_nibabel_s() {
     let Some(data) = test_data("data/totalsegmentator-ct") else { return };
     let reference: BTreeMap<String, Reference> =
-        serde_json::from_str(include_str!("../reference/nifti_sha256.json")).unwrap();
+        serde_json::from_str(include_str!("../../../ct-read/tests/reference/nifti_sha256.json")).unwrap();
     let mut n_seen = 0;
-    for file in ct_ingest::listing::Listing::of(&data).unwrap().files {
+    for file in ct_read::source::listing::Listing::of(&data).unwrap().files {
         if !nifti::is_named_as_nifti(&file.relative) {
             continue;
         }

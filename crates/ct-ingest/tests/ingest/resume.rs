@@ -5,10 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::common::{Cohort, reading, series, settings, with_control};
 use ct_ingest::IngestError;
+use ct_ingest::assemble;
 use ct_ingest::dicom_run::{self, DicomRun};
-use ct_ingest::part::{self, Part};
+use ct_ingest::partition::Partition;
 use ct_ingest::run::{Control, Event};
-use ct_ingest::settings::{Format, Match, Settings};
+use ct_ingest::settings::{Match, Settings};
+use ct_read::scan::Format;
 
 /// Ten cases of six slices each; one of them is broken.
 fn cohort() -> Cohort {
@@ -120,12 +122,12 @@ fn parts_join_to_the_bytes_of_one_run() {
         let parts: Vec<PathBuf> =
             (0..count).map(|index| cohort.folder.path().join(format!("part-{index}-of-{count}"))).collect();
         for (index, out) in parts.iter().enumerate() {
-            let part = Some(Part { index: index as u32, count });
-            let run = run_to(&cohort, out, Settings { part, ..settings() });
+            let partition = Some(Partition { index: index as u32, count });
+            let run = run_to(&cohort, out, Settings { partition, ..settings() });
             with_control(|control| dicom_run::ingest(&run, control)).0.unwrap();
         }
         let merged = cohort.folder.path().join(format!("merged-{count}"));
-        let (result, codes) = with_control(|control| part::merge(&parts, &merged, control));
+        let (result, codes) = with_control(|control| assemble::merge(&parts, &merged, control));
         result.unwrap();
         assert!(codes.contains(&"leak".to_string()), "leaks are found across parts: {codes:?}");
         assert_eq!(sums(&merged), sums(&whole), "{count} parts");
@@ -134,7 +136,7 @@ fn parts_join_to_the_bytes_of_one_run() {
 
 #[track_caller]
 fn check_refused(folders: &[PathBuf], out: &Path, what: &str) {
-    let err = with_control(|control| part::merge(folders, out, control)).0.unwrap_err();
+    let err = with_control(|control| assemble::merge(folders, out, control)).0.unwrap_err();
     assert!(err.to_string().contains(what), "{err}");
     assert!(!out.exists() && !partial(out).exists());
 }
@@ -145,15 +147,16 @@ fn parts_that_make_no_whole_are_refused() {
     let folder = cohort.folder.path();
     let made = |index: u32, name: &str, settings: Settings| {
         let out = folder.join(name);
-        let run = run_to(&cohort, &out, Settings { part: Some(Part { index, count: 2 }), ..settings });
+        let run =
+            run_to(&cohort, &out, Settings { partition: Some(Partition { index, count: 2 }), ..settings });
         with_control(|control| dicom_run::ingest(&run, control)).0.unwrap();
         out
     };
     let (a, b) = (made(0, "a", settings()), made(1, "b", settings()));
     let other = made(1, "other", reading(|reader| reader.size = 32));
     let out = folder.join("merged");
-    check_refused(std::slice::from_ref(&a), &out, "1 of 2 parts are missing: 1");
-    check_refused(&[a.clone(), b.clone(), a.clone()], &out, "are both part 0");
+    check_refused(std::slice::from_ref(&a), &out, "1 of 2 partitions are missing: 1");
+    check_refused(&[a.clone(), b.clone(), a.clone()], &out, "are both partition 0");
     check_refused(&[a.clone(), other], &out, "another run");
     let lost = std::fs::read_dir(b.join("cases")).unwrap().next().unwrap().unwrap().path();
     std::fs::remove_file(lost).unwrap();

@@ -238,7 +238,7 @@ fn a_header_cut_anywhere_is_never_taken_for_whole() {
     for cut in (0..pixels).chain([pixels, pixels + 1, whole[0].len() - 1]) {
         std::fs::write(&path, &whole[0][..cut]).unwrap();
         assert!(
-            ct_ingest::decode::scan_file(&ct_ingest::listing::ListedFile::at(&path)).is_err(),
+            ct_read::dicom::scan_file(&ct_read::source::listing::ListedFile::at(&path)).is_err(),
             "cut at {cut}"
         );
     }
@@ -276,7 +276,7 @@ fn an_element_of_two_gigabytes_is_refused_unread() {
     std::fs::write(&path, &announcing(b"UN", 2 << 30)[0]).unwrap();
     // The bytes are there: a hole of the file system, which takes no room.
     std::fs::File::options().write(true).open(&path).unwrap().set_len(3 << 30).unwrap();
-    let scanned = ct_ingest::decode::scan_file(&ct_ingest::listing::ListedFile::at(&path));
+    let scanned = ct_read::dicom::scan_file(&ct_read::source::listing::ListedFile::at(&path));
     assert_eq!(scanned.unwrap_err().code(), "too-large");
 }
 
@@ -339,7 +339,7 @@ fn sequences_nested_without_end_are_refused() {
     let path = folder.path().join("deep.dcm");
     std::fs::write(&path, file).unwrap();
     assert_eq!(
-        ct_ingest::decode::scan_file(&ct_ingest::listing::ListedFile::at(&path)).unwrap_err().code(),
+        ct_read::dicom::scan_file(&ct_read::source::listing::ListedFile::at(&path)).unwrap_err().code(),
         "too-deep"
     );
 }

@@ -3,8 +3,8 @@
 
 use std::io::{Cursor, Write};
 
-use ct_ingest::listing::Listing;
-use ct_ingest::settings::Format;
+use ct_read::scan::Format;
+use ct_read::source::listing::Listing;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 

@@ -7,9 +7,9 @@ use diag_data::case::Split;
 use diag_data::predictions::Predictions;
 use serde::Serialize;
 
-use super::{AuditJob, Audited};
-use crate::TrainError;
-use crate::experiment;
+use super::run::{AuditJob, AuditedRun};
+use crate::data::experiment;
+use crate::error::TrainError;
 
 /// Training slices in the order of how wrong their labels look.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -50,7 +50,7 @@ pub struct SuspectSlice {
 /// # Errors
 /// A folder without a finished run, other shards, a stop by request.
 pub fn label_noise(job: &AuditJob, stop: &AtomicBool) -> Result<NoiseAudit, TrainError> {
-    let audited = Audited::read(job)?;
+    let audited = AuditedRun::read(job)?;
     let (mut dataset, inference) = audited.infer(Split::Train, stop)?;
     let recipe = &audited.plan.recipe;
     experiment::add_label_noise(&mut dataset, &recipe.data, recipe.seed);

@@ -1,4 +1,4 @@
-//! Whether a network's features know where an image was taken.
+//! Whether the features of a network encode the scanner or the kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
@@ -8,15 +8,15 @@ use diag_data::case::{CaseId, Split};
 use serde::Serialize;
 
 use super::probe::{Probe, standardised};
-use super::{AuditJob, Audited};
-use crate::TrainError;
+use super::run::{AuditJob, AuditedRun};
+use crate::error::TrainError;
 
 /// Parts of the cross-validation of the probe.
 const N_FOLDS: usize = 5;
 /// Orders of the attribute that stand for chance.
 const N_PERMUTATIONS: usize = 199;
 
-/// What the features should not know.
+/// An attribute that the features should not encode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Attribute {
@@ -71,7 +71,7 @@ pub fn shortcut(
     attribute: Attribute,
     stop: &AtomicBool,
 ) -> Result<ShortcutAudit, TrainError> {
-    let audited = Audited::read(job)?;
+    let audited = AuditedRun::read(job)?;
     let (dataset, inference) = audited.infer(Split::Test, stop)?;
     let values: BTreeMap<CaseId, Option<String>> = audited
         .shards

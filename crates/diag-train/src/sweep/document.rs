@@ -21,7 +21,7 @@ use diag_data::results::{self, ResultRow};
 use diag_metrics::{holm, paired_test};
 
 use super::summary::{LEVEL, Pair, mean_and_deviation};
-use crate::TrainError;
+use crate::error::TrainError;
 
 const BEGIN: &str = "<!-- table: ";
 const END: &str = "<!-- end of table -->";
@@ -80,8 +80,8 @@ impl Grid {
     fn new(rows: &[ResultRow], measure: &str) -> Result<Self, String> {
         let mut grid = Self { variants: Vec::new(), settings: Vec::new(), values: BTreeMap::new() };
         for row in rows.iter().filter(|row| row.measure == measure) {
-            let variant = place(&mut grid.variants, row.variant.clone());
-            let setting = place(&mut grid.settings, (row.class_ratio.clone(), row.label_noise));
+            let variant = index_or_push(&mut grid.variants, row.variant.clone());
+            let setting = index_or_push(&mut grid.settings, (row.class_ratio.clone(), row.label_noise));
             grid.values.entry((variant, setting)).or_default().insert((row.seed, row.fold), row.value);
         }
         if grid.values.is_empty() { Err(format!("the file has no `{measure}`")) } else { Ok(grid) }
@@ -171,8 +171,8 @@ fn runs(rows: &[ResultRow], measures: &[&str]) -> Result<String, String> {
     let mut by_run: BTreeMap<&str, BTreeMap<&str, f64>> = BTreeMap::new();
     let (mut variants, mut order) = (Vec::new(), Vec::new());
     for row in rows {
-        place(&mut variants, row.variant.as_str());
-        place(&mut order, (row.variant.as_str(), row.run.as_str(), row.seed, row.best_epoch));
+        index_or_push(&mut variants, row.variant.as_str());
+        index_or_push(&mut order, (row.variant.as_str(), row.run.as_str(), row.seed, row.best_epoch));
         by_run.entry(&row.run).or_default().insert(&row.measure, row.value);
     }
     let mut text = format!("| variant | seed | epoch kept | {} |\n", measures.join(" | "));
@@ -202,8 +202,8 @@ fn runs(rows: &[ResultRow], measures: &[&str]) -> Result<String, String> {
     Ok(text)
 }
 
-/// The place of an item in a list, which gets it if it lacks it.
-fn place<T: PartialEq>(list: &mut Vec<T>, item: T) -> usize {
+/// The index of an item in a list, to which it is added if it is missing.
+fn index_or_push<T: PartialEq>(list: &mut Vec<T>, item: T) -> usize {
     list.iter().position(|known| *known == item).unwrap_or_else(|| {
         list.push(item);
         list.len() - 1

@@ -8,8 +8,8 @@ use diag_data::results::ResultRow;
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
-use crate::TrainError;
-use crate::recipe::{Initialisation, TrainSpec, one_line};
+use crate::error::TrainError;
+use crate::recipe::{FoldSpec, Initialisation, TrainSpec, one_line};
 
 /// A grid of runs as its file says it. Paths are seen from the file's folder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -208,7 +208,7 @@ impl SweepSpec {
             if self.label_noise.is_empty() { &[recipe.data.label_noise] } else { &*self.label_noise };
         let folds: Vec<_> = match self.folds {
             None => vec![recipe.fold],
-            Some(of) => (0..of).map(|index| Some(crate::FoldSpec { index, of })).collect(),
+            Some(of) => (0..of).map(|index| Some(FoldSpec { index, of })).collect(),
         };
         let seeds = if self.seeds.is_empty() { &[recipe.seed] } else { &*self.seeds };
         let mut settings = Vec::new();

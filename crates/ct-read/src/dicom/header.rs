@@ -1,0 +1,319 @@
+//! From the elements of a CT object to checked values.
+
+use diag_data::units::Mm;
+
+use super::elements::{DataSet, PixelElement, TagNumber};
+use super::frames::{self, Frame, FunctionalGroups, Places};
+use super::rescale::Rescale;
+use super::syntax::{self, Syntax};
+use super::tags;
+use crate::fault::Fault;
+
+/// Largest side of an image; scanners make 512 to 2048.
+const MAX_SIDE: i64 = 8192;
+/// Most frames of one object.
+const MAX_FRAMES: i64 = 10_000;
+
+/// What a file turned out to be.
+#[derive(Clone, Debug)]
+pub enum Scanned {
+    /// A CT image object.
+    Ct(Box<Header>),
+    /// A sound DICOM object that has no place in a stack of slices.
+    Other {
+        /// Short fixed reason, for counts.
+        reason: &'static str,
+    },
+}
+
+/// Header of a CT object. Free text that could name somebody is not kept,
+/// except the identifiers, which only [`crate::pseudonyms`] may read.
+#[derive(Clone, Debug)]
+pub struct Header {
+    /// Transfer syntax UID.
+    pub transfer_syntax: String,
+    /// How the file is written.
+    pub syntax: Syntax,
+    /// Where the pixel data lies in the (inflated) file.
+    pub pixels: PixelElement,
+    /// Size and number form of the stored pixels.
+    pub format: PixelFormat,
+    /// One entry an image; a classic CT object has one.
+    pub frames: Vec<Frame>,
+    /// Who and what, by identifiers.
+    pub identity: Identity,
+    /// How it was acquired.
+    pub scanner: Scanner,
+    /// What is odd about the file, in words.
+    pub warnings: Vec<String>,
+}
+
+/// Size and number form of stored pixels. Invariants: sides of 1 to 8192,
+/// 8 or 16 bits allocated, `1 <= bits_stored <= bits_allocated`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PixelFormat {
+    /// Rows.
+    pub rows: usize,
+    /// Columns.
+    pub cols: usize,
+    /// Bits that a pixel takes in the file.
+    pub bits_allocated: u16,
+    /// Low bits that hold the value.
+    pub bits_stored: u16,
+    /// Whether the value is in two's complement.
+    pub signed: bool,
+    /// Padding value as its 16 bits.
+    pub padding: Option<u16>,
+    /// Other end of the padding range as its 16 bits.
+    pub padding_limit: Option<u16>,
+}
+
+impl PixelFormat {
+    /// Bytes of one uncompressed frame.
+    pub fn frame_len(&self) -> usize {
+        self.rows * self.cols * usize::from(self.bits_allocated / 8)
+    }
+}
+
+/// Identifiers of the object. They leave this crate only as keyed hashes.
+#[derive(Clone, Debug, Default)]
+pub struct Identity {
+    /// PatientID.
+    pub patient_id: Option<String>,
+    /// StudyInstanceUID.
+    pub study_uid: Option<String>,
+    /// SeriesInstanceUID.
+    pub series_uid: Option<String>,
+    /// SOPInstanceUID.
+    pub sop_uid: Option<String>,
+    /// Whether the object says that it is synthetic.
+    pub synthetic: bool,
+    /// PatientSex, if M, F or O.
+    pub patient_sex: Option<String>,
+    /// PatientAge in whole years; 90 stands for 90 and over.
+    pub patient_age_years: Option<i32>,
+}
+
+/// How the object was acquired.
+#[derive(Clone, Debug, Default)]
+pub struct Scanner {
+    /// Manufacturer.
+    pub manufacturer: Option<String>,
+    /// ManufacturerModelName.
+    pub model: Option<String>,
+    /// ConvolutionKernel.
+    pub kernel: Option<String>,
+    /// KVP in kV.
+    pub kvp: Option<f32>,
+    /// SliceThickness.
+    pub slice_thickness: Option<Mm>,
+    /// SeriesNumber.
+    pub series_number: Option<i64>,
+    /// Whether the pixels went through lossy compression at any time.
+    pub lossy: bool,
+}
+
+/// Reads a data set with its file meta group.
+///
+/// # Errors
+/// A [`Fault`] when the object is of a kind that is used, but broken.
+pub fn read(set: &DataSet<'_>, meta: &DataSet<'_>, transfer_syntax: &str) -> Result<Scanned, Fault> {
+    let syntax = syntax::find(transfer_syntax)
+        .ok_or_else(|| Fault::TransferSyntax { syntax: syntax::name(transfer_syntax) })?;
+    let sop_class = set.text(tags::SOP_CLASS_UID).or_else(|| meta.text(tags::MEDIA_STORAGE_SOP_CLASS_UID));
+    // A file cut before these would else pass for an object of another kind.
+    if sop_class.is_none() && set.get(tags::MODALITY).is_none() {
+        return Err(missing("SOPClassUID"));
+    }
+    if let Some(reason) = not_ct(sop_class.as_deref(), set.text(tags::MODALITY).as_deref()) {
+        return Ok(Scanned::Other { reason });
+    }
+    let image_type = set.text(tags::IMAGE_TYPE).unwrap_or_default();
+    if image_type.split('\\').any(|part| part.trim() == "LOCALIZER") {
+        return Ok(Scanned::Other { reason: "localizer" });
+    }
+    // Maps of iodine, electron density or effective atomic number look like CT and are none.
+    if set.text(tags::RESCALE_TYPE).is_some_and(|kind| !matches!(kind.as_str(), "HU" | "HU_MOD" | "US")) {
+        return Ok(Scanned::Other { reason: "values other than HU" });
+    }
+    if set.text(tags::BURNED_IN_ANNOTATION).is_some_and(|text| text.eq_ignore_ascii_case("YES")) {
+        return Err(Fault::BurnedIn);
+    }
+    let pixels = set.pixels.ok_or_else(|| missing("PixelData"))?;
+    let mut warnings = Vec::new();
+    let format = pixel_format(set, &mut warnings)?;
+    let n_frames = match set.get(tags::NUMBER_OF_FRAMES) {
+        None => 1,
+        Some(_) => in_range(set, tags::NUMBER_OF_FRAMES, "NumberOfFrames", 1, MAX_FRAMES)?,
+    };
+    let groups = FunctionalGroups::read(set, n_frames as usize)?;
+    let places = groups.places(set);
+    let frames = frames::read(set, &places, format.signed)?;
+    if frames.iter().any(|frame| matches!(frame.rescale, Ok(Rescale::Table(_)))) {
+        warnings.push("CT numbers by a modality table".into());
+    }
+    let lossy = syntax.lossy || set.text(tags::LOSSY_IMAGE_COMPRESSION).as_deref() == Some("01");
+    if lossy {
+        warnings.push("lossy compression".into());
+    }
+    Ok(Scanned::Ct(Box::new(Header {
+        transfer_syntax: transfer_syntax.into(),
+        syntax,
+        pixels,
+        format,
+        frames,
+        identity: identity(set),
+        scanner: scanner(set, &places, lossy)?,
+        warnings,
+    })))
+}
+
+/// Why an object is no CT image; `None` when it is one.
+fn not_ct(sop_class: Option<&str>, modality: Option<&str>) -> Option<&'static str> {
+    let Some(uid) = sop_class else {
+        return (modality != Some("CT")).then_some("no SOP class");
+    };
+    match uid.strip_prefix("1.2.840.10008.5.1.4.1.1.") {
+        Some("2" | "2.1" | "2.2") => None,
+        Some("7" | "7.1" | "7.2" | "7.3" | "7.4") => Some("secondary capture"),
+        Some("88.67") => Some("dose report"),
+        Some(rest) if rest.starts_with("88.") => Some("structured report"),
+        Some(rest) if rest.starts_with("11.") => Some("presentation state"),
+        Some("66.4") => Some("segmentation"),
+        Some(_) => Some("another kind of image"),
+        None if uid == "1.2.840.10008.1.3.10" => Some("DICOMDIR"),
+        None => Some("another kind of object"),
+    }
+}
+
+fn missing(name: &'static str) -> Fault {
+    Fault::Attribute { name, why: "is missing".into() }
+}
+
+fn in_range(set: &DataSet<'_>, tag: TagNumber, name: &'static str, lo: i64, hi: i64) -> Result<i64, Fault> {
+    if set.get(tag).is_none() {
+        return Err(missing(name));
+    }
+    match set.int(tag) {
+        Some(value) if (lo..=hi).contains(&value) => Ok(value),
+        Some(value) => Err(Fault::Attribute { name, why: format!("is {value}, not {lo} to {hi}") }),
+        None => Err(Fault::Attribute { name, why: "is not a whole number".into() }),
+    }
+}
+
+fn pixel_format(set: &DataSet<'_>, warnings: &mut Vec<String>) -> Result<PixelFormat, Fault> {
+    let rows = in_range(set, tags::ROWS, "Rows", 1, MAX_SIDE)? as usize;
+    let cols = in_range(set, tags::COLUMNS, "Columns", 1, MAX_SIDE)? as usize;
+    if let Some(samples @ (..=0 | 2..)) = set.int(tags::SAMPLES_PER_PIXEL) {
+        return Err(Fault::Attribute { name: "SamplesPerPixel", why: format!("is {samples}, not 1") });
+    }
+    let bits_allocated = in_range(set, tags::BITS_ALLOCATED, "BitsAllocated", 1, 64)? as u16;
+    if !matches!(bits_allocated, 8 | 16) {
+        let why = format!("is {bits_allocated}, not 8 or 16");
+        return Err(Fault::Attribute { name: "BitsAllocated", why });
+    }
+    let bits_stored = in_range(set, tags::BITS_STORED, "BitsStored", 1, i64::from(bits_allocated))? as u16;
+    let wanted = i64::from(bits_stored) - 1;
+    if let Some(high_bit) = set.int(tags::HIGH_BIT).filter(|high_bit| *high_bit != wanted) {
+        let why = format!("is {high_bit} where BitsStored {bits_stored} asks for {wanted}");
+        return Err(Fault::Attribute { name: "HighBit", why });
+    }
+    let signed = in_range(set, tags::PIXEL_REPRESENTATION, "PixelRepresentation", 0, 1)? == 1;
+    match set.text(tags::PHOTOMETRIC_INTERPRETATION).as_deref() {
+        None | Some("MONOCHROME2") => {}
+        // CT numbers are what they are: MONOCHROME1 only says how to display them.
+        Some("MONOCHROME1") => warnings.push("MONOCHROME1: shown inverted, CT numbers unchanged".into()),
+        Some(_) => {
+            let why = "is not MONOCHROME2 or MONOCHROME1".into();
+            return Err(Fault::Attribute { name: "PhotometricInterpretation", why });
+        }
+    }
+    // The value's kind follows PixelRepresentation, whatever its VR says.
+    let bits =
+        |tag| set.int(tag).filter(|value| (-32_768..=65_535).contains(value)).map(|value| value as u16);
+    Ok(PixelFormat {
+        rows,
+        cols,
+        bits_allocated,
+        bits_stored,
+        signed,
+        padding: bits(tags::PIXEL_PADDING_VALUE),
+        padding_limit: bits(tags::PIXEL_PADDING_RANGE_LIMIT),
+    })
+}
+
+fn identity(set: &DataSet<'_>) -> Identity {
+    let says = |tag| set.text(tag).is_some_and(|text| text.to_uppercase().contains("SYNTHETIC"));
+    let named = set.text(tags::PATIENT_NAME).is_some_and(|name| name.starts_with("SYNTHETIC"));
+    Identity {
+        patient_id: set.text(tags::PATIENT_ID),
+        study_uid: set.text(tags::STUDY_INSTANCE_UID),
+        series_uid: set.text(tags::SERIES_INSTANCE_UID),
+        sop_uid: set.text(tags::SOP_INSTANCE_UID),
+        synthetic: named || says(tags::IMAGE_COMMENTS),
+        patient_sex: set.text(tags::PATIENT_SEX).filter(|sex| matches!(sex.as_str(), "M" | "F" | "O")),
+        patient_age_years: set.text(tags::PATIENT_AGE).as_deref().and_then(age_years),
+    }
+}
+
+/// Reads an age string (`055Y`, `018M`, `003W`, `012D`).
+fn age_years(text: &str) -> Option<i32> {
+    let (number, unit) = text.split_at_checked(3)?;
+    let number: i32 = number.parse().ok()?;
+    match unit {
+        // What anonymisers leave of an age.
+        "Y" if number == 0 => None,
+        "Y" => Some(number.min(90)),
+        "M" => Some(number / 12),
+        "W" => Some(number / 52),
+        "D" => Some(number / 365),
+        _ => None,
+    }
+}
+
+/// What does not change inside an object is taken from its first frame.
+fn scanner(set: &DataSet<'_>, places: &[Places<'_, '_>], lossy: bool) -> Result<Scanner, Fault> {
+    let first = places.first().copied().unwrap_or(Places::Top(set));
+    let names = names(set);
+    // Product names are short, and no part of anybody's name: else they were typed by somebody.
+    let is_product = |text: &String| {
+        let upper = text.to_uppercase();
+        text.len() <= 64 && !names.iter().any(|name| upper.contains(name))
+    };
+    let product = |text: Option<String>| text.filter(is_product);
+    let kernel = first.group(tags::CT_RECONSTRUCTION)?.and_then(|set| set.text(tags::CONVOLUTION_KERNEL));
+    let number = |sequence, tag| -> Result<Option<f64>, Fault> {
+        let values = first.group(sequence)?.and_then(|set| set.numbers(tag));
+        Ok(values.and_then(|values| values.first().copied()))
+    };
+    let slice_thickness = number(tags::PIXEL_MEASURES, tags::SLICE_THICKNESS)?;
+    Ok(Scanner {
+        manufacturer: product(set.text(tags::MANUFACTURER)),
+        model: product(set.text(tags::MANUFACTURER_MODEL_NAME)),
+        kernel: product(kernel),
+        kvp: number(tags::CT_XRAY_DETAILS, tags::KVP)?.map(|kvp| kvp as f32),
+        slice_thickness: slice_thickness.filter(|mm| *mm > 0.0).map(Mm),
+        series_number: set.int(tags::SERIES_NUMBER),
+        lossy,
+    })
+}
+
+/// Parts of the names and numbers of people in the header, in capitals. Shorter
+/// parts than three letters are in many a word, and name nobody.
+fn names(set: &DataSet<'_>) -> Vec<String> {
+    let people = [
+        tags::PATIENT_NAME,
+        tags::PATIENT_ID,
+        tags::OTHER_PATIENT_NAMES,
+        tags::PATIENT_BIRTH_NAME,
+        tags::REFERRING_PHYSICIAN_NAME,
+        tags::PERFORMING_PHYSICIAN_NAME,
+        tags::PHYSICIANS_OF_RECORD,
+        tags::NAME_OF_PHYSICIANS_READING_STUDY,
+        tags::REQUESTING_PHYSICIAN,
+        tags::OPERATORS_NAME,
+    ];
+    let texts: Vec<String> = people.into_iter().filter_map(|tag| set.text(tag)).collect();
+    let parts = texts.iter().flat_map(|text| text.split(|c: char| !c.is_alphanumeric()));
+    parts.filter(|part| part.chars().count() >= 3).map(str::to_uppercase).collect()
+}

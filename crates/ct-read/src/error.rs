@@ -1,0 +1,49 @@
+//! Why reading cannot begin.
+
+use std::path::PathBuf;
+
+use diag_data::DataError;
+
+/// What prevents reading at all. A fault of one file or case is a [`crate::Fault`] instead.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The input folder is missing or unreadable.
+    #[error("cannot use the folder {}", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// The system's words.
+        source: std::io::Error,
+    },
+    /// A key file is not what it should be.
+    #[error("{why}: {}", path.display())]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// Settings that this version cannot follow.
+    #[error("{why}")]
+    Settings {
+        /// What is wrong.
+        why: String,
+        /// How to put it right.
+        fix: String,
+    },
+    /// A file could not be read.
+    #[error(transparent)]
+    Data(#[from] DataError),
+}
+
+impl ReadError {
+    /// What the user can do about it.
+    pub fn remedy(&self) -> String {
+        match self {
+            Self::Folder { .. } => "check the path and its permissions".into(),
+            Self::Key { .. } => "correct the file and run again".into(),
+            Self::Settings { fix, .. } => fix.clone(),
+            Self::Data(err) => err.remedy(),
+        }
+    }
+}

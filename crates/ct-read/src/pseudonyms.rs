@@ -1,0 +1,145 @@
+//! Identity ends here: names and identifiers become keyed hashes.
+//!
+//! Shards hold an allow-list of columns, none of them free text, so there is
+//! nothing to remove; what must stay comparable (is it the same patient?)
+//! becomes an HMAC-SHA256. Without the key nobody can test a guessed name
+//! against a hash. The default key follows from the seed, so that the same
+//! command gives the same bytes, and is therefore no secret: publish only what
+//! was made with a key file of your own.
+
+use std::path::Path;
+
+use diag_data::DataError;
+use diag_data::files;
+use diag_data::manifest::{KeyInfo, KeyKind};
+use hmac::{Hmac, Mac};
+use sha2::Sha256;
+
+use crate::error::ReadError;
+
+/// Fewest bytes of a key file: as many as the hash has.
+const MIN_KEY_LEN: usize = 32;
+/// Hex digits of a key id.
+const KEY_ID_LEN: usize = 8;
+
+/// What is hashed. Two kinds never give the same hash for the same text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A row of the label table.
+    Case,
+    /// PatientID, or the label table's patient.
+    Patient,
+    /// StudyInstanceUID.
+    Study,
+    /// SeriesInstanceUID.
+    Series,
+    /// SOPInstanceUID.
+    Sop,
+    /// A path below the input folder.
+    Path,
+}
+
+/// Makes pseudonyms with one key.
+#[derive(Clone)]
+pub struct Pseudonyms {
+    mac: Hmac<Sha256>,
+    /// Key of the hashes of files; follows from that of the pseudonyms.
+    file_key: [u8; 32],
+    kind: KeyKind,
+}
+
+impl std::fmt::Debug for Pseudonyms {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Pseudonyms { key: hidden }")
+    }
+}
+
+impl Pseudonyms {
+    /// The documented default: a key that follows from the seed. Repeatable, not secret.
+    ///
+    /// # Errors
+    /// Never in practice: HMAC takes a key of any length.
+    pub fn of_seed(seed: u64) -> Result<Self, ReadError> {
+        Self::of_key(format!("covid19-diag ct-ingest default key, seed {seed}").as_bytes(), KeyKind::Public)
+    }
+
+    /// A secret key: the bytes of a file.
+    ///
+    /// # Errors
+    /// When it cannot be read or has fewer than 32 bytes.
+    pub fn of_file(path: &Path) -> Result<Self, ReadError> {
+        let key = files::read(path)?;
+        if key.len() < MIN_KEY_LEN {
+            let why = format!("the key has {} bytes, at least {MIN_KEY_LEN} are needed", key.len());
+            return Err(ReadError::Key { path: path.into(), why });
+        }
+        Self::of_key(&key, KeyKind::File)
+    }
+
+    fn of_key(key: &[u8], kind: KeyKind) -> Result<Self, ReadError> {
+        let mac = Hmac::new_from_slice(key)
+            .map_err(|err| DataError::Invalid { what: "key", why: err.to_string() })?;
+        let file_key = blake3::derive_key("covid19-diag ct-ingest source files", key);
+        Ok(Self { mac, file_key, kind })
+    }
+
+    /// What the manifest says of the key.
+    pub fn info(&self) -> KeyInfo {
+        KeyInfo { kind: self.kind, id: self.digits(b"key id", "covid19-diag", KEY_ID_LEN) }
+    }
+
+    /// Keyed BLAKE3 of the bytes of a file, 64 hex digits.
+    pub fn hash_file(&self, bytes: &[u8]) -> String {
+        blake3::keyed_hash(&self.file_key, bytes).to_hex().to_string()
+    }
+
+    /// Keyed hash, 32 hex digits.
+    pub fn hash(&self, kind: Kind, text: &str) -> String {
+        let kind = match kind {
+            Kind::Case => "case",
+            Kind::Patient => "patient",
+            Kind::Study => "study",
+            Kind::Series => "series",
+            Kind::Sop => "sop",
+            Kind::Path => "path",
+        };
+        self.digits(kind.as_bytes(), text, 32)
+    }
+
+    /// The first hex digits of the keyed hash of a text of some kind.
+    fn digits(&self, kind: &[u8], text: &str, n_digits: usize) -> String {
+        let mut mac = self.mac.clone();
+        mac.update(kind);
+        mac.update(&[0]);
+        mac.update(text.as_bytes());
+        let digest = mac.finalize().into_bytes();
+        digest.iter().take(n_digits / 2).map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hashes_differ_by_key_kind_and_text_and_repeat() {
+        let (a, b) = (Pseudonyms::of_seed(1).unwrap(), Pseudonyms::of_seed(2).unwrap());
+        let first = a.hash(Kind::Patient, "x");
+        assert_eq!(first, a.hash(Kind::Patient, "x"));
+        assert_ne!(first, b.hash(Kind::Patient, "x"));
+        assert_ne!(first, a.hash(Kind::Study, "x"));
+        assert_ne!(first, a.hash(Kind::Patient, "y"));
+        assert_ne!(a.info().id, b.info().id);
+        assert_ne!(a.hash_file(b"x"), b.hash_file(b"x"));
+    }
+
+    #[test]
+    fn a_short_key_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        std::fs::write(&path, [7; 31]).unwrap();
+        assert!(matches!(Pseudonyms::of_file(&path), Err(ReadError::Key { .. })));
+        std::fs::write(&path, [7; 32]).unwrap();
+        assert!(Pseudonyms::of_file(&path).is_ok());
+    }
+}

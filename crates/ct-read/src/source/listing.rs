@@ -1,0 +1,230 @@
+//! The files below a folder, in a fixed order.
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+
+use walkdir::WalkDir;
+
+use crate::error::ReadError;
+use crate::fault::Fault;
+use crate::source::archive::{self, Entry};
+use crate::source::guard::guarded;
+
+/// Files above this are refused: the largest multi-frame objects stay below 2 GiB.
+pub(crate) const MAX_FILE_LEN: u64 = 4 << 30;
+
+/// One file below the root, or one entry of an archive below it. An export has hundreds of
+/// thousands, all of which are in memory: none repeats what it shares with others.
+#[derive(Clone, Debug)]
+pub struct ListedFile {
+    /// Its path below the root, with `/`; an archive counts as a folder.
+    pub relative: Box<str>,
+    place: Place,
+}
+
+#[derive(Clone, Debug)]
+enum Place {
+    /// Below this folder, by its `relative` path.
+    Below(Arc<Path>),
+    /// At this path, which `relative` does not tell.
+    At(Box<Path>),
+    /// In this archive.
+    Packed(Arc<Path>, Box<Entry>),
+}
+
+/// An opened file: its bytes, and how many they are.
+pub struct Opened {
+    /// The bytes, from the first.
+    pub reader: Box<dyn Read + Send>,
+    /// Their number.
+    pub n_bytes: u64,
+}
+
+impl ListedFile {
+    /// A file by itself.
+    pub fn at(path: &Path) -> Self {
+        Self { relative: "".into(), place: Place::At(path.into()) }
+    }
+
+    /// A file that was found below `root`.
+    fn found(root: &Arc<Path>, path: &Path) -> Self {
+        let relative = relative(root, path).into_boxed_str();
+        // What is not text cannot be found again by its text.
+        let is_told = root.join(&*relative) == path;
+        let place = if is_told { Place::Below(root.clone()) } else { Place::At(path.into()) };
+        Self { relative, place }
+    }
+
+    /// Where it lies; for an entry, where its archive lies.
+    pub fn path(&self) -> Cow<'_, Path> {
+        match &self.place {
+            Place::Below(root) => root.join(&*self.relative).into(),
+            Place::At(path) => Cow::Borrowed(path),
+            Place::Packed(archive, _) => Cow::Borrowed(archive),
+        }
+    }
+
+    /// Its length; 0 where the system does not tell.
+    pub fn n_bytes(&self) -> u64 {
+        match &self.place {
+            Place::Packed(_, entry) => entry.n_bytes(),
+            _ => std::fs::metadata(self.path()).map_or(0, |metadata| metadata.len()),
+        }
+    }
+
+    /// Opens it.
+    ///
+    /// # Errors
+    /// [`Fault::Unreadable`] when the system refuses, or it is no plain file.
+    pub fn open(&self) -> Result<Opened, Fault> {
+        let unreadable = |err: std::io::Error| Fault::Unreadable { why: err.kind().to_string() };
+        if let Place::Packed(archive, entry) = &self.place {
+            let reader = entry.open(archive).map_err(unreadable)?;
+            return Ok(Opened { reader, n_bytes: entry.n_bytes() });
+        }
+        let file = File::open(self.path()).map_err(unreadable)?;
+        let metadata = file.metadata().map_err(unreadable)?;
+        if !metadata.is_file() {
+            return Err(Fault::Unreadable { why: "it is not a plain file".into() });
+        }
+        Ok(Opened { reader: Box::new(file), n_bytes: metadata.len() })
+    }
+
+    /// Reads all of it, with a limit.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and [`Fault::TooLarge`].
+    pub fn read(&self) -> Result<Vec<u8>, Fault> {
+        let mut bytes = Vec::new();
+        self.read_into(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// As [`read`](Self::read), into a buffer that had another file before.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read); the buffer then holds anything.
+    pub fn read_into(&self, bytes: &mut Vec<u8>) -> Result<(), Fault> {
+        let Opened { mut reader, n_bytes } = self.open()?;
+        if n_bytes > MAX_FILE_LEN {
+            return Err(Fault::TooLarge { limit: MAX_FILE_LEN });
+        }
+        let unreadable = |err: std::io::Error| Fault::Unreadable { why: err.kind().to_string() };
+        // An entry's length is only announced: it is believed as far as a scan goes.
+        let believed = if matches!(self.place, Place::Packed(..)) { n_bytes.min(1 << 20) } else { n_bytes };
+        bytes.resize(believed as usize, 0);
+        let mut n_read = 0;
+        while n_read < bytes.len() {
+            match reader.read(&mut bytes[n_read..]) {
+                Ok(0) => break,
+                Ok(n_more) => n_read += n_more,
+                Err(err) if err.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(err) => return Err(unreadable(err)),
+            }
+        }
+        bytes.truncate(n_read);
+        reader.take(MAX_FILE_LEN - n_read as u64).read_to_end(bytes).map_err(unreadable)?;
+        Ok(())
+    }
+}
+
+/// What a folder holds.
+#[derive(Clone, Debug, Default)]
+pub struct Listing {
+    /// Files, sorted by path below the root.
+    pub files: Vec<ListedFile>,
+    /// What could not be entered (a link that leads in a circle, a closed
+    /// folder, a broken archive), by path below the root.
+    pub closed: Vec<(String, Fault)>,
+}
+
+impl Listing {
+    /// Lists a folder and all below it, or a zip archive. Links are followed,
+    /// archives entered; an archive in an archive is not.
+    ///
+    /// # Errors
+    /// When the folder itself cannot be read.
+    pub fn of(root: &Path) -> Result<Self, ReadError> {
+        let mut listing = Self::default();
+        if root.is_file() && archive::is_named_as_zip(&root.to_string_lossy()) {
+            listing.enter(root, "");
+        } else {
+            let folder = |source| ReadError::Folder { path: root.into(), source };
+            std::fs::read_dir(root).map_err(folder)?;
+            listing.walk(root);
+        }
+        listing.files.sort_by(|a, b| a.relative.cmp(&b.relative));
+        listing.files.shrink_to_fit();
+        listing.closed.sort_by(|a, b| a.0.cmp(&b.0));
+        Ok(listing)
+    }
+
+    fn walk(&mut self, root: &Path) {
+        let shared: Arc<Path> = root.into();
+        for entry in WalkDir::new(root).follow_links(true) {
+            match entry {
+                Ok(entry) if entry.file_type().is_dir() => {}
+                Ok(entry) => {
+                    let file = ListedFile::found(&shared, entry.path());
+                    if archive::is_named_as_zip(&file.relative) {
+                        self.enter(entry.path(), &file.relative);
+                    } else {
+                        self.files.push(file);
+                    }
+                }
+                // What the system refuses is listed, so that its case is set aside when it is opened. A
+                // link to a folder around it hides nothing.
+                Err(err) => match (err.path(), err.io_error()) {
+                    (Some(path), Some(_)) => self.files.push(ListedFile::found(&shared, path)),
+                    (path, _) => {
+                        let path = path.map(|path| relative(root, path)).unwrap_or_default();
+                        self.closed
+                            .push((path, Fault::Unreadable { why: "a link leads in a circle".into() }));
+                    }
+                },
+            }
+        }
+    }
+
+    fn enter(&mut self, path: &Path, relative: &str) {
+        let below = |name: String| if relative.is_empty() { name } else { format!("{relative}/{name}") };
+        let broken = Fault::Archive { why: "reading its directory broke off".into() };
+        match guarded(broken, || archive::list(path)) {
+            Err(fault) => self.closed.push((relative.into(), fault)),
+            Ok(contents) => {
+                let archive: Arc<Path> = path.into();
+                let listed = contents.entries.into_iter().map(|(name, entry)| ListedFile {
+                    relative: below(name).into(),
+                    place: Place::Packed(archive.clone(), Box::new(entry)),
+                });
+                self.files.extend(listed);
+                self.closed.extend(contents.closed.into_iter().map(|(name, fault)| (below(name), fault)));
+            }
+        }
+    }
+}
+
+/// Whether a file is plainly something else than a DICOM object by its name:
+/// tables, notes and what operating systems leave behind.
+pub fn is_companion(relative: &str) -> bool {
+    let name = relative.rsplit('/').next().unwrap_or(relative).to_ascii_lowercase();
+    let known = [
+        "csv", "tsv", "json", "jsonl", "txt", "md", "toml", "yaml", "yml", "xml", "html", "htm", "pdf",
+        "log", "ini", "inf", "exe", "xlsx", "xls", "doc", "docx", "sha256", "md5",
+    ];
+    name.starts_with('.')
+        || matches!(
+            name.as_str(),
+            "thumbs.db" | "dicomdir" | "license" | "readme" | "sha256sums" | "autorun.inf"
+        )
+        || name.rsplit_once('.').is_some_and(|(_, extension)| known.contains(&extension))
+}
+
+fn relative(root: &Path, path: &Path) -> String {
+    let below = path.strip_prefix(root).unwrap_or(path);
+    let parts: Vec<_> = below.components().map(|part| part.as_os_str().to_string_lossy()).collect();
+    parts.join("/")
+}

@@ -1,0 +1,3 @@
+//! Formats that store a whole volume in one file.
+
+pub mod nifti;

@@ -1,0 +1,21 @@
+//! `diag-train evaluate`.
+
+use std::sync::atomic::AtomicBool;
+
+use diag_data::place::WorkingCopy;
+use diag_train::TrainError;
+use diag_train::evaluate::{EvaluateJob, evaluate};
+
+use super::args::EvaluateArgs;
+use super::output::{Output, UPLOADED_LAST};
+use super::render;
+
+pub fn run(args: EvaluateArgs, stop: &AtomicBool) -> Result<Output, TrainError> {
+    let EvaluateArgs { run, shards, split, device, threads, json } = args;
+    let copy = WorkingCopy::of(&run)?;
+    let threads = threads.map(usize::from);
+    let job = EvaluateJob { run: copy.path().into(), shards, split, device, threads };
+    let metrics = evaluate(&job, stop)?;
+    copy.hand_in(&UPLOADED_LAST)?;
+    Ok(Output::complete(if json { render::json(&metrics) } else { render::metrics_table(&metrics) }))
+}

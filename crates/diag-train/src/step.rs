@@ -1,0 +1,7 @@
+//! One optimiser step: forward pass, loss, gradients, update.
+
+pub(crate) mod ema;
+pub(crate) mod learner;
+pub(crate) mod mean_loss;
+pub(crate) mod optimiser;
+pub(crate) mod schedule;
