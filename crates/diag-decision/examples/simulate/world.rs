@@ -78,14 +78,8 @@ pub fn worlds() -> Vec<World> {
         n_test,
         ..world
     };
-    let (tiny, scant, small, few, some, many) = (
-        &[3, 3, 3][..],
-        &[5, 5, 5][..],
-        &[10, 10, 10][..],
-        &[20, 20, 20][..],
-        &[50, 50, 50][..],
-        &[200, 200, 200][..],
-    );
+    let (tiny, scant, small) = (&[3, 3, 3][..], &[5, 5, 5][..], &[10, 10, 10][..]);
+    let (few, some) = (&[20, 20, 20][..], &[50, 50, 50][..]);
     let (seven, fifteen, fifty) = (&[7, 7, 7][..], &[15, 15, 15][..], &[50, 50, 50][..]);
     let mut worlds = Vec::new();
     let kinds = [
@@ -100,11 +94,8 @@ pub fn worlds() -> Vec<World> {
         World { name: "one picture a case", n_slices: (1, 1), ..calm },
     ];
     for kind in kinds {
-        for (n, n_test) in
-            [(tiny, seven), (scant, fifteen), (small, fifteen), (few, fifteen), (some, fifty), (many, fifty)]
-        {
-            worlds.push(of_size(n, n_test, kind));
-        }
+        let sizes = [(tiny, seven), (scant, fifteen), (small, fifteen), (few, fifteen), (some, fifty)];
+        worlds.extend(sizes.map(|(n, n_test)| of_size(n, n_test, kind)));
     }
     for (n, n_test) in [(&[10, 50, 10][..], &[15, 75, 15][..]), (&[10, 200, 10][..], &[15, 300, 15][..])] {
         worlds.push(World { name: "uneven", ..of_size(n, n_test, calm) });
