@@ -53,5 +53,6 @@ pub use error::DecisionError;
 pub use fit::{Demands, FitSpec, fit};
 pub use measure::{DecisionMetrics, SetMetrics, ThresholdMetrics};
 pub use terms::{
-    Basis, Candidate, CaseCount, ConformalSets, Coverage, FORMAT_VERSION, FittedOn, PriorCorrection, Terms,
+    Basis, Candidate, CaseCount, ConformalSets, Coverage, FORMAT_VERSION, FittedOn, PriorCorrection,
+    RuleInWords, Terms,
 };

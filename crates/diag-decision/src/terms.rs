@@ -96,6 +96,21 @@ pub struct ConformalSets {
     pub lowest_k: Vec<f64>,
 }
 
+/// A rule for readers, every part with what it rests on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RuleInWords {
+    /// How slices are joined.
+    pub aggregation: String,
+    /// The temperature.
+    pub temperature: String,
+    /// The threshold, or why there is none.
+    pub threshold: String,
+    /// The sets, or why there are none.
+    pub sets: String,
+    /// What a reader must know.
+    pub warnings: Vec<String>,
+}
+
 /// The numbers of cases that the parts of a rule rest on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -152,6 +167,17 @@ impl CaseCount {
 }
 
 impl Terms {
+    /// The whole rule in words.
+    pub fn in_words(&self) -> RuleInWords {
+        RuleInWords {
+            aggregation: self.aggregation_in_words(),
+            temperature: self.temperature_in_words(),
+            threshold: self.threshold_in_words(),
+            sets: self.sets_in_words(),
+            warnings: self.warnings.clone(),
+        }
+    }
+
     /// The threshold, or why there is none.
     pub fn threshold_in_words(&self) -> String {
         match self.threshold {
@@ -183,7 +209,6 @@ impl Terms {
             Aggregation::Mean => "mean over the slices".to_owned(),
             Aggregation::TopKMean { k: 1 } => "highest slice of each class".to_owned(),
             Aggregation::TopKMean { k } => format!("mean of the {k} highest slices of each class"),
-            Aggregation::NoisyOr => "noisy-or over the slices".to_owned(),
         }
     }
 
@@ -213,8 +238,8 @@ impl Terms {
         if !(self.temperature > 0.0 && self.temperature.is_finite()) {
             return invalid(format!("temperature {} is not above 0", self.temperature));
         }
-        if matches!(self.aggregation, Aggregation::TopKMean { k: 0 } | Aggregation::NoisyOr) {
-            return invalid(format!("{:?} is not an aggregation of a decided rule", self.aggregation));
+        if self.aggregation == (Aggregation::TopKMean { k: 0 }) {
+            return invalid("a mean of 0 slices".into());
         }
         if self.positive_class().is_none() {
             return invalid(format!("`{}` is not one of the classes", self.positive));

@@ -17,9 +17,6 @@ pub enum Aggregation {
         /// Number of slices, at least 1.
         k: usize,
     },
-    /// For each class 1 - product of (1 - p), then scaled to sum to 1. It takes
-    /// slices as independent, which they are not, and nears a tie in long cases.
-    NoisyOr,
 }
 
 /// Predictions by case.
@@ -102,8 +99,6 @@ pub fn join_slices(slice_nk: &[&[f64]], how: Aggregation) -> Vec<f64> {
             probs.truncate(k);
             probs.iter().sum::<f64>() / probs.len() as f64
         }
-        // The sum of logarithms keeps the digits that a long product would lose.
-        Aggregation::NoisyOr => -of_class(class).map(|p| (-p).ln_1p()).sum::<f64>().exp_m1(),
     };
     let n_classes = slice_nk.first().map_or(0, |prob_k| prob_k.len());
     let joined: Vec<f64> = (0..n_classes).map(value).collect();
