@@ -233,7 +233,6 @@ impl TrainSpec {
     /// At the first value out of range; the message names its key.
     pub fn check(&self) -> Result<(), TrainError> {
         let Self { optimiser, schedule, augmentation, mixing, data, decision, .. } = self;
-        let within = |low: f64, high: f64, value: f64| value >= low && value <= high;
         let share = |value: f64| value > 0.0 && value < 1.0;
         let rate = |value: f64| value > 0.0 && value.is_finite();
         let count = |n: usize| (n as f64, n > 0);
@@ -292,8 +291,8 @@ impl TrainSpec {
             ("data.n_cases", count(data.n_cases.unwrap_or(1)), "at least 1"),
             (
                 "decision.sensitivity",
-                (decision.sensitivity, within(f64::MIN_POSITIVE, 1.0, decision.sensitivity)),
-                "above 0, up to 1",
+                (decision.sensitivity, share(decision.sensitivity)),
+                "above 0 and below 1",
             ),
             ("decision.coverage", (decision.coverage, share(decision.coverage)), "above 0 and below 1"),
         ];

@@ -1,4 +1,4 @@
-//! Audits, the decision and the learning-rate finder, on toy shards.
+//! Audits and the learning-rate finder, on toy shards.
 
 #![expect(clippy::unwrap_used, reason = "a failed test may panic")]
 
@@ -11,7 +11,7 @@ use diag_data::case::Split;
 use diag_data::run::RunDir;
 use diag_train::audit::{Attribute, AuditJob, TrivialAudit, label_noise, shortcut, trivial};
 
-use diag_train::evaluate::{Decision, EvaluateJob, Metrics, evaluate};
+use diag_train::evaluate::{EvaluateJob, Metrics, evaluate};
 use diag_train::find_rate::{FindRateJob, find_rate};
 use diag_train::fit::{FitJob, fit};
 use diag_train::{DeviceChoice, TrainPlan};
@@ -88,34 +88,6 @@ fn a_scanner_that_is_left_out_is_tested_on_alone() {
     assert_eq!(metrics.splits["test"].case["mean"].n, 15);
     let n_learned = metrics.splits["train"].case["mean"].n + metrics.splits["validation"].case["mean"].n;
     assert_eq!(n_learned, 9);
-}
-
-#[test]
-fn the_decision_is_made_once_and_on_validation_alone() {
-    let folder = tempfile::tempdir().unwrap();
-    let folder = folder.path();
-    toy::write_shards(folder, 12, 6);
-    let recipe = toy::RECIPE.replace("validation_share = 0.2", "validation_share = 0.4");
-    train(folder, &recipe, "run");
-    let run = RunDir::new(folder.join("run"));
-    // Only validation slices are asked for: the decision does not need the test part.
-    measure(folder, "run", Some(Split::Validation));
-    let written = std::fs::read(run.decision()).unwrap();
-    let decision: Decision = serde_json::from_slice(&written).unwrap();
-    assert_eq!(decision.n_validation_cases, 15);
-    assert!(decision.candidates.windows(2).all(|pair| pair[0].log_loss <= pair[1].log_loss));
-    // Mean, noisy-or, four top-k means and the attention head.
-    assert_eq!(decision.candidates.len(), 7);
-    let metrics = measure(folder, "run", None);
-    assert_eq!(std::fs::read(run.decision()).unwrap(), written, "the decision changed");
-    let validation = metrics.splits["validation"].decision.as_ref().unwrap();
-    assert!((validation.case.log_loss.unwrap() - decision.candidates[0].log_loss).abs() < 1e-9);
-    assert!(validation.case.log_loss <= validation.uncalibrated.log_loss);
-    assert!(validation.at_threshold.as_ref().unwrap().sensitivity.unwrap() >= 0.95);
-    let test = metrics.splits["test"].decision.as_ref().unwrap();
-    assert_eq!(test.case.n, 18);
-    assert!(test.case.balanced_accuracy.unwrap() > 0.8, "{test:?}");
-    assert!((1.0..=3.0).contains(&test.sets.mean_size), "{:?}", test.sets);
 }
 
 #[test]

@@ -38,16 +38,16 @@ pub fn fit_json(summary: &FitSummary) -> String {
     .to_string()
 }
 
-/// The measures of an evaluation, and what was decided on validation.
+/// The measures of an evaluation, and the decided rule.
 pub fn metrics_table(metrics: &Metrics) -> String {
     let mut lines = vec![format!(
         "{:<12}{:<18}{:>6}{:>10}{:>10}{:>10}{:>10}",
         "split", "unit", "n", "accuracy", "balanced", "macro-F1", "AUROC"
     )];
     for (split, of_split) in &metrics.splits {
-        let decision = of_split.decision.as_ref().map(|d| (format!("case, {} *", d.aggregation), &d.case));
+        let decided = [("case, decided".to_owned(), &of_split.decision.case)];
         let cases = of_split.case.iter().map(|(how, measures)| (format!("case, {how}"), measures));
-        let cases = cases.chain(decision);
+        let cases = decided.into_iter().chain(cases);
         for (unit, measures) in cases.chain([("slice".to_owned(), &of_split.slice)]) {
             let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.3}"));
             lines.push(format!(
@@ -60,9 +60,16 @@ pub fn metrics_table(metrics: &Metrics) -> String {
             ));
         }
     }
-    if metrics.splits.values().any(|of_split| of_split.decision.is_some()) {
-        lines.push("* chosen and calibrated on the validation cases, see decision.json".to_owned());
+    let rule = &metrics.rule;
+    for (what, words) in [
+        ("slices", &rule.aggregation),
+        ("temperature", &rule.temperature),
+        ("threshold", &rule.threshold),
+        ("sets", &rule.sets),
+    ] {
+        lines.push(format!("decided: {what}: {words}"));
     }
+    lines.extend(rule.warnings.iter().map(|warning| format!("note: {warning}")));
     lines.join("\n")
 }
 
