@@ -81,7 +81,7 @@ fn read_study(folder: &Path, settings: &ReaderSettings) -> Result<ReadCase, Pred
         .iter()
         .filter_map(|scan| match scan {
             Scan::Ct(header) => Some(&header.identity.study_uid),
-            Scan::Broken(_) | Scan::Other(_) | Scan::Volume(_) => None,
+            Scan::Broken { .. } | Scan::Other(_) | Scan::Volume(_) => None,
         })
         .collect();
     studies.sort();

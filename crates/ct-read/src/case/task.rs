@@ -118,6 +118,7 @@ pub fn check_volume_settings(reader: &ReaderSettings) -> Result<HuWindow, ReadEr
     let wanted = ReaderSettings {
         series: reader.series,
         refuse_gaps: reader.refuse_gaps,
+        min_slices: reader.min_slices,
         select: reader.select,
         crop: reader.crop,
         window: reader.window,

@@ -86,6 +86,8 @@ pub struct Identity {
     pub series_uid: Option<String>,
     /// SOPInstanceUID.
     pub sop_uid: Option<String>,
+    /// FrameOfReferenceUID.
+    pub frame_of_reference_uid: Option<String>,
     /// Whether the object says that it is synthetic.
     pub synthetic: bool,
     /// PatientSex, if M, F or O.
@@ -120,7 +122,7 @@ pub struct Scanner {
 pub fn read(set: &DataSet<'_>, meta: &DataSet<'_>, transfer_syntax: &str) -> Result<Scanned, Fault> {
     let syntax = syntax::find(transfer_syntax)
         .ok_or_else(|| Fault::TransferSyntax { syntax: syntax::name(transfer_syntax) })?;
-    let sop_class = set.text(tags::SOP_CLASS_UID).or_else(|| meta.text(tags::MEDIA_STORAGE_SOP_CLASS_UID));
+    let sop_class = sop_class(set, meta);
     // A file cut before these would else pass for an object of another kind.
     if sop_class.is_none() && set.get(tags::MODALITY).is_none() {
         return Err(missing("SOPClassUID"));
@@ -166,6 +168,15 @@ pub fn read(set: &DataSet<'_>, meta: &DataSet<'_>, transfer_syntax: &str) -> Res
         scanner: scanner(set, &places, lossy)?,
         warnings,
     })))
+}
+
+fn sop_class(set: &DataSet<'_>, meta: &DataSet<'_>) -> Option<String> {
+    set.text(tags::SOP_CLASS_UID).or_else(|| meta.text(tags::MEDIA_STORAGE_SOP_CLASS_UID))
+}
+
+/// Why an object is no CT image, where its class says so.
+pub(super) fn other_kind(set: &DataSet<'_>, meta: &DataSet<'_>) -> Option<&'static str> {
+    sop_class(set, meta).and_then(|class| not_ct(Some(&class), None))
 }
 
 /// Why an object is no CT image; `None` when it is one.
@@ -250,6 +261,7 @@ fn identity(set: &DataSet<'_>) -> Identity {
         study_uid: set.text(tags::STUDY_INSTANCE_UID),
         series_uid: set.text(tags::SERIES_INSTANCE_UID),
         sop_uid: set.text(tags::SOP_INSTANCE_UID),
+        frame_of_reference_uid: set.text(tags::FRAME_OF_REFERENCE_UID),
         synthetic: named || says(tags::IMAGE_COMMENTS),
         patient_sex: set.text(tags::PATIENT_SEX).filter(|sex| matches!(sex.as_str(), "M" | "F" | "O")),
         patient_age_years: set.text(tags::PATIENT_AGE).as_deref().and_then(age_years),
