@@ -47,7 +47,8 @@ fn check(volume: &Volume, want: &Reference) -> Vec<f32> {
 #[test]
 fn every_orientation_and_number_type_is_as_nibabel_reads_it() {
     let cases: Vec<Reference> =
-        serde_json::from_str(include_str!("../../../ct-read/tests/reference/nifti_orientations.json")).unwrap();
+        serde_json::from_str(include_str!("../../../ct-read/tests/reference/nifti_orientations.json"))
+            .unwrap();
     assert_eq!(cases.len(), 136);
     let folder = tempfile::tempdir().unwrap();
     for (i, case) in cases.iter().enumerate() {
