@@ -14,7 +14,7 @@ use diag_model::{Pass, SavedModel, tensors};
 use rand::Rng;
 
 use crate::data::batch::n_batches;
-use crate::data::loader::{LoaderOptions, for_each_batch};
+use crate::data::loader::{Division, LoaderOptions, for_each_batch};
 use crate::data::sampling;
 use crate::device::DeviceChoice;
 use crate::error::TrainError;
@@ -30,6 +30,7 @@ use crate::run::selection;
 pub use crate::run::start::FitJob;
 use crate::run::start::RunStart;
 use crate::step::learner::{GradientSum, Learner};
+use crate::step::population::recompute_statistics;
 use crate::step::schedule;
 use crate::sync::gpu_all_reduce::GpuAllReduce;
 use crate::sync::ranks::Ranks;
@@ -143,7 +144,10 @@ impl Training<'_> {
         while position.epoch < recipe.epochs && !selection::out_of_patience(recipe, &position) {
             let started = Instant::now();
             let train = self.train_epoch(&mut learner, &mut position, log.as_mut(), &clock)?;
-            let validation = self.validate(&learner, &position)?;
+            let (validation, weights) = learner.with_evaluation_weights(|learner| {
+                self.recompute_statistics(learner, &position)?;
+                Ok((self.validate(learner, &position)?, learner.network.state()?))
+            })?;
             (position.epoch, position.n_batches) = (position.epoch + 1, 0);
             let epoch = Epoch {
                 epoch: position.epoch,
@@ -157,7 +161,7 @@ impl Training<'_> {
             position.train_seconds = clock.seconds();
             if let Some(log) = &mut log {
                 if best {
-                    tensors::write(&run.weights(), &learner.evaluation_state()?, "")?;
+                    tensors::write(&run.weights(), &weights, "")?;
                 }
                 log.add_epoch(&epoch)?;
                 checkpoint::save(run, &learner, &position)?;
@@ -187,8 +191,7 @@ impl Training<'_> {
         let (recipe, plan, dataset) = (self.recipe, &self.start.plan, &self.start.dataset);
         let epoch = position.epoch + 1;
         learner.loss.set_share_done(f64::from(position.epoch) / f64::from(recipe.epochs));
-        let items = dataset.of_split(Split::Train);
-        let order = sampling::order(dataset, &items, recipe.sampling, recipe.seed, epoch);
+        let order = self.order(epoch);
         let n_slices = order.len() as u64;
         self.report(Event::EpochStarts { epoch, n_epochs: recipe.epochs, n_slices });
         let options = LoaderOptions {
@@ -197,6 +200,7 @@ impl Training<'_> {
             augmentation: recipe.augmentation.clone(),
             mixing: recipe.mixing.clone(),
             ranks: self.ranks,
+            division: Division::Rows,
             epoch,
             n_skip: position.n_batches,
             device: &self.start.device,
@@ -262,15 +266,37 @@ impl Training<'_> {
         Ok(std::mem::take(&mut position.mean).record())
     }
 
+    /// The slices of an epoch in their order.
+    fn order(&self, epoch: u32) -> Vec<usize> {
+        let RunStart { dataset, .. } = self.start;
+        let items = dataset.of_split(Split::Train);
+        sampling::order(dataset, &items, self.recipe.sampling, self.recipe.seed, epoch)
+    }
+
+    /// Replaces the moving averages of the normalisations by statistics of the first slices of
+    /// the epoch, which the seed has put in a random order; not where the recipe takes the former.
+    fn recompute_statistics(&self, learner: &Learner, position: &Position) -> Result<(), TrainError> {
+        let RunStart { plan, dataset, device, .. } = self.start;
+        if plan.statistics_slices == 0 {
+            return Ok(());
+        }
+        let epoch = position.epoch + 1;
+        let order = self.order(epoch);
+        let data = (dataset, &order[..plan.statistics_slices]);
+        let on = (&**self.ranks, device);
+        match recompute_statistics(&learner.network, self.recipe, data, epoch, on, self.stop)? {
+            true => Err(stopped(position)),
+            false => Ok(()),
+        }
+    }
+
     /// Measures the validation slices; `None` where there are none.
     fn validate(&self, learner: &Learner, position: &Position) -> Result<Option<Validation>, TrainError> {
         let dataset = &self.start.dataset;
         if dataset.of_split(Split::Validation).is_empty() {
             return Ok(None);
         }
-        let measured = learner.with_evaluation_weights(|learner| {
-            validate(&learner.network, &learner.loss, dataset, self.ranks, self.stop)
-        })?;
+        let measured = validate(&learner.network, &learner.loss, dataset, self.ranks, self.stop)?;
         measured.map(Some).ok_or_else(|| stopped(position))
     }
 
