@@ -96,7 +96,7 @@ fn the_decision_is_made_once_and_on_validation_alone() {
     let folder = folder.path();
     toy::write_shards(folder, 12, 6);
     let recipe = toy::RECIPE.replace("validation_share = 0.2", "validation_share = 0.4");
-    train(folder, &recipe, "run");
+    train(folder, &format!("{recipe}\n[decision]\nattention = true\n"), "run");
     let run = RunDir::new(folder.join("run"));
     // Only validation slices are asked for: the decision does not need the test part.
     measure(folder, "run", Some(Split::Validation));

@@ -164,13 +164,13 @@ pub struct DecisionSpec {
     /// Coverage that the conformal sets state, in (0, 1).
     pub coverage: f64,
     /// Whether an attention-pooling head is trained on the frozen features and
-    /// takes part in the choice.
+    /// takes part in the choice. Off by default: it overfits few cases.
     pub attention: bool,
 }
 
 impl Default for DecisionSpec {
     fn default() -> Self {
-        Self { positive: None, sensitivity: 0.95, coverage: 0.9, attention: true }
+        Self { positive: None, sensitivity: 0.95, coverage: 0.9, attention: false }
     }
 }
 
