@@ -26,6 +26,7 @@ use crate::run::checkpoint::{self, Position};
 use crate::run::clock::Clock;
 use crate::run::info::{self, Origin};
 use crate::run::log::RunLog;
+use crate::run::notes::{self, Predicted};
 use crate::run::selection;
 pub use crate::run::start::FitJob;
 use crate::run::start::RunStart;
@@ -140,14 +141,18 @@ impl Training<'_> {
             run.write_info(&info)?;
             SavedModel::write_card(&run.model(), &info::model_card(&learner.network, dataset, shards))?;
         }
-        let mut epochs = Vec::new();
+        for line in notes::of_data(recipe, dataset, shards.manifest()) {
+            self.report(Event::Note(line));
+        }
+        let (mut epochs, mut predicted_by_best) = (Vec::new(), None);
         while position.epoch < recipe.epochs && !selection::out_of_patience(recipe, &position) {
             let started = Instant::now();
             let train = self.train_epoch(&mut learner, &mut position, log.as_mut(), &clock)?;
-            let (validation, weights) = learner.with_evaluation_weights(|learner| {
+            let (measured, weights) = learner.with_evaluation_weights(|learner| {
                 self.recompute_statistics(learner, &position)?;
                 Ok((self.validate(learner, &position)?, learner.network.state()?))
             })?;
+            let (validation, predicted) = measured.unzip();
             (position.epoch, position.n_batches) = (position.epoch + 1, 0);
             let epoch = Epoch {
                 epoch: position.epoch,
@@ -159,6 +164,9 @@ impl Training<'_> {
             };
             let best = selection::is_best(recipe.selection, &epoch, &mut position);
             position.train_seconds = clock.seconds();
+            if best {
+                predicted_by_best = predicted;
+            }
             if let Some(log) = &mut log {
                 if best {
                     tensors::write(&run.weights(), &weights, "")?;
@@ -176,6 +184,11 @@ impl Training<'_> {
             info.train_seconds = position.train_seconds;
             run.write_info(&info)?;
             epochs = log.epochs;
+            let predicted = predicted_by_best.as_ref();
+            let steps = run.read_steps()?;
+            for line in notes::of_training(recipe, &dataset.labels, &epochs, best_epoch, predicted, &steps) {
+                self.report(Event::Note(line));
+            }
         }
         Ok(FitSummary { best_epoch, epochs, train_seconds: position.train_seconds })
     }
@@ -291,7 +304,11 @@ impl Training<'_> {
     }
 
     /// Measures the validation slices; `None` where there are none.
-    fn validate(&self, learner: &Learner, position: &Position) -> Result<Option<Validation>, TrainError> {
+    fn validate(
+        &self,
+        learner: &Learner,
+        position: &Position,
+    ) -> Result<Option<(Validation, Predicted)>, TrainError> {
         let dataset = &self.start.dataset;
         if dataset.of_split(Split::Validation).is_empty() {
             return Ok(None);
