@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use diag_train::audit::{NoiseAudit, ShortcutAudit};
+use diag_train::audit::{Baseline, NoiseAudit, ShortcutAudit, TrivialAudit};
 use diag_train::evaluate::Metrics;
 use diag_train::explain::Explained;
 use diag_train::find_rate::FoundRate;
@@ -108,6 +108,34 @@ pub fn shortcut_words(audit: &ShortcutAudit) -> String {
         audit.shuffled,
         audit.p_value
     )
+}
+
+/// What a classifier gets that never looks at the lung.
+pub fn trivial_table(audit: &TrivialAudit) -> String {
+    let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.3}"));
+    let line = |name: &str, found: &Baseline| {
+        let lead = found.network_minus_baseline.map_or(String::new(), |lead| {
+            format!("  network {:+.3} ({:+.3} to {:+.3})", lead.value, lead.low, lead.high)
+        });
+        format!(
+            "{name:<34} macro AUROC {} ({} to {}), balanced accuracy {}{lead}",
+            number(found.macro_auroc),
+            number(found.low),
+            number(found.high),
+            number(found.balanced_accuracy),
+        )
+    };
+    [
+        format!(
+            "A classifier that never looks at the lung, fitted on {} cases, measured on {} ({} {}s):",
+            audit.n_fitting_cases, audit.n_test_cases, audit.n_units, audit.unit
+        ),
+        line("size, format and scanner", &audit.acquisition),
+        line("grey levels", &audit.grey),
+        line("both", &audit.both),
+        line("both, labels in random order", &audit.permuted),
+    ]
+    .join("\n")
 }
 
 /// The search for a learning rate.
