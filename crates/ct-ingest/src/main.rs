@@ -29,9 +29,8 @@ fn main() -> ExitCode {
         Command::Nifti(args) => volumes(Format::Nifti, &args.dir, Match::Folder, &args.volume),
         Command::Images(args) => images(&args),
         Command::Merge(args) => merge(&args),
-        Command::Inspect(args) => {
-            inspect::inspect(&args.dir, args.keep_paths).map(|found| report::inspection(&found, args.json))
-        }
+        Command::Inspect(args) => inspect::inspect(&args.dir, args.keep_paths, args.allow_values.as_deref())
+            .map(|found| report::inspection(&found, args.json)),
         Command::Copy(args) => {
             delivery::copy(&args.from, &args.out).map(|n_files| report::copied(n_files, &args.out))
         }

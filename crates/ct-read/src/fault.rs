@@ -74,6 +74,12 @@ pub enum Fault {
         /// Number of positions concerned.
         count: usize,
     },
+    /// The files of a case are of several people.
+    #[error("its files are of {count} patients")]
+    SeveralPatients {
+        /// Number of distinct PatientIDs.
+        count: usize,
+    },
     /// Slices are missing inside the series.
     #[error("{count} gaps between its slices, the largest of {largest_mm} mm")]
     Gaps {
@@ -147,6 +153,7 @@ impl Fault {
             Self::Pixels { .. } => "pixels",
             Self::BurnedIn => "burned-in",
             Self::SamePosition { .. } => "same-position",
+            Self::SeveralPatients { .. } => "several-patients",
             Self::Gaps { .. } => "gaps",
             Self::NoSeries { .. } => "no-series",
             Self::SeveralSeries { .. } => "several-series",
@@ -178,6 +185,9 @@ impl Fault {
             Self::Pixels { .. } => "export the file again; its pixels do not match its header".into(),
             Self::BurnedIn => "remove the text from the pixels, and set BurnedInAnnotation to NO".into(),
             Self::SamePosition { .. } => "keep one of the acquisitions, in a folder of its own".into(),
+            Self::SeveralPatients { .. } => {
+                "give each patient a folder and a line of the label table of its own".into()
+            }
             Self::Gaps { .. } => "export the whole series, or run without --strict".into(),
             Self::NoSeries { .. } => "export the axial CT series of this case".into(),
             Self::SeveralSeries { .. } => {

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a helper of a test may fail the test")]
 
 mod bad_dicom;
+mod cases;
 mod codecs;
 mod common;
 mod deidentification;
@@ -13,6 +14,7 @@ mod images;
 mod inspect;
 mod multiframe;
 mod nifti;
+mod orientation;
 mod preview;
 mod rescale;
 mod resume;

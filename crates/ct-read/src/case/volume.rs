@@ -7,7 +7,6 @@ use rayon::prelude::*;
 use super::task::{CaseFault, CaseFiles, ReadCase, Reader, SeriesFacts, TOO_LITTLE_LUNG};
 use crate::fault::Fault;
 use crate::scan::{self, Format, Scan};
-use crate::slice::MIN_SLICES;
 use crate::slice::pictures::{self, Measured, SourceSlice};
 use crate::slice::statistics;
 use crate::source::guard::guarded;
@@ -21,11 +20,12 @@ use crate::volume::nifti::{self, HuCheck, Volume};
 /// The [`Fault`] that sets the whole case aside.
 pub fn read(case: &CaseFiles, reader: &Reader<'_>) -> Result<ReadCase, CaseFault> {
     let settings = reader.settings;
+    let min_slices = settings.min_slices as usize;
     let mut files_aside = Vec::new();
     let mut candidates = Vec::new();
     for (file, scan) in scan::scan_case(reader.listing, &case.files, Format::Nifti) {
         match scan {
-            Scan::Broken(fault) => return Err((Some(file), fault)),
+            Scan::Broken { fault, .. } => return Err((Some(file), fault)),
             Scan::Volume(_) => candidates.push(file),
             Scan::Other(reason) => files_aside.push((file, reason)),
             Scan::Ct(_) => files_aside.push((file, "not a NIfTI volume")),
@@ -43,7 +43,7 @@ pub fn read(case: &CaseFiles, reader: &Reader<'_>) -> Result<ReadCase, CaseFault
                 first_fault.get_or_insert((Some(file), fault));
             }
             Err(fault) => return Err((Some(file), fault)),
-            Ok(volume) if volume.stack.len() < MIN_SLICES => {
+            Ok(volume) if volume.stack.len() < min_slices => {
                 files_aside.push((file, "too few slices"));
                 series_aside.push("too few slices");
             }
@@ -60,7 +60,7 @@ pub fn read(case: &CaseFiles, reader: &Reader<'_>) -> Result<ReadCase, CaseFault
     });
     let mut volumes = volumes.into_iter();
     let Some((file, used)) = volumes.next() else {
-        let none = || (None, Fault::NoSeries { n_min: MIN_SLICES, why: "no NIfTI volume".into() });
+        let none = || (None, Fault::NoSeries { n_min: min_slices, why: "no NIfTI volume".into() });
         return Err(first_fault.unwrap_or_else(none));
     };
     for (file, _) in volumes {
@@ -117,6 +117,7 @@ fn measured(file: usize, with_tile: bool, reader: &Reader<'_>) -> Result<Measure
     check.judge()?;
     let axial = volume.axial();
     let mut warnings = volume.header().warnings.clone();
+    warnings.extend(axial.view.describe());
     if axial.tilt_deg > TILT_WARNING_DEG {
         warnings.push(format!("gantry tilt of {:.1} degrees, not corrected", axial.tilt_deg));
     }

@@ -24,10 +24,10 @@ impl Kind {
 const RIDGE: f64 = 1.0;
 /// Steps of the gradient method.
 const N_STEPS: usize = 400;
-const N_TREES: usize = 100;
-const MAX_DEPTH: usize = 8;
+const N_TREES: usize = 200;
+const MAX_DEPTH: usize = 16;
 /// Fewest cases of a leaf.
-const MIN_LEAF: usize = 2;
+const MIN_LEAF: usize = 1;
 
 /// Cases to learn from: `x_nd` `[N, D]` standardised, `label_n` `[N]` below `n_classes`. Classes
 /// weigh the same, however many cases they have.

@@ -188,13 +188,13 @@ impl Encoder {
         encoder
     }
 
-    /// One row of numbers; what is unknown, or never differed, is 0.
+    /// One row of numbers, without those that never differed; what is unknown is 0.
     pub fn encode(&self, case: &CaseFeatures) -> Vec<f64> {
-        let scaled = |(value, (mean, deviation)): (Option<f64>, &(f64, f64))| match value {
-            Some(value) if *deviation > 1e-9 => (value - mean) / deviation,
-            _ => 0.0,
+        let scaled = |(value, (mean, deviation)): (Option<f64>, &(f64, f64))| {
+            let varies = *deviation > 1e-9;
+            varies.then(|| value.map_or(0.0, |value| (value - mean) / deviation))
         };
-        self.raw(case).into_iter().zip(&self.scale).map(scaled).collect()
+        self.raw(case).into_iter().zip(&self.scale).filter_map(scaled).collect()
     }
 
     fn raw(&self, case: &CaseFeatures) -> Vec<Option<f64>> {
