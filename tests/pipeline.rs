@@ -3,9 +3,11 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use diag_data::case_predictions;
+
 use covid19_diag_tests::{metric, program, smoke_folder, stderr, succeed, workspace};
 
-const BALANCED_ACCURACY: [&str; 5] = ["splits", "test", "case", "mean", "balanced_accuracy"];
+const BALANCED_ACCURACY: [&str; 5] = ["splits", "test", "decision", "case", "balanced_accuracy"];
 
 #[test]
 fn the_pipeline_learns_and_a_control_on_shuffled_labels_does_not() {
@@ -30,7 +32,7 @@ fn the_pipeline_learns_and_a_control_on_shuffled_labels_does_not() {
     // Four fifths are no exact number.
     assert!(learnt >= 0.8 - 1e-9, "balanced accuracy by case {learnt}");
 
-    one_study_is_predicted_with_probabilities_that_sum_to_one(&out);
+    studies_are_decided_as_the_evaluation_published(&out);
 
     // The same recipe on labels shuffled among the training cases. Chance is 1/3 of three
     // classes; with this many held-out cases one run has a standard error of about 0.13,
@@ -54,14 +56,40 @@ fn balanced_accuracy_on_shuffled_labels(shards: &Path, seed: u32) -> f64 {
     metric(&run, &BALANCED_ACCURACY)
 }
 
-/// The model of the run, on one study of its own cohort.
-fn one_study_is_predicted_with_probabilities_that_sum_to_one(out: &Path) {
-    let entries = std::fs::read_dir(out.join("dicom")).unwrap().map(|entry| entry.unwrap().path());
-    let case = entries.into_iter().find(|path| path.is_dir()).unwrap();
-    let output = succeed(program("diag-predict").arg(out.join("run")).arg(case).arg("--json"));
-    let prediction: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    let probabilities = prediction["case_probabilities"].as_array().unwrap();
-    let sum: f64 = probabilities.iter().map(|p| p.as_f64().unwrap()).sum();
-    assert_eq!(probabilities.len(), 3);
-    assert!((sum - 1.0).abs() < 1e-5, "{sum}");
+/// The model of the run, on studies of its own cohort: what the evaluation published of them.
+fn studies_are_decided_as_the_evaluation_published(out: &Path) {
+    let run = out.join("run");
+    let labels = diag_data::run::RunDir::new(&run).read_info().unwrap().labels;
+    let rows = case_predictions::read_csv(&run.join("case_predictions.csv"), &labels).unwrap();
+    let of_parquet = case_predictions::read_parquet(&run.join("case_predictions.parquet"), &labels).unwrap();
+    assert_eq!(rows, of_parquet);
+    assert!(rows.iter().all(|row| row.set.is_some() && row.call.is_some()), "the smoke run fixes all");
+    for row in rows.iter().step_by(25) {
+        let study = out.join("dicom").join(&row.case_id);
+        let output = succeed(program("diag-predict").arg(&run).arg(study).arg("--json"));
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let close = |key: &str, want: &[f64]| {
+            let got: Vec<f64> = report[key].as_array().unwrap().iter().map(|p| p.as_f64().unwrap()).collect();
+            assert_eq!(got.len(), want.len());
+            assert!(got.iter().zip(want).all(|(got, want)| (got - want).abs() < 1e-6), "{key}: {got:?}");
+        };
+        close("case_probabilities", &row.probability_k);
+        close("mean_probabilities", &row.mean_probability_k);
+        assert_eq!(report["predicted"], labels.name(row.predicted).unwrap());
+        let set: Vec<&str> = row.set.iter().flatten().filter_map(|label| labels.name(*label)).collect();
+        assert_eq!(report["set"], serde_json::json!(set));
+        assert_eq!(report["undecided"], set.len() > 1);
+        assert_eq!(report["call"], row.call.unwrap().as_str());
+        assert_eq!(report["decision_sha256"], row.decision_sha256.as_str());
+        assert_eq!(report["trained_on_synthetic_data"], true);
+    }
+    // Without its rule a model decides nothing.
+    let bare = tempfile::tempdir().unwrap();
+    for name in ["model.json", "model.safetensors"] {
+        std::fs::copy(run.join(name), bare.path().join(name)).unwrap();
+    }
+    let study = out.join("dicom").join(&rows[0].case_id);
+    let refused = program("diag-predict").arg(bare.path()).arg(study).output().unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("decision.json") && stderr(&refused).contains("diag-train evaluate"));
 }

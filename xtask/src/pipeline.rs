@@ -202,7 +202,16 @@ fn evaluate(bin: &Path, shards: &Path, run: &Path) -> Stage {
         name: "evaluate",
         command,
         inputs: vec![Input::File(shards.join("SHA256SUMS")), Input::File(run.join("model.safetensors"))],
-        outputs: vec![run.join("predictions.parquet"), run.join("metrics.json")],
+        // The rule too: it belongs to these weights.
+        outputs: [
+            "decision.json",
+            "predictions.parquet",
+            "case_predictions.parquet",
+            "case_predictions.csv",
+            "metrics.json",
+        ]
+        .map(|name| run.join(name))
+        .to_vec(),
         proof: run.join("metrics.json"),
         continues: false,
         expected: None,
@@ -260,6 +269,7 @@ fn report(bin: &Path, shards: &Path, run: &Path) -> Stage {
             Input::File(run.join("epochs.jsonl")),
             Input::File(run.join("predictions.parquet")),
             Input::File(run.join("metrics.json")),
+            Input::File(run.join("decision.json")),
             Input::File(run.join("explanations.json")),
             Input::File(run.join("trivial.json")),
         ],

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use ct_read::ReadError;
 use diag_data::DataError;
+use diag_decision::DecisionError;
 use diag_model::ModelError;
 
 /// Why there is no prediction.
@@ -15,6 +16,15 @@ pub enum PredictError {
     /// The saved model was refused.
     #[error("saved model")]
     Model(#[from] ModelError),
+    /// The decided rule was refused.
+    #[error("decided rule")]
+    Decision(#[from] DecisionError),
+    /// The run was not evaluated, so that nothing was decided.
+    #[error("no decision.json in {}", run.display())]
+    NoDecision {
+        /// The run folder.
+        run: PathBuf,
+    },
     /// The folder could not be read.
     #[error("DICOM folder")]
     Read(#[from] ReadError),
@@ -53,6 +63,8 @@ impl PredictError {
         match self {
             Self::Data(err) => err.remedy(),
             Self::Model(err) => err.remedy(),
+            Self::Decision(err) => err.remedy(),
+            Self::NoDecision { .. } => "run `diag-train evaluate RUN` first".into(),
             Self::Read(err) => err.remedy(),
             Self::Tensor(_) => "report it as a bug".into(),
             Self::PlainImages => "use a model that was trained on shards made by ct-ingest dicom".into(),

@@ -1,8 +1,9 @@
-//! One DICOM study and a saved model to class probabilities.
+//! One DICOM study, a saved model and its decided rule to a class.
 //!
-//! In: a run folder of `diag-train` and a folder with the files of one study.
-//! Out: a [`StudyReport`] with probabilities by case and by slice, without
-//! anything that names the patient.
+//! In: an evaluated run folder of `diag-train` and a folder with the files of one study.
+//! Out: a [`StudyReport`] with the class, calibrated probabilities and set of the rule that
+//! the evaluation published, and probabilities by slice, without anything that names the
+//! patient.
 //!
 //! Slices are chosen, windowed and resized by the settings with which the
 //! training slices were made; they lie in the model's description.
@@ -18,13 +19,13 @@ use ct_read::case::{self, CaseFiles, ReadCase, Reader};
 use ct_read::pseudonyms::Pseudonyms;
 use ct_read::scan::{self, Format, Scan};
 use ct_read::source::Listing;
-use diag_data::files;
 use diag_data::reader::{ReaderSettings, Source};
 use diag_data::run::RunDir;
+use diag_decision::Decision;
 use diag_model::{FINAL_HEAD, SavedModel, input, softmax};
 
 pub use error::PredictError;
-pub use report::{INTENDED_USE, SliceReport, StudyReport};
+pub use report::{INTENDED_USE, SYNTHETIC, SliceReport, StudyReport};
 
 /// Slices of one pass through the network.
 const BATCH_SIZE: usize = 16;
@@ -32,7 +33,7 @@ const BATCH_SIZE: usize = 16;
 /// What to predict, and from what.
 #[derive(Clone, Debug)]
 pub struct PredictJob {
-    /// Run folder with `model.json` and `model.safetensors`.
+    /// Run folder with `model.json`, `model.safetensors` and `decision.json`.
     pub run: PathBuf,
     /// Folder with the DICOM files of one study.
     pub study: PathBuf,
@@ -41,18 +42,23 @@ pub struct PredictJob {
 /// Predicts the classes of one study.
 ///
 /// # Errors
-/// A run without a model, a model that was trained on plain images, a folder
-/// without a usable CT series or with more than one study.
+/// A run without a model or a rule for it, a model that was trained on plain images, a
+/// folder without a usable CT series or with more than one study.
 pub fn predict(job: &PredictJob) -> Result<StudyReport, PredictError> {
     let run = RunDir::new(&job.run);
     let model = SavedModel::read(&run.model(), &run.weights())?;
-    let settings = &model.card.input.reader;
+    let card = &model.card;
+    if !run.decision().exists() {
+        return Err(PredictError::NoDecision { run: job.run.clone() });
+    }
+    // The hash was held against the weights when they were read.
+    let decision = Decision::read(&run.decision(), &card.labels, &card.networks[0].sha256)?;
+    let settings = &card.input.reader;
     if settings.source == Source::Images {
         return Err(PredictError::PlainImages);
     }
     let case = read_study(&job.study, settings)?;
     let network = model.network.folded()?;
-    let labels = model.card.labels.names().to_vec();
     let (height, width) = (settings.size as usize, settings.size as usize);
     let mut slices = Vec::with_capacity(case.slices.len());
     for batch in case.slices.chunks(BATCH_SIZE) {
@@ -70,7 +76,7 @@ pub fn predict(job: &PredictJob) -> Result<StudyReport, PredictError> {
             });
         }
     }
-    Ok(StudyReport::new(files::sha256_file(&run.weights())?, labels, slices, &case))
+    Ok(StudyReport::new(&decision, card.training.synthetic, slices, &case)?)
 }
 
 /// Reads the slices of a folder as one case.
