@@ -21,6 +21,8 @@ use crate::settings::Settings;
 pub struct CaseTask {
     /// Its name in the shards.
     pub case_id: CaseId,
+    /// Its name in the input, which may be somebody's.
+    pub name: String,
     /// Its class.
     pub label: Label,
     /// Its side of the split.
@@ -96,6 +98,7 @@ impl<'a> Accounting<'a> {
     /// What a case depends on beside the job: a stored one is used again only if
     /// none of this has changed.
     pub(crate) fn fingerprint(&self, task: &CaseTask) -> String {
+        // What depends on the name of the case depends on its pseudonym, too.
         let mut text = format!("{} {} {} {:?}", task.case_id, task.label.0, task.split, task.patient_hash);
         for &file in &task.files {
             let listed = &self.listing.files[file];

@@ -134,6 +134,9 @@ pub struct InspectArgs {
     /// Show paths below the folder; they may name patients.
     #[arg(long)]
     pub keep_paths: bool,
+    /// Makers, models and kernels that are shown beside the known ones, one a line.
+    #[arg(long, value_name = "FILE")]
+    pub allow_values: Option<PathBuf>,
     /// Print the result as one JSON document.
     #[arg(long)]
     pub json: bool,
@@ -213,6 +216,10 @@ pub struct SharedArgs {
     /// the default key follows from the seed and is no secret.
     #[arg(long, value_name = "FILE")]
     pub key_file: Option<PathBuf>,
+    /// Makers, models and kernels that are stored as they stand beside the known ones, one a
+    /// line. Any other value becomes a token, such as model-3fa9c1.
+    #[arg(long, value_name = "FILE")]
+    pub allow_values: Option<PathBuf>,
     /// Keep the table's case ids instead of pseudonyms.
     #[arg(long)]
     pub keep_case_ids: bool,
@@ -248,6 +255,7 @@ impl SharedArgs {
             layout: self.layout,
             with_hu: false,
             key_file: self.key_file.clone(),
+            allow_values: self.allow_values.clone(),
             keep_case_ids: self.keep_case_ids,
             keep_paths: self.keep_paths,
             preview: None,

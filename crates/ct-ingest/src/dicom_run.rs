@@ -70,7 +70,7 @@ fn ingest_in_pool(run: &DicomRun, control: &Control<'_>) -> Result<Summary, Inge
         Format::Dicom => ("dicom", "CT images in DICOM files"),
         Format::Nifti => ("nifti", "NIfTI volumes (.nii, .nii.gz)"),
     };
-    let mut config = settings.to_json(command, split_given);
+    let mut config = settings.to_json(command, split_given, &pseudonyms)?;
     config["match"] = serde_json::json!(run.matching);
     if let Some(folder) = &settings.preview {
         let refused = |source| IngestError::Folder { path: folder.clone(), source };
@@ -107,7 +107,8 @@ fn ingest_in_pool(run: &DicomRun, control: &Control<'_>) -> Result<Summary, Inge
 fn read_case(task: &CaseTask, reader: &Reader<'_>, run: &DicomRun) -> Result<ReadCase, CaseFault> {
     let preview = run.settings.preview.as_ref();
     let preview = preview.map(|folder| folder.join(format!("{}.png", task.case_id)));
-    case::read_volume(&CaseFiles { files: task.files.clone(), preview }, run.format, reader)
+    let files = CaseFiles { files: task.files.clone(), name: Some(task.name.clone()), preview };
+    case::read_volume(&files, run.format, reader)
 }
 
 /// The cases to be read, with the names that the operator knows. Takes the files of each.
@@ -140,6 +141,7 @@ fn tasks(
             Ok(files) => {
                 let task = CaseTask {
                     case_id,
+                    name: entry.case.clone(),
                     label: entry.label,
                     split: splits[row],
                     patient_hash: patients[row]

@@ -106,7 +106,7 @@ fn ingest_in_pool(run: &ImagesRun, control: &Control<'_>) -> Result<Summary, Ing
         with_hu: false,
         split_seed: (!split_given).then_some(settings.seed),
     };
-    let config = settings.to_json("images", split_given);
+    let config = settings.to_json("images", split_given, &pseudonyms)?;
     let writer =
         run::create_writer(&run.out, Job { spec, key: pseudonyms.info(), tool: run::TOOL.into(), config })?;
     let mut accounting = Accounting::open(&listing, settings, &pseudonyms);
@@ -137,6 +137,7 @@ fn ingest_in_pool(run: &ImagesRun, control: &Control<'_>) -> Result<Summary, Ing
     for (case, split) in found.into_iter().zip(splits) {
         let task = CaseTask {
             case_id: settings.shown_id(&case.name, &pseudonyms)?,
+            name: case.name.clone(),
             label: case.label,
             split,
             patient_hash: case.patient.as_deref().map(|id| pseudonyms.hash(Kind::Patient, id)),
@@ -145,7 +146,7 @@ fn ingest_in_pool(run: &ImagesRun, control: &Control<'_>) -> Result<Summary, Ing
         tasks.push((task, case.name));
     }
     let read = |task: &CaseTask| {
-        let files = CaseFiles { files: task.files.clone(), preview: None };
+        let files = CaseFiles { files: task.files.clone(), name: None, preview: None };
         case::read_pictures(&files, &listing, &settings.reader, &pseudonyms)
     };
     let stored = store::store_cases(writer, tasks, accounting, &read, control)?;

@@ -13,10 +13,14 @@ use ct_read::slice::MIN_SLICES;
 use ct_read::source::{ListedFile, Listing};
 use ct_read::stack::{self, ImageRef, Stack};
 use ct_read::volume::nifti;
+use ct_read::words::{HeaderText, ScannerText, ScannerWords};
 use diag_data::units::{Mm, Spacing};
 use serde::Serialize;
 
 use crate::IngestError;
+
+/// A longer SeriesNumber may be the number of somebody.
+const MAX_SHOWN_NUMBER: i64 = 1_000_000;
 
 /// What a folder holds.
 #[derive(Clone, Debug, Serialize)]
@@ -84,9 +88,9 @@ pub struct SeriesLine {
     pub step: Option<Mm>,
     /// Lowest and highest position.
     pub extent: Option<(Mm, Mm)>,
-    /// Manufacturer and model.
+    /// Manufacturer and model; those that are not on the list of words are numbered.
     pub scanner: String,
-    /// ConvolutionKernel.
+    /// ConvolutionKernel; likewise.
     pub kernel: Option<String>,
     /// KVP in kV.
     pub kvp: Option<f32>,
@@ -132,11 +136,22 @@ pub struct BrokenFile {
     pub remedy: String,
 }
 
-/// Reads all headers below a folder. Paths are given only on request.
+/// Reads all headers below a folder. Paths are given only on request; `allow_values` is a file of
+/// makers, models and kernels that are shown beside those that are known.
 ///
 /// # Errors
-/// When the folder cannot be read or holds no file.
-pub fn inspect(root: &Path, with_paths: bool) -> Result<Inspection, IngestError> {
+/// When the folder cannot be read or holds no file, or the list of words is none.
+pub fn inspect(
+    root: &Path,
+    with_paths: bool,
+    allow_values: Option<&Path>,
+) -> Result<Inspection, IngestError> {
+    let words = ScannerWords::known()?;
+    let words = match allow_values {
+        Some(path) => words.with_file(path)?,
+        None => words,
+    };
+    let mut texts = ShownTexts { words, unlisted: BTreeMap::new() };
     let listing = Listing::of(root)?;
     if listing.files.is_empty() && listing.closed.is_empty() {
         return Err(IngestError::Empty { what: "files", path: root.into() });
@@ -191,7 +206,7 @@ pub fn inspect(root: &Path, with_paths: bool) -> Result<Inspection, IngestError>
     }
     let mut lines: Vec<SeriesLine> = Vec::new();
     for group in groups {
-        lines.extend(series_lines(group, &listing, &people, with_paths));
+        lines.extend(series_lines(group, &listing, &people, &mut texts, with_paths));
     }
     lines.sort_by_key(|line| (line.patient, line.study, line.number.unwrap_or(i64::MAX)));
     mark_first_choices(&mut lines);
@@ -208,7 +223,7 @@ pub fn inspect(root: &Path, with_paths: bool) -> Result<Inspection, IngestError>
         broken,
         advice: Vec::new(),
     };
-    found.advice = advice(&found);
+    found.advice = advice(&found, texts.unlisted.len());
     Ok(found)
 }
 
@@ -250,6 +265,23 @@ impl People {
     }
 }
 
+/// Makers, models and kernels as they are shown: words of the list, the others by number.
+struct ShownTexts {
+    words: ScannerWords,
+    unlisted: BTreeMap<(&'static str, HeaderText), usize>,
+}
+
+impl ShownTexts {
+    fn show(&mut self, what: ScannerText, text: &HeaderText, case: Option<&str>) -> String {
+        if let Some(word) = text.listed(what, &self.words, case) {
+            return word;
+        }
+        let n_known = self.unlisted.keys().filter(|(known, _)| *known == what.name()).count();
+        let number = self.unlisted.entry((what.name(), text.clone())).or_insert(n_known + 1);
+        format!("unlisted {} {number}", what.name())
+    }
+}
+
 fn folder_of(relative: &str) -> &str {
     relative.rsplit_once('/').map_or(".", |(folder, _)| folder)
 }
@@ -258,19 +290,28 @@ fn series_lines(
     group: stack::Group,
     listing: &Listing,
     people: &People,
+    texts: &mut ShownTexts,
     with_paths: bool,
 ) -> Vec<SeriesLine> {
     let (plane, all) = (group.plane(), group.images.clone());
-    let describe = |images: &[ImageRef]| -> SeriesLine {
+    let mut describe = |images: &[ImageRef]| -> SeriesLine {
         let Some(first) = images.first() else { return SeriesLine::default() };
         let (header, scanner) = (&first.header, &first.header.scanner);
         let folder = |image: &ImageRef| folder_of(&listing.files[image.file].relative).to_string();
         let (patient, study) = people.numbers(header);
-        let names = [scanner.manufacturer.as_deref(), scanner.model.as_deref()];
+        // In most exports the outermost folder is named after a case.
+        let case = listing.files[first.file].relative.split_once('/').map(|(outermost, _)| outermost);
+        let mut shown =
+            |what, text: &Option<HeaderText>| text.as_ref().map(|text| texts.show(what, text, case));
+        let names = [
+            shown(ScannerText::Manufacturer, &scanner.manufacturer),
+            shown(ScannerText::Model, &scanner.model),
+        ];
+        let kernel = shown(ScannerText::Kernel, &scanner.kernel);
         SeriesLine {
             patient,
             study,
-            number: scanner.series_number,
+            number: scanner.series_number.filter(|number| number.abs() < MAX_SHOWN_NUMBER),
             folder: with_paths.then(|| folder(first)),
             n_folders: images.iter().map(folder).collect::<BTreeSet<_>>().len(),
             n_images: images.len(),
@@ -279,7 +320,7 @@ fn series_lines(
             spacing: first.frame().spacing.clone().ok(),
             slice_thickness: scanner.slice_thickness,
             scanner: names.into_iter().flatten().collect::<Vec<_>>().join(" "),
-            kernel: scanner.kernel.clone(),
+            kernel,
             kvp: scanner.kvp,
             transfer_syntaxes: images.iter().map(|image| dicom::syntax_name(&image.header)).collect(),
             lossy: images.iter().any(|image| image.header.scanner.lossy),
@@ -293,11 +334,15 @@ fn series_lines(
     }
     match stack::stack(group, &|a, b| same_pixels(listing, a, b)) {
         Err(fault) => vec![SeriesLine { unusable: Some(fault.to_string()), ..describe(&all) }],
-        Ok(stacks) => stacks.into_iter().map(|stack| stack_line(stack, plane, &describe)).collect(),
+        Ok(stacks) => stacks.into_iter().map(|stack| stack_line(stack, plane, &mut describe)).collect(),
     }
 }
 
-fn stack_line(stack: Stack, plane: &'static str, describe: &dyn Fn(&[ImageRef]) -> SeriesLine) -> SeriesLine {
+fn stack_line(
+    stack: Stack,
+    plane: &'static str,
+    describe: &mut dyn FnMut(&[ImageRef]) -> SeriesLine,
+) -> SeriesLine {
     let images: Vec<ImageRef> = stack.slices.iter().map(|slice| slice.image.clone()).collect();
     let rescale = images.iter().find_map(|image| image.frame().rescale.clone().err());
     let unusable = match rescale {
@@ -324,7 +369,7 @@ fn mark_first_choices(lines: &mut [SeriesLine]) {
 }
 
 /// What a clerk would ask before filing.
-fn advice(found: &Inspection) -> Vec<String> {
+fn advice(found: &Inspection, n_unlisted: usize) -> Vec<String> {
     let mut advice = Vec::new();
     let usable = |patient: usize| {
         found.series.iter().filter(move |line| line.patient == patient && line.unusable.is_none()).count()
@@ -353,6 +398,12 @@ fn advice(found: &Inspection) -> Vec<String> {
             "all studies have one PatientID: if that is an anonymiser's placeholder, give a patient_id column"
                 .into(),
         );
+    }
+    if n_unlisted > 0 {
+        advice.push(format!(
+            "{} not on the list of words, and would be stored as a token: --allow-values FILE adds words",
+            count(n_unlisted, "manufacturer, model or kernel is", "manufacturers, models or kernels are")
+        ));
     }
     let n_spread = found.series.iter().filter(|line| line.n_folders > 1).count();
     if n_spread > 0 {

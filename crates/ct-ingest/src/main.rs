@@ -23,15 +23,14 @@ use crate::console::Console;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    console::start_log();
+    diag_cli::log::start();
     let done = match cli.command {
         Command::Dicom(args) => volumes(Format::Dicom, &args.dir, args.matching, &args.volume),
         Command::Nifti(args) => volumes(Format::Nifti, &args.dir, Match::Folder, &args.volume),
         Command::Images(args) => images(&args),
         Command::Merge(args) => merge(&args),
-        Command::Inspect(args) => {
-            inspect::inspect(&args.dir, args.keep_paths).map(|found| report::inspection(&found, args.json))
-        }
+        Command::Inspect(args) => inspect::inspect(&args.dir, args.keep_paths, args.allow_values.as_deref())
+            .map(|found| report::inspection(&found, args.json)),
         Command::Copy(args) => {
             delivery::copy(&args.from, &args.out).map(|n_files| report::copied(n_files, &args.out))
         }
@@ -40,7 +39,7 @@ fn main() -> ExitCode {
         }
         Command::Table(args) => table(&args),
     };
-    done.unwrap_or_else(console::fail)
+    done.unwrap_or_else(|err| console::fail(&err))
 }
 
 fn volumes(format: Format, dir: &Path, matching: Match, args: &VolumeArgs) -> Result<ExitCode, IngestError> {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use ct_read::pseudonyms::{Kind, Pseudonyms};
 use diag_data::case::CaseId;
+use diag_data::files;
 use diag_data::manifest::Layout;
 use diag_data::reader::ReaderSettings;
 use diag_data::split::Ratio;
@@ -44,6 +45,8 @@ pub struct Settings {
     pub with_hu: bool,
     /// Secret key of the pseudonyms.
     pub key_file: Option<PathBuf>,
+    /// File of makers, models and kernels that are stored as they stand, one a line.
+    pub allow_values: Option<PathBuf>,
     /// Whether the label table's case ids are kept instead of pseudonyms.
     pub keep_case_ids: bool,
     /// Whether `quarantine.jsonl` shows paths below the root.
@@ -59,15 +62,25 @@ pub struct Settings {
 impl Settings {
     /// The settings that the result depends on, for the manifest. Paths are left
     /// out, since they can name somebody; so are the number of threads and the partition.
-    pub fn to_json(&self, command: &str, split_given: bool) -> serde_json::Value {
-        json!({
+    ///
+    /// # Errors
+    /// When the list of allowed values cannot be read.
+    pub fn to_json(
+        &self,
+        command: &str,
+        split_given: bool,
+        pseudonyms: &Pseudonyms,
+    ) -> Result<serde_json::Value, IngestError> {
+        let hash = |path: &PathBuf| Ok::<_, IngestError>(pseudonyms.hash_file(&files::read(path)?));
+        Ok(json!({
             "command": command,
             "split": if split_given { "given".into() } else { self.ratio.to_string() },
             "seed": self.seed,
             "layout": self.layout,
             "with_hu": self.with_hu,
             "keep_case_ids": self.keep_case_ids,
-        })
+            "allow_values_blake3": self.allow_values.as_ref().map(hash).transpose()?,
+        }))
     }
 
     /// The hashes by the key that is asked for.
@@ -75,9 +88,13 @@ impl Settings {
     /// # Errors
     /// When the key file cannot be used.
     pub fn pseudonyms(&self) -> Result<Pseudonyms, IngestError> {
-        Ok(match &self.key_file {
+        let pseudonyms = match &self.key_file {
             Some(path) => Pseudonyms::of_file(path)?,
             None => Pseudonyms::of_seed(self.seed)?,
+        };
+        Ok(match &self.allow_values {
+            Some(path) => pseudonyms.allowing(path)?,
+            None => pseudonyms,
         })
     }
 

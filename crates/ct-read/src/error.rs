@@ -23,6 +23,14 @@ pub enum ReadError {
         /// What is wrong.
         why: String,
     },
+    /// A list of allowed values is not what it should be.
+    #[error("{why}: {}", path.display())]
+    Words {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
     /// Settings that this version cannot follow.
     #[error("{why}")]
     Settings {
@@ -42,6 +50,7 @@ impl ReadError {
         match self {
             Self::Folder { .. } => "check the path and its permissions".into(),
             Self::Key { .. } => "correct the file and run again".into(),
+            Self::Words { .. } => "give a text file with one manufacturer, model or kernel a line".into(),
             Self::Settings { fix, .. } => fix.clone(),
             Self::Data(err) => err.remedy(),
         }

@@ -7,7 +7,8 @@
 //! The path of a case: [`source`] lists its files (also inside zip archives), [`scan`] reads
 //! their headers, [`stack`] orders images by position, [`dicom`] (or [`volume`], or
 //! [`picture`]) turns them into CT numbers, [`slice`](mod@slice) measures them, keeps those
-//! that show lung and renders pictures, [`pseudonyms`] hashes what must stay comparable.
+//! that show lung and renders pictures, [`words`] says which texts of a header may leave,
+//! [`pseudonyms`] hashes what must stay comparable.
 //! [`case`] runs these in order. Files import downwards, in the order of that sentence.
 //!
 //! This crate knows one case at a time: no cohort, label or split, no tensors and no
@@ -26,6 +27,7 @@ pub mod slice;
 pub mod source;
 pub mod stack;
 pub mod volume;
+pub mod words;
 
 pub use error::ReadError;
 pub use fault::Fault;

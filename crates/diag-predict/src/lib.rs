@@ -92,7 +92,7 @@ fn read_study(folder: &Path, settings: &ReaderSettings) -> Result<ReadCase, Pred
     // Hashes are made, but none is shown.
     let pseudonyms = Pseudonyms::of_seed(0)?;
     let reader = Reader::new(&listing, settings, &pseudonyms, false)?;
-    let case = CaseFiles { files: (0..listing.files.len()).collect(), preview: None };
+    let case = CaseFiles { files: (0..listing.files.len()).collect(), name: None, preview: None };
     case::read_volume(&case, Format::Dicom, &reader).map_err(|(file, fault)| PredictError::Study {
         remedy: fault.remedy(),
         why: fault.to_string(),

@@ -279,6 +279,7 @@ pub fn settings() -> Settings {
         layout: Layout::Raw,
         with_hu: true,
         key_file: None,
+        allow_values: None,
         keep_case_ids: true,
         keep_paths: false,
         preview: None,

@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use ct_ingest::settings::Settings;
 use diag_data::shard::ShardSet;
 
 use crate::common::{Cohort, Dicom, Elements, rows, sequence, series, settings, text};
@@ -173,17 +174,52 @@ fn no_byte_that_comes_out_names_anybody() {
     }
 }
 
-#[test]
-fn product_names_are_kept_where_nobody_is_named() {
-    let rows = crate::tested::used(|series| {
-        for slice in series {
-            slice.text(0x0008_1090, "LO", "SOMATOM Definition AS+");
-            slice.text(0x0018_1210, "SH", "B31f");
+/// Manufacturer, model and kernel of a case `name` as they are stored.
+fn stored(name: &str, texts: [&str; 3], allowed: Option<&str>) -> [String; 3] {
+    let cohort = Cohort::new();
+    cohort.label(&format!("case_id,label,split\n{name},normal,train\nother,covid-19,test\n"));
+    let mut slices = series(1);
+    for slice in &mut slices {
+        for (tag, text) in [0x0008_0070, 0x0008_1090, 0x0018_1210].into_iter().zip(texts) {
+            slice.text(tag, "LO", text);
         }
-    });
-    assert_eq!(rows[0].acquisition.manufacturer.as_deref(), Some("SIEMENS"));
-    assert_eq!(rows[0].acquisition.model.as_deref(), Some("SOMATOM Definition AS+"));
-    assert_eq!(rows[0].acquisition.kernel.as_deref(), Some("B31f"));
+        slice.text(0x0010_1060, "PN", "Sharp^Ann");
+        let other_id = Elements::from([(0x0010_0020, text("LO", "Force 7"))]);
+        slice.elements.insert(0x0010_1002, sequence(slice.syntax, false, &[other_id]));
+    }
+    cohort.write(name, &slices);
+    cohort.write("other", &series(2));
+    let list = cohort.folder.path().join("words.txt");
+    std::fs::write(&list, allowed.unwrap_or_default()).unwrap();
+    cohort.run(Settings { allow_values: allowed.map(|_| list), ..settings() }).0.unwrap();
+    let row = rows(&cohort.shards(), name).remove(0).acquisition;
+    [row.manufacturer, row.model, row.kernel].map(Option::unwrap)
+}
+
+#[test]
+fn listed_products_are_stored_in_the_spelling_of_the_list() {
+    let texts = ["Siemens", "SOMATOM  Definition AS+", "B31f"];
+    assert_eq!(stored("a", texts, None), ["SIEMENS", "SOMATOM Definition AS+", "B31f"]);
+    assert_eq!(stored("a", ["TOSHIBA", "Aquilion", "Br38f\\3"], None)[2], "Br38f\\3");
+}
+
+#[test]
+fn other_texts_become_tokens_unless_the_operator_names_them() {
+    let texts = ["Wu", "Acme 7", "B31f Wu"];
+    for (shown, kind) in stored("a", texts, None).iter().zip(["manufacturer-", "model-", "kernel-"]) {
+        let digits = shown.strip_prefix(kind).unwrap_or_else(|| panic!("{shown} is no {kind} token"));
+        assert!(digits.len() == 6 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()), "{shown}");
+    }
+    assert_eq!(stored("a", texts, Some("Acme 7\nwu\n"))[..2], ["wu", "Acme 7"]);
+}
+
+#[test]
+fn a_listed_word_that_names_somebody_of_the_case_becomes_a_token() {
+    // Mother's birth name, a nested number, and the case's own folder.
+    assert!(stored("a", ["SIEMENS", "Revolution CT", "SHARP"], None)[2].starts_with("kernel-"));
+    assert!(stored("a", ["SIEMENS", "SOMATOM Force", "B31f"], None)[1].starts_with("model-"));
+    assert!(stored("Bone", ["SIEMENS", "Revolution CT", "BONE"], None)[2].starts_with("kernel-"));
+    assert_eq!(stored("a", ["SIEMENS", "Revolution CT", "BONE"], None)[2], "BONE");
 }
 
 #[test]
@@ -201,7 +237,7 @@ fn paths_are_shown_only_on_request() {
     cohort.write("A", &planted(1));
     cohort.write(PLANTED, &planted(2));
     std::fs::write(cohort.dicom().join("Zbigniew/broken.dcm"), b"broken").unwrap();
-    let settings = ct_ingest::settings::Settings { keep_paths: true, keep_case_ids: false, ..settings() };
+    let settings = Settings { keep_paths: true, keep_case_ids: false, ..settings() };
     cohort.run(settings).0.unwrap();
     let quarantined = ShardSet::open(&cohort.shards()).unwrap().quarantined().unwrap();
     assert!(quarantined.iter().any(|line| line.source == "Zbigniew/broken.dcm"), "{quarantined:?}");

@@ -39,7 +39,7 @@ fn messy() -> Cohort {
 
 #[test]
 fn patients_series_and_what_is_left_out_are_told() {
-    let found = inspect::inspect(&messy().dicom(), false).unwrap();
+    let found = inspect::inspect(&messy().dicom(), false, None).unwrap();
     assert_eq!((found.n_files, found.n_folders, found.n_studies), (6 + 11 + 6 + 4 + 1, 5, 2));
     assert_eq!(found.patients.len(), 2);
     assert_eq!(found.patients[1].sex.as_deref(), Some("F"));
@@ -66,12 +66,48 @@ fn patients_series_and_what_is_left_out_are_told() {
 #[test]
 fn paths_are_told_only_on_request() {
     let cohort = messy();
-    let hidden = inspect::inspect(&cohort.dicom(), false).unwrap();
+    let hidden = inspect::inspect(&cohort.dicom(), false, None).unwrap();
     assert!(hidden.series.iter().all(|line| line.folder.is_none()));
     assert!(hidden.broken.iter().all(|file| file.path.is_none()));
-    let shown = inspect::inspect(&cohort.dicom(), true).unwrap();
+    let shown = inspect::inspect(&cohort.dicom(), true, None).unwrap();
     assert_eq!(shown.series[1].folder.as_deref(), Some("first/thin"));
     assert_eq!(shown.broken[0].path.as_deref(), Some("mixed/broken.dcm"));
+}
+
+#[test]
+fn scanners_off_the_list_are_numbered_and_an_operator_names_them() {
+    let cohort = Cohort::new();
+    for (case, model) in [("first", "Wu"), ("second", "Acme 7"), ("third", "Wu")] {
+        let mut series = series(1);
+        for slice in &mut series {
+            slice.text(
+                0x0020_000E,
+                "UI",
+                &format!("1.2.5.{}", case.len() * 7 + usize::from(case == "third")),
+            );
+            slice.text(0x0008_1090, "LO", model);
+        }
+        cohort.write(case, &series);
+    }
+    let scanners = |allow: Option<&std::path::Path>| {
+        let found = inspect::inspect(&cohort.dicom(), false, allow).unwrap();
+        let mut scanners: Vec<String> = found.series.into_iter().map(|line| line.scanner).collect();
+        scanners.sort();
+        (scanners, found.advice.iter().any(|line| line.contains("--allow-values")))
+    };
+    let (model_1, model_2) = ("SIEMENS unlisted model 1".to_string(), "SIEMENS unlisted model 2".to_string());
+    let (told, advised) = scanners(None);
+    assert!(told.contains(&model_1) && told.contains(&model_2) && advised, "{told:?}");
+    assert_eq!(
+        told.iter().filter(|scanner| **scanner == told[0]).count()
+            + told.iter().filter(|scanner| **scanner == told[2]).count(),
+        3,
+        "{told:?}"
+    );
+    let list = cohort.folder.path().join("words.txt");
+    std::fs::write(&list, "Wu\nacme 7\n").unwrap();
+    let want = ["SIEMENS Wu", "SIEMENS Wu", "SIEMENS acme 7"].map(String::from).to_vec();
+    assert_eq!(scanners(Some(&list)), (want, false));
 }
 
 #[test]

@@ -17,6 +17,7 @@ use crate::slice::pictures::{self, Measured, SourceSlice};
 use crate::source::Listing;
 use crate::source::guard::guarded;
 use crate::stack::{self, ImageRef, PlacedImage, Stack};
+use crate::words::{HeaderText, ScannerText};
 
 /// Reads a case: finds its stack, decodes it in parallel, keeps and renders slices.
 ///
@@ -37,6 +38,7 @@ pub fn read(case: &CaseFiles, reader: &Reader<'_>) -> Result<ReadCase, CaseFault
     warnings.extend(stack.warnings.iter().cloned());
     let first: &Header = &stack.slices[0].image.header;
     let hash = |kind, text: &Option<String>| text.as_deref().map(|text| reader.pseudonyms.hash(kind, text));
+    let texts = ScannerTexts::of(first, case.name.as_deref(), reader);
     Ok(ReadCase {
         n_source_slices: stack.slices.len(),
         lung_fraction_source: Some(kept.lung_fraction_source),
@@ -44,9 +46,9 @@ pub fn read(case: &CaseFiles, reader: &Reader<'_>) -> Result<ReadCase, CaseFault
         series: SeriesFacts {
             study_uid_hash: hash(Kind::Study, &first.identity.study_uid),
             series_uid_hash: hash(Kind::Series, &first.identity.series_uid),
-            manufacturer: first.scanner.manufacturer.clone(),
-            model: first.scanner.model.clone(),
-            kernel: first.scanner.kernel.clone(),
+            manufacturer: texts.manufacturer,
+            model: texts.model,
+            kernel: texts.kernel,
             slice_thickness_mm: first.scanner.slice_thickness.map(|thickness| thickness.0),
             patient_sex: first.identity.patient_sex.clone(),
             patient_age_years: first.identity.patient_age_years,
@@ -61,6 +63,26 @@ pub fn read(case: &CaseFiles, reader: &Reader<'_>) -> Result<ReadCase, CaseFault
 }
 
 const ANOTHER_SERIES: &str = "another series of the case was used";
+
+/// The texts of a header as they may leave.
+struct ScannerTexts {
+    manufacturer: Option<String>,
+    model: Option<String>,
+    kernel: Option<String>,
+}
+
+impl ScannerTexts {
+    fn of(header: &Header, case: Option<&str>, reader: &Reader<'_>) -> Self {
+        let shown = |what, text: &Option<HeaderText>| {
+            text.as_ref().map(|text| reader.pseudonyms.scanner_text(what, text, case))
+        };
+        Self {
+            manufacturer: shown(ScannerText::Manufacturer, &header.scanner.manufacturer),
+            model: shown(ScannerText::Model, &header.scanner.model),
+            kernel: shown(ScannerText::Kernel, &header.scanner.kernel),
+        }
+    }
+}
 
 /// What the files of a case hold.
 struct Found {
@@ -196,7 +218,7 @@ fn choose(
         if let Some((count, largest)) = stack.gaps().filter(|_| reader.settings.refuse_gaps) {
             return Err((None, Fault::Gaps { count, largest_mm: format!("{:.1}", largest.0) }));
         }
-        let decoded = decode_stack(&stack, case.preview.is_some(), reader)?;
+        let decoded = decode_stack(&stack, case, reader)?;
         // The entries of a table are not negative: air is not among them.
         let has_table = stack
             .slices
@@ -269,7 +291,7 @@ pub fn same_pixels(listing: &Listing, a: &ImageRef, b: &ImageRef) -> bool {
         && words(a).is_ok_and(|a| words(b).is_ok_and(|b| a == b))
 }
 
-fn decode_stack(stack: &Stack, with_tile: bool, reader: &Reader<'_>) -> Result<Vec<Measured>, CaseFault> {
+fn decode_stack(stack: &Stack, case: &CaseFiles, reader: &Reader<'_>) -> Result<Vec<Measured>, CaseFault> {
     let mut frames_of: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
     for (i, slice) in stack.slices.iter().enumerate() {
         frames_of.entry(slice.image.file).or_default().push(i);
@@ -280,10 +302,8 @@ fn decode_stack(stack: &Stack, with_tile: bool, reader: &Reader<'_>) -> Result<V
     let files: Vec<(usize, Vec<usize>)> = frames_of.into_iter().collect();
     // Collected in full, so that the first fault in order is reported, not the
     // first in time.
-    let results: Vec<_> = files
-        .par_iter()
-        .map(|(file, slices)| decode_file((*file, slices), stack, with_tile, reader))
-        .collect();
+    let results: Vec<_> =
+        files.par_iter().map(|(file, slices)| decode_file((*file, slices), stack, case, reader)).collect();
     let mut decoded: Vec<(usize, Measured)> = Vec::with_capacity(stack.slices.len());
     for result in results {
         decoded.extend(result?);
@@ -299,7 +319,7 @@ const MAX_KEPT_BUFFER: usize = 16 << 20;
 fn decode_file(
     (file, slices): (usize, &[usize]),
     stack: &Stack,
-    with_tile: bool,
+    case: &CaseFiles,
     reader: &Reader<'_>,
 ) -> Result<Vec<(usize, Measured)>, CaseFault> {
     thread_local! {
@@ -313,9 +333,8 @@ fn decode_file(
         reader.listing.files[file].read_into(&mut buffer)?;
         let hash = reader.pseudonyms.hash_file(&buffer);
         let inflated = dicom::inflate(&buffer)?;
-        let one = |&i: &usize| {
-            Ok((i, decode_slice(&stack.slices[i], stack, (&inflated, &hash), with_tile, reader)?))
-        };
+        let one =
+            |&i: &usize| Ok((i, decode_slice(&stack.slices[i], stack, (&inflated, &hash), case, reader)?));
         slices.iter().map(one).collect()
     });
     // The largest multi-frame objects are not kept.
@@ -329,7 +348,7 @@ fn decode_slice(
     slice: &PlacedImage,
     stack: &Stack,
     (file, source_blake3): (&[u8], &str),
-    with_tile: bool,
+    case: &CaseFiles,
     reader: &Reader<'_>,
 ) -> Result<Measured, Fault> {
     let image = &slice.image;
@@ -352,6 +371,7 @@ fn decode_slice(
         let gap = slice.gap_before.unwrap_or(Mm(0.0));
         warnings.push(format!("gap of {:.1} mm below", gap.0));
     }
+    let texts = ScannerTexts::of(header, case.name.as_deref(), reader);
     let source = SourceSlice {
         statistics,
         geometry: Geometry {
@@ -364,9 +384,9 @@ fn decode_slice(
             source_cols: cols as i32,
         },
         acquisition: Acquisition {
-            manufacturer: header.scanner.manufacturer.clone(),
-            model: header.scanner.model.clone(),
-            kernel: header.scanner.kernel.clone(),
+            manufacturer: texts.manufacturer,
+            model: texts.model,
+            kernel: texts.kernel,
             kvp: header.scanner.kvp,
             transfer_syntax: header.transfer_syntax.clone(),
             lossy: header.scanner.lossy,
@@ -382,5 +402,5 @@ fn decode_slice(
             warnings,
         },
     };
-    pictures::measure(source, stack.spacing, settings, with_tile)
+    pictures::measure(source, stack.spacing, settings, case.preview.is_some())
 }

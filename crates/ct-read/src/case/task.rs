@@ -20,6 +20,8 @@ use crate::source::Listing;
 pub struct CaseFiles {
     /// Its files, by index in the listing.
     pub files: Vec<usize>,
+    /// Its name in the input, which may be somebody's: it leaves with no text of a header.
+    pub name: Option<String>,
     /// Where its contact sheet goes, as PNG; absent where none is wanted.
     pub preview: Option<PathBuf>,
 }

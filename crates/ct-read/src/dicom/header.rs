@@ -8,6 +8,7 @@ use super::rescale::Rescale;
 use super::syntax::{self, Compression, Syntax};
 use super::tags;
 use crate::fault::Fault;
+use crate::words::{HeaderText, PartsOfNames};
 
 /// Largest side of an image; scanners make 512 to 2048.
 const MAX_SIDE: i64 = 8192;
@@ -100,11 +101,11 @@ pub struct Identity {
 #[derive(Clone, Debug, Default)]
 pub struct Scanner {
     /// Manufacturer.
-    pub manufacturer: Option<String>,
+    pub manufacturer: Option<HeaderText>,
     /// ManufacturerModelName.
-    pub model: Option<String>,
+    pub model: Option<HeaderText>,
     /// ConvolutionKernel.
-    pub kernel: Option<String>,
+    pub kernel: Option<HeaderText>,
     /// KVP in kV.
     pub kvp: Option<f32>,
     /// SliceThickness.
@@ -241,16 +242,24 @@ fn in_range(set: &DataSet<'_>, tag: TagNumber, name: &'static str, lo: i64, hi: 
     }
     match set.int(tag) {
         Some(value) if (lo..=hi).contains(&value) => Ok(value),
-        Some(value) => Err(Fault::Attribute { name, why: format!("is {value}, not {lo} to {hi}") }),
+        Some(value) => Err(Fault::Attribute { name, why: format!("is {}, not {lo} to {hi}", shown(value)) }),
         None => Err(Fault::Attribute { name, why: "is not a whole number".into() }),
     }
+}
+
+/// A number for a message. A long one may be the number of somebody.
+fn shown(value: i64) -> String {
+    if value.abs() < 100_000 { value.to_string() } else { "a number of six digits or more".into() }
 }
 
 fn pixel_format(set: &DataSet<'_>, warnings: &mut Vec<String>) -> Result<PixelFormat, Fault> {
     let rows = in_range(set, tags::ROWS, "Rows", 1, MAX_SIDE)? as usize;
     let cols = in_range(set, tags::COLUMNS, "Columns", 1, MAX_SIDE)? as usize;
     if let Some(samples @ (..=0 | 2..)) = set.int(tags::SAMPLES_PER_PIXEL) {
-        return Err(Fault::Attribute { name: "SamplesPerPixel", why: format!("is {samples}, not 1") });
+        return Err(Fault::Attribute {
+            name: "SamplesPerPixel",
+            why: format!("is {}, not 1", shown(samples)),
+        });
     }
     let bits_allocated = in_range(set, tags::BITS_ALLOCATED, "BitsAllocated", 1, 64)? as u16;
     if !matches!(bits_allocated, 8 | 16) {
@@ -260,7 +269,7 @@ fn pixel_format(set: &DataSet<'_>, warnings: &mut Vec<String>) -> Result<PixelFo
     let bits_stored = in_range(set, tags::BITS_STORED, "BitsStored", 1, i64::from(bits_allocated))? as u16;
     let wanted = i64::from(bits_stored) - 1;
     if let Some(high_bit) = set.int(tags::HIGH_BIT).filter(|high_bit| *high_bit != wanted) {
-        let why = format!("is {high_bit} where BitsStored {bits_stored} asks for {wanted}");
+        let why = format!("is {} where BitsStored {bits_stored} asks for {wanted}", shown(high_bit));
         return Err(Fault::Attribute { name: "HighBit", why });
     }
     let signed = in_range(set, tags::PIXEL_REPRESENTATION, "PixelRepresentation", 0, 1)? == 1;
@@ -317,51 +326,82 @@ fn age_years(text: &str) -> Option<i32> {
     }
 }
 
-/// What does not change inside an object is taken from its first frame.
+/// Highest tube voltage of a CT scanner, with room above it.
+const MAX_KVP: f64 = 500.0;
+/// Thickest slice.
+const MAX_THICKNESS_MM: f64 = 1000.0;
+
+/// What does not change inside an object is taken from its first frame. Numbers that no
+/// scanner has are left out: a header may have any number of somebody in any of its fields.
 fn scanner(set: &DataSet<'_>, places: &[Places<'_, '_>], lossy: bool) -> Result<Scanner, Fault> {
     let first = places.first().copied().unwrap_or(Places::Top(set));
-    let names = names(set);
-    // Product names are short, and no part of anybody's name: else they were typed by somebody.
-    let is_product = |text: &String| {
-        let upper = text.to_uppercase();
-        text.len() <= 64 && !names.iter().any(|name| upper.contains(name))
-    };
-    let product = |text: Option<String>| text.filter(is_product);
+    let people = people(set);
+    let text = |text: Option<String>| text.map(|text| HeaderText::new(text, &people));
     let kernel = first.group(tags::CT_RECONSTRUCTION)?.and_then(|set| set.text(tags::CONVOLUTION_KERNEL));
-    let number = |sequence, tag| -> Result<Option<f64>, Fault> {
+    let number = |sequence, tag, limit| -> Result<Option<f64>, Fault> {
         let values = first.group(sequence)?.and_then(|set| set.numbers(tag));
-        Ok(values.and_then(|values| values.first().copied()))
+        let value = values.and_then(|values| values.first().copied());
+        Ok(value.filter(|value| *value > 0.0 && *value <= limit))
     };
-    let slice_thickness = number(tags::PIXEL_MEASURES, tags::SLICE_THICKNESS)?;
     Ok(Scanner {
-        manufacturer: product(set.text(tags::MANUFACTURER)),
-        model: product(set.text(tags::MANUFACTURER_MODEL_NAME)),
-        kernel: product(kernel),
-        kvp: number(tags::CT_XRAY_DETAILS, tags::KVP)?.map(|kvp| kvp as f32),
-        slice_thickness: slice_thickness.filter(|mm| *mm > 0.0).map(Mm),
+        manufacturer: text(set.text(tags::MANUFACTURER)),
+        model: text(set.text(tags::MANUFACTURER_MODEL_NAME)),
+        kernel: text(kernel),
+        kvp: number(tags::CT_XRAY_DETAILS, tags::KVP, MAX_KVP)?.map(|kvp| kvp as f32),
+        slice_thickness: number(tags::PIXEL_MEASURES, tags::SLICE_THICKNESS, MAX_THICKNESS_MM)?.map(Mm),
         series_number: set.int(tags::SERIES_NUMBER),
         lossy,
     })
 }
 
-/// Parts of the names and numbers of people in the header, in capitals. Shorter
-/// parts than three letters are in many a word, and name nobody.
-fn names(set: &DataSet<'_>) -> Vec<String> {
-    let people = [
+/// Names and numbers of people in the header, top-level and in the sequences that describe
+/// people and orders.
+fn people(set: &DataSet<'_>) -> PartsOfNames {
+    const TEXTS: [TagNumber; 29] = [
         tags::PATIENT_NAME,
         tags::PATIENT_ID,
+        tags::ISSUER_OF_PATIENT_ID,
+        tags::PATIENT_BIRTH_DATE,
+        tags::OTHER_PATIENT_IDS,
         tags::OTHER_PATIENT_NAMES,
         tags::PATIENT_BIRTH_NAME,
+        tags::PATIENT_MOTHER_BIRTH_NAME,
+        tags::PATIENT_ADDRESS,
+        tags::PATIENT_TELEPHONE_NUMBERS,
+        tags::RESPONSIBLE_PERSON,
+        tags::RESPONSIBLE_ORGANIZATION,
+        tags::ACCESSION_NUMBER,
+        tags::ADMISSION_ID,
+        tags::INSTITUTION_NAME,
+        tags::INSTITUTION_ADDRESS,
+        tags::INSTITUTIONAL_DEPARTMENT_NAME,
         tags::REFERRING_PHYSICIAN_NAME,
+        tags::REFERRING_PHYSICIAN_TELEPHONE_NUMBERS,
+        tags::CONSULTING_PHYSICIAN_NAME,
+        tags::SCHEDULED_PERFORMING_PHYSICIAN_NAME,
         tags::PERFORMING_PHYSICIAN_NAME,
         tags::PHYSICIANS_OF_RECORD,
         tags::NAME_OF_PHYSICIANS_READING_STUDY,
         tags::REQUESTING_PHYSICIAN,
         tags::OPERATORS_NAME,
+        tags::PERSON_NAME,
+        tags::PERSON_ADDRESS,
+        tags::PERSON_TELEPHONE_NUMBERS,
     ];
-    let texts: Vec<String> = people.into_iter().filter_map(|tag| set.text(tag)).collect();
-    let parts = texts.iter().flat_map(|text| text.split(|c: char| !c.is_alphanumeric()));
-    parts.filter(|part| part.chars().count() >= 3).map(str::to_uppercase).collect()
+    const SEQUENCES: [TagNumber; 6] = [
+        tags::OTHER_PATIENT_IDS_SEQUENCE,
+        tags::REFERRING_PHYSICIAN_IDENTIFICATION,
+        tags::CONSULTING_PHYSICIAN_IDENTIFICATION,
+        tags::PERFORMING_PHYSICIAN_IDENTIFICATION,
+        tags::OPERATOR_IDENTIFICATION,
+        tags::REQUEST_ATTRIBUTES,
+    ];
+    // A sequence that cannot be read is none that anything else is taken from.
+    let nested = SEQUENCES.into_iter().flat_map(|tag| set.items(tag).unwrap_or_default());
+    let sets: Vec<DataSet<'_>> = nested.collect();
+    let all = std::iter::once(set).chain(&sets);
+    let texts: Vec<String> = all.flat_map(|set| TEXTS.into_iter().filter_map(|tag| set.text(tag))).collect();
+    PartsOfNames::of(texts.iter().map(String::as_str))
 }
 
 #[cfg(test)]

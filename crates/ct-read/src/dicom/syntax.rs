@@ -61,18 +61,16 @@ pub fn plain(encoding: Encoding) -> &'static str {
     }
 }
 
-/// Name of a transfer syntax for messages.
+/// Name of a transfer syntax for messages. An unknown value may be anything, the number of
+/// somebody too: it is shown where it has the form of a syntax of the standard.
 pub fn name(uid: &str) -> String {
-    match TransferSyntaxRegistry.get(uid) {
-        Some(syntax) => format!("{} ({uid})", syntax.name()),
-        // An unknown value may be free text: only what has the form of a UID is shown.
-        None if !uid.is_empty()
-            && uid.len() <= 64
-            && uid.bytes().all(|b| b.is_ascii_digit() || b == b'.') =>
-        {
-            uid.to_string()
-        }
-        None => "that it names".into(),
+    let is_short =
+        |part: &str| (1..=3).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_digit());
+    let below = uid.strip_prefix("1.2.840.10008.1.2.");
+    match (TransferSyntaxRegistry.get(uid), below) {
+        (Some(syntax), _) => format!("{} ({uid})", syntax.name()),
+        (None, Some(below)) if below.split('.').count() <= 2 && below.split('.').all(is_short) => uid.into(),
+        _ => "that it names".into(),
     }
 }
 
