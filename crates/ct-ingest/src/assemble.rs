@@ -53,6 +53,10 @@ pub(crate) fn close(
         staging.discard();
         return Err(IngestError::NothingUsable { n_cases: pieces.len() });
     }
+    for what in leaks.placeholders() {
+        let note = format!("every case has the same {what} UID: taken as a placeholder");
+        (control.on_event)(Event::Note(&note));
+    }
     // The encoder needs the room of the marks.
     for leak in leaks.into_leaks() {
         let names: Vec<&str> = leak.cases.iter().map(|case| case.as_str()).collect();

@@ -1,5 +1,6 @@
 //! `ct-ingest dicom` and `ct-ingest nifti`: a folder of CT volumes and a label table to shards.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use ct_read::case::{self, CaseFault, CaseFiles, ReadCase, Reader};
@@ -55,6 +56,7 @@ fn ingest_in_pool(run: &DicomRun, control: &Control<'_>) -> Result<Summary, Inge
     if let Some(path) = &settings.split_file {
         table.set_splits(path)?;
     }
+    table.notes.iter().for_each(|note| (control.on_event)(Event::Note(note)));
     let split_given = table.rows.iter().any(|row| row.split.is_some());
     let pseudonyms = settings.pseudonyms()?;
     let spec = ShardSpec {
@@ -83,6 +85,9 @@ fn ingest_in_pool(run: &DicomRun, control: &Control<'_>) -> Result<Summary, Inge
     }
     let mut assigned = matching::assign(&listing, run.format, &table, run.matching);
     control.check()?;
+    if let Some(note) = matching::no_match(&assigned, &listing, &table, run.matching, settings.keep_paths) {
+        (control.on_event)(Event::Note(&note));
+    }
     if !assigned.holds_any(&listing, run.format) {
         return Err(IngestError::Empty { what: wanted, path: run.root.clone() });
     }
@@ -171,10 +176,15 @@ fn patients(
         })
     };
     let rows = table.rows.par_iter().enumerate();
-    let mut patients: Vec<Option<String>> =
-        rows.map(|(row, entry)| entry.patient.clone().or_else(|| of_headers(row))).collect();
-    // One PatientID in every case is what anonymisers leave behind, not a patient.
+    let of_headers: Vec<Option<String>> = rows.map(|(row, _)| of_headers(row)).collect();
+    let of_table = || table.rows.iter().map(|row| row.patient.clone());
     let from_table = table.rows.iter().any(|row| row.patient.is_some());
+    if from_table && let Some(note) = disagreement(&of_table().collect::<Vec<_>>(), &of_headers) {
+        (control.on_event)(Event::Note(&note));
+    }
+    let mut patients: Vec<Option<String>> =
+        of_table().zip(of_headers).map(|(of_table, of_headers)| of_table.or(of_headers)).collect();
+    // One PatientID in every case is what anonymisers leave behind, not a patient.
     let n_known = patients.iter().flatten().count();
     let mut distinct: Vec<&String> = patients.iter().flatten().collect();
     distinct.dedup();
@@ -185,6 +195,37 @@ fn patients(
         patients.fill(None);
     }
     patients
+}
+
+/// Whether the patients of the table and of the headers group the cases differently. The
+/// identifiers themselves are nobody's business.
+fn disagreement(of_table: &[Option<String>], of_headers: &[Option<String>]) -> Option<String> {
+    let known: Vec<(&String, &String)> =
+        of_table.iter().zip(of_headers).filter_map(|(a, b)| Some((a.as_ref()?, b.as_ref()?))).collect();
+    let several = |pairs: &mut dyn Iterator<Item = (&String, &String)>| {
+        let mut others: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for (key, other) in pairs {
+            others.entry(key.clone()).or_default().insert(other.clone());
+        }
+        others.values().filter(|others| others.len() > 1).count()
+    };
+    let n_split = several(&mut known.iter().map(|(table, header)| (*header, *table)));
+    let n_joined = several(&mut known.iter().copied());
+    // One PatientID for everybody is a placeholder.
+    let n_headers = known.iter().map(|(_, header)| *header).collect::<BTreeSet<_>>().len();
+    match (if n_headers > 1 { n_split } else { 0 }, n_joined) {
+        (0, 0) => None,
+        (n, 0) => Some(format!(
+            "{n} PatientIDs of the headers are several patients in the label table; the table holds"
+        )),
+        (0, n) => Some(format!(
+            "{n} patients of the label table have several PatientIDs in the headers; the table holds"
+        )),
+        (n, m) => Some(format!(
+            "patient_id of the label table and PatientID of the headers group the cases differently ({n} and {m} \
+             of them); the table holds"
+        )),
+    }
 }
 
 /// Enters the files that belong to no case.

@@ -32,6 +32,18 @@ pub enum IngestError {
         /// The reader's words.
         source: csv::Error,
     },
+    /// A table of labels or splits lacks a column.
+    #[error("the header `{found}` has no column {missing}: {}", path.display())]
+    Columns {
+        /// The table.
+        path: PathBuf,
+        /// The columns that are missing.
+        missing: String,
+        /// The header.
+        found: String,
+        /// All known columns.
+        wanted: String,
+    },
     /// A table of labels or splits breaks a rule.
     #[error("{why}, in line {line} of {}", path.display())]
     TableRow {
@@ -100,6 +112,7 @@ impl IngestError {
             Self::Table { .. } => {
                 "give a CSV file with the header case_id,label and optionally split and patient_id".into()
             }
+            Self::Columns { wanted, .. } => format!("name the columns {wanted}; the others are optional"),
             Self::TableRow { .. } => "correct the line and run again".into(),
             Self::File { .. } => "correct the file and run again".into(),
             Self::Settings { fix, .. } => fix.clone(),

@@ -21,7 +21,7 @@ use crate::IngestError;
 use crate::accounting::{Accounting, CaseTask};
 use crate::fault::Fault;
 use crate::labels::{self, LabelTable};
-use crate::run::{self, Control, Summary};
+use crate::run::{self, Control, Event, Summary};
 use crate::settings::Settings;
 use crate::split_lists::{self, SplitLists};
 use crate::splitting::{self, Placeable};
@@ -74,6 +74,9 @@ fn ingest_in_pool(run: &ImagesRun, control: &Control<'_>) -> Result<Summary, Ing
         }
         None => None,
     };
+    for note in table.iter().flat_map(|table| &table.notes) {
+        (control.on_event)(Event::Note(note));
+    }
     let lists = run.split_lists.as_deref().map(SplitLists::read).transpose()?;
     let listing = Listing::of(&run.root)?;
     let is_image = |file: usize| picture::is_named_as_image(&listing.files[file].relative);

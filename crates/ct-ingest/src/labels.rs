@@ -7,6 +7,12 @@ use diag_data::case::{Label, LabelSet, Split};
 use serde::Deserialize;
 
 use crate::IngestError;
+use crate::delimited::Table;
+
+/// A name one edit away from one this many times as frequent is likely a slip of the keyboard.
+const MUCH_MORE_FREQUENT: usize = 10;
+/// Shorter names are near to many others.
+const MIN_NEAR_LEN: usize = 5;
 
 /// A checked label table. Invariant: at least one row, no case twice.
 #[derive(Clone, Debug)]
@@ -15,6 +21,8 @@ pub struct LabelTable {
     pub labels: LabelSet,
     /// The cases, sorted by name.
     pub rows: Vec<LabelRow>,
+    /// What the operator should know of the table.
+    pub notes: Vec<String>,
 }
 
 /// One case of the table.
@@ -30,22 +38,6 @@ pub struct LabelRow {
     pub patient: Option<String>,
     /// Its line in the table, from 1; the header is line 1.
     pub line: u64,
-}
-
-#[derive(Deserialize)]
-struct RawRow {
-    case_id: String,
-    label: String,
-    #[serde(default)]
-    split: Option<String>,
-    #[serde(default)]
-    patient_id: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct RawSplit {
-    case_id: String,
-    split: String,
 }
 
 #[derive(Deserialize)]
@@ -68,8 +60,8 @@ pub fn read_label_set(path: &Path) -> Result<LabelSet, IngestError> {
 }
 
 impl LabelTable {
-    /// Reads a table. Without a label set, its names are the classes; but a
-    /// table that mixes the data card's names with others has a typing error.
+    /// Reads a table. Without a label set, its names are the classes: the data card's in their
+    /// order where every name is one of them.
     ///
     /// # Errors
     /// When it cannot be read, is empty, or a row breaks a rule; the error names the line.
@@ -82,28 +74,31 @@ impl LabelTable {
     /// # Errors
     /// As [`read`](Self::read).
     pub fn parse(bytes: &[u8], path: &Path, known: Option<LabelSet>) -> Result<Self, IngestError> {
-        let raw: Vec<(u64, RawRow)> = read_rows(bytes, path)?;
-        let names = || raw.iter().map(|(_, row)| row.label.as_str());
-        let paper = LabelSet::paper();
+        const OPTIONAL: [&str; 2] = ["split", "patient_id"];
+        let table = Table::parse(bytes, path, &["case_id", "label"], &OPTIONAL)?;
+        let names: Vec<(u64, &str)> =
+            table.rows.iter().map(|row| (row.line, row.required("label"))).collect();
         let labels = match known {
             Some(labels) => labels,
-            None if names().any(|name| paper.find(name).is_some()) => paper,
-            None => LabelSet::of_table(names().filter(|name| !name.is_empty()))?,
+            None => label_set(&names, path)?,
         };
+        let mut notes = table.notes.clone();
+        notes.extend(near_misses(&names));
         let mut rows = BTreeMap::new();
-        for (line, row) in &raw {
-            let wrong = |why: String| IngestError::TableRow { path: path.into(), line: *line, why };
-            let label = labels.find(&row.label).ok_or_else(|| {
-                wrong(format!("label `{}` is not one of {}", row.label, labels.names().join(", ")))
+        for row in &table.rows {
+            let wrong = |why: String| IngestError::TableRow { path: path.into(), line: row.line, why };
+            let name = row.required("label");
+            let label = labels.find(name).ok_or_else(|| {
+                wrong(format!("label `{name}` is not one of {}", labels.names().join(", ")))
             })?;
-            let split = row.split.as_deref().filter(|text| !text.is_empty()).map(str::parse).transpose();
+            let split = row.optional("split").map(str::parse).transpose();
             let split = split.map_err(|err: diag_data::DataError| wrong(err.to_string()))?;
-            let case = row.case_id.trim_end_matches('/').to_string();
+            let case = row.required("case_id").trim_end_matches('/').to_string();
             if case.is_empty() {
                 return Err(wrong("the case_id is empty".into()));
             }
-            let patient = row.patient_id.clone().filter(|text| !text.is_empty());
-            let checked = LabelRow { case: case.clone(), label, split, patient, line: *line };
+            let patient = row.optional("patient_id").map(String::from);
+            let checked = LabelRow { case: case.clone(), label, split, patient, line: row.line };
             if rows.insert(case, checked).is_some() {
                 return Err(wrong("the case_id occurs twice".into()));
             }
@@ -116,7 +111,7 @@ impl LabelTable {
         if rows.is_empty() {
             return Err(IngestError::File { path: path.into(), why: "the label table has no rows".into() });
         }
-        Ok(Self { labels, rows: rows.into_values().collect() })
+        Ok(Self { labels, rows: rows.into_values().collect(), notes })
     }
 
     /// Takes the split of every case from a file `case_id,split`.
@@ -137,35 +132,168 @@ impl LabelTable {
     }
 }
 
+/// The classes of a table: its names, where none is a misspelling of another.
+fn label_set(names: &[(u64, &str)], path: &Path) -> Result<LabelSet, IngestError> {
+    let wrong = |line: u64, why: String| IngestError::TableRow { path: path.into(), line, why };
+    let mut first_of: BTreeMap<String, (u64, &str)> = BTreeMap::new();
+    for &(line, name) in names {
+        if name.is_empty() {
+            return Err(wrong(line, "the label is empty".into()));
+        }
+        let &mut (first_line, first) = first_of.entry(plain(name)).or_insert((line, name));
+        if first != name {
+            let why = format!(
+                "label `{name}` differs from `{first}` of line {first_line} only in case, blanks, - or _; if they \
+                 are two classes, give both in a --label-set"
+            );
+            return Err(wrong(line, why));
+        }
+    }
+    let paper = LabelSet::paper();
+    let is_paper = |name: &str| paper.find(name).is_some();
+    if names.iter().any(|(_, name)| is_paper(name)) {
+        let slip = names.iter().find_map(|&(line, name)| {
+            let near = paper.names().iter().find(|known| !is_paper(name) && is_one_edit(name, known))?;
+            Some((
+                line,
+                format!("label `{name}` looks like `{near}`; if it is a class, give it in a --label-set"),
+            ))
+        });
+        if let Some((line, why)) = slip {
+            return Err(wrong(line, why));
+        }
+    }
+    Ok(LabelSet::of_table(names.iter().map(|(_, name)| *name))?)
+}
+
+/// A name without what hands type differently.
+fn plain(name: &str) -> String {
+    name.chars()
+        .filter(|c| !c.is_whitespace() && !matches!(c, '-' | '_'))
+        .flat_map(char::to_lowercase)
+        .collect()
+}
+
+/// Names that are one edit away from a much more frequent one.
+fn near_misses(names: &[(u64, &str)]) -> Vec<String> {
+    let mut seen: BTreeMap<&str, (u64, usize)> = BTreeMap::new();
+    for &(line, name) in names {
+        seen.entry(name).or_insert((line, 0)).1 += 1;
+    }
+    let mut notes = Vec::new();
+    for (name, (line, count)) in &seen {
+        let likely = seen.iter().find(|(other, (_, n_other))| {
+            *n_other >= MUCH_MORE_FREQUENT * count
+                && name.chars().count().max(other.chars().count()) >= MIN_NEAR_LEN
+                && is_one_edit(name, other)
+        });
+        if let Some((other, (_, n_other))) = likely {
+            notes.push(format!(
+                "label `{name}` (line {line}, {count} of the cases) looks like `{other}` ({n_other} cases); it is \
+                 taken as a class of its own"
+            ));
+        }
+    }
+    notes
+}
+
+/// Whether one insertion, deletion, exchange or swap of neighbours makes one name of the other.
+fn is_one_edit(a: &str, b: &str) -> bool {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let (short, long) = if a.len() <= b.len() { (&a, &b) } else { (&b, &a) };
+    let n_same = short.iter().zip(long).take_while(|(x, y)| x == y).count();
+    let (rest, longer) = (&short[n_same..], &long[n_same..]);
+    match long.len() - short.len() {
+        0 if rest.is_empty() => false,
+        0 => {
+            let is_swap = rest.len() > 1 && rest[0] == longer[1] && rest[1] == longer[0];
+            rest[1..] == longer[1..] || is_swap && rest[2..] == longer[2..]
+        }
+        1 => *rest == longer[1..],
+        _ => false,
+    }
+}
+
 /// Reads a split file, `case_id,split`.
 ///
 /// # Errors
 /// When it cannot be read, or a row breaks a rule; the error names the line.
 pub fn read_split_file(path: &Path) -> Result<BTreeMap<String, Split>, IngestError> {
+    let table = Table::parse(&diag_data::files::read(path)?, path, &["case_id", "split"], &[])?;
     let mut splits = BTreeMap::new();
-    for (line, row) in read_rows::<RawSplit>(&diag_data::files::read(path)?, path)? {
-        let wrong = |why: String| IngestError::TableRow { path: path.into(), line, why };
-        let split = row.split.parse().map_err(|err: diag_data::DataError| wrong(err.to_string()))?;
-        if splits.insert(row.case_id, split).is_some() {
+    for row in &table.rows {
+        let wrong = |why: String| IngestError::TableRow { path: path.into(), line: row.line, why };
+        let split = row.required("split").parse();
+        let split = split.map_err(|err: diag_data::DataError| wrong(err.to_string()))?;
+        if splits.insert(row.required("case_id").to_string(), split).is_some() {
             return Err(wrong("the case_id occurs twice".into()));
         }
     }
     Ok(splits)
 }
 
-/// Rows with their line numbers.
-fn read_rows<T: serde::de::DeserializeOwned>(
-    bytes: &[u8],
-    path: &Path,
-) -> Result<Vec<(u64, T)>, IngestError> {
-    let table = |source| IngestError::Table { path: path.into(), source };
-    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(bytes);
-    let headers = reader.headers().map_err(table)?.clone();
-    let mut rows = Vec::new();
-    for record in reader.records() {
-        let record = record.map_err(table)?;
-        let line = record.position().map_or(0, csv::Position::line);
-        rows.push((line, record.deserialize(Some(&headers)).map_err(table)?));
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(a: &str, b: &str, want: bool) {
+        assert_eq!((is_one_edit(a, b), is_one_edit(b, a)), (want, want), "{a} {b}");
     }
-    Ok(rows)
+
+    #[test]
+    fn one_edit_is_one_key() {
+        check("normal", "norml", true);
+        check("normal", "nromal", true);
+        check("normal", "normel", true);
+        check("normal", "normal", false);
+        check("normal", "norm", false);
+        check("covid-19", "covid-91", true);
+        check("ab", "ba", true);
+        check("a", "bc", false);
+    }
+
+    fn parse(text: &str) -> Result<LabelTable, String> {
+        let table = LabelTable::parse(text.as_bytes(), Path::new("labels.csv"), None);
+        table.map_err(|err| format!("{:#}", err))
+    }
+
+    #[test]
+    fn names_that_only_hands_tell_apart_are_refused_with_both_lines() {
+        for (one, other) in
+            [("positive", "Positive"), ("not normal", "not-normal"), ("a_b", "a b"), ("x1", "X1")]
+        {
+            let error = parse(&format!("case_id,label\na,{one}\nb,third\nc,{other}\n")).unwrap_err();
+            assert!(
+                error.contains(&format!("`{other}`")) && error.contains(&format!("`{one}` of line 2")),
+                "{error}"
+            );
+            assert!(error.contains("in line 4"), "{error}");
+        }
+        let known = LabelSet::new(vec!["positive".into(), "Positive".into()]).unwrap();
+        let text = b"case_id,label\na,positive\nb,Positive\n";
+        assert!(LabelTable::parse(text, Path::new("x"), Some(known)).is_ok());
+    }
+
+    #[test]
+    fn a_rare_name_near_a_frequent_one_is_told() {
+        let mut text = String::from("case_id,label\n");
+        (0..20).for_each(|i| text.push_str(&format!("a{i},pneumonia\nb{i},healthy\n")));
+        text.push_str("c,pneumnia\n");
+        let notes = parse(&text).unwrap().notes;
+        assert_eq!(notes.len(), 1);
+        assert!(notes[0].starts_with("label `pneumnia` (line 42"), "{notes:?}");
+    }
+
+    #[test]
+    fn the_data_card_s_names_bind_only_together() {
+        let names = |text: &str| parse(text).map(|table| table.labels.names().to_vec());
+        let own = names("case_id,label\na,covid\nb,normal\nc,pneumonia\n").unwrap();
+        assert_eq!(own, ["covid", "normal", "pneumonia"]);
+        let card = names("case_id,label\na,normal\nb,covid-19\n").unwrap();
+        assert_eq!(card, ["covid-19", "normal", "bacterial-pneumonia"]);
+        assert!(
+            names("case_id,label\na,normal\nb,covid-91\n").unwrap_err().contains("`covid-91` looks like")
+        );
+    }
 }

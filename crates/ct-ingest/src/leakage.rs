@@ -102,10 +102,24 @@ impl LeakCheck {
         self.slices.extend(marks.iter().enumerate().map(|(index, mark)| (number, index as u32, *mark)));
     }
 
+    /// "study" or "series", where anonymisers left one UID in all cases, of several patients: it
+    /// says nothing then.
+    pub fn placeholders(&self) -> Vec<&'static str> {
+        let is_one = |what: &str| {
+            self.identities.get(what).is_some_and(|values| {
+                let first = values.first().map(|value| &value.0);
+                values.len() == self.cases.len() && values.iter().all(|value| Some(&value.0) == first)
+            })
+        };
+        let is_placeholder = |what: &&str| self.cases.len() > 2 && !is_one("patient") && is_one(what);
+        ["study", "series"].into_iter().filter(is_placeholder).collect()
+    }
+
     /// All leaks, by kind and cases.
     pub fn into_leaks(self) -> Vec<Leak> {
         let mut found = Vec::new();
-        for (&what, values) in &self.identities {
+        let placeholders = self.placeholders();
+        for (&what, values) in self.identities.iter().filter(|entry| !placeholders.contains(entry.0)) {
             let rows = values.iter().map(|(value, case, split)| (value.as_str(), case, *split));
             let mut by_cases: BTreeMap<Vec<CaseId>, usize> = BTreeMap::new();
             for cases in split::leaks(rows).into_values() {

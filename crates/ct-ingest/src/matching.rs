@@ -37,6 +37,47 @@ impl Assigned {
     }
 }
 
+/// What to say where no row of the table names any file; folders are named only where paths may be.
+pub fn no_match(
+    assigned: &Assigned,
+    listing: &Listing,
+    table: &LabelTable,
+    matching: Match,
+    keep_paths: bool,
+) -> Option<String> {
+    let n_found = assigned.cases.iter().filter(|case| case.is_ok()).count();
+    if n_found > 0 || table.rows.is_empty() {
+        return None;
+    }
+    let first_three =
+        |names: &[&str]| names.iter().take(3).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    let ids: Vec<&str> = table.rows.iter().map(|row| row.case.as_str()).collect();
+    let what = match matching {
+        Match::Folder => "folder or file",
+        Match::PatientId => "PatientID",
+        Match::SeriesUid => "SeriesInstanceUID",
+    };
+    let mut text = format!("none of the {} case_ids names a {what}", ids.len());
+    if !keep_paths || matching != Match::Folder {
+        text.push_str(": compare both sides with `ct-ingest inspect --keep-paths`");
+        return Some(text);
+    }
+    let folders: BTreeSet<&str> =
+        listing.files.iter().filter_map(|file| ancestors(&file.relative).next()).collect();
+    let folders: Vec<&str> = folders.into_iter().collect();
+    text.push_str(&format!(
+        ": the table has {}, the folders are {}",
+        first_three(&ids),
+        first_three(&folders)
+    ));
+    let without_zeros =
+        |name: &str| name.rsplit('/').next().unwrap_or(name).trim_start_matches('0').to_string();
+    if folders.iter().any(|folder| ids.iter().any(|id| without_zeros(folder) == without_zeros(id))) {
+        text.push_str("; leading zeros were lost, as spreadsheets do: format the column as text");
+    }
+    Some(text)
+}
+
 /// Divides the files among the rows of the table.
 pub fn assign(listing: &Listing, format: Format, table: &LabelTable, matching: Match) -> Assigned {
     match matching {

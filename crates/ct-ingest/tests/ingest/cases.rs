@@ -91,6 +91,24 @@ fn values_and_units() {
 }
 
 #[test]
+fn what_peers_read() {
+    check("companions", 4, &[]);
+    check("pixel-data-too-long", 4, &[]);
+    check("fragments-without-table", 4, &[]);
+    check("syntax-mismatch", 4, &[]);
+}
+
+#[test]
+fn label_tables() {
+    let Some(folder) = test_data("cases/label-case") else { return };
+    assert_eq!(outcomes(&folder, "labels.csv", Format::Dicom), Outcomes::new());
+    for table in ["semicolon.csv", "excel-empty-rows.csv", "common-names.csv"] {
+        let found = outcomes(&folder, table, Format::Dicom);
+        assert_eq!(found.values().filter(|outcome| outcome.is_ok()).count(), 3, "{table}: {found:?}");
+    }
+}
+
+#[test]
 fn orientation() {
     check("orientation", 4, &[]);
     let Some(folder) = test_data("cases/orientation") else { return };

@@ -189,7 +189,7 @@ fn a_wrong_label_table_is_refused_with_its_line() {
         "case_id,label,split\nSMITH,covid-19,train\nPetersen_Hans,normal,\n",
         "1 of 2 cases have a split",
     );
-    refused("case,label\nSMITH,covid-19\n", "cannot read the table");
+    refused("case,label\nSMITH,covid-19\n", "no column case_id");
     refused("case_id,label\n", "");
 }
 
@@ -351,4 +351,30 @@ fn a_cohort_of_the_stated_volumes_is_explained() {
                 .into(),
         ]
     );
+}
+
+#[test]
+fn one_study_uid_in_every_patient_is_a_placeholder() {
+    let run = |tag: u32| {
+        let cohort = Cohort::new();
+        let mut table = String::from("case_id,label,split\n");
+        for case in 1..=4 {
+            let mut slices = series(case);
+            for slice in &mut slices {
+                slice.stored(
+                    &slice.stored_values().iter().map(|value| value - 7 * case as i16).collect::<Vec<_>>(),
+                );
+                slice.text(tag, "UI", "1.2.3");
+            }
+            cohort.write(&format!("c{case}"), &slices);
+            let split = if case % 2 == 0 { "train" } else { "test" };
+            table.push_str(&format!("c{case},{},{split}\n", if case < 3 { "normal" } else { "covid-19" }));
+        }
+        cohort.label(&table);
+        let (result, codes) = cohort.run(settings());
+        result.unwrap();
+        codes
+    };
+    assert_eq!(run(0x0020_000D), Vec::<String>::new());
+    assert_eq!(run(0x0020_000E), Vec::<String>::new());
 }

@@ -1,7 +1,9 @@
 //! The traps between a DICOM folder and true HU, one crafted series each. Every
 //! test fails without the handling that it names.
 
-use crate::common::{Dicom, EXPLICIT_BIG, IMPLICIT_LITTLE, SIDE, chest_hu, reading, rows, settings};
+use crate::common::{
+    Dicom, EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE, SIDE, chest_hu, reading, rows, settings,
+};
 use crate::tested::{aside, changed, check_hu, run, used};
 use diag_data::reader::{Crop, Select};
 
@@ -124,12 +126,16 @@ fn impossible_pixel_formats_are_refused() {
 }
 
 #[test]
-fn the_pixel_data_must_have_exactly_its_length() {
+fn the_pixel_data_must_have_its_length() {
     aside(
         |series| series[0].elements.get_mut(&0x7FE0_0010).unwrap().1.truncate(2 * SIDE * SIDE - 2),
         "pixels",
     );
-    aside(|series| series[0].elements.get_mut(&0x7FE0_0010).unwrap().1.extend([0; 2]), "pixels");
+    // Another frame is no padding.
+    aside(
+        |series| series[0].elements.get_mut(&0x7FE0_0010).unwrap().1.extend([0; 2 * SIDE * SIDE]),
+        "pixels",
+    );
     aside(|series| drop(series[0].elements.remove(&0x7FE0_0010)), "attribute");
 }
 
@@ -383,4 +389,82 @@ fn a_crop_enlarges_what_it_names() {
     };
     let (none, body, lung) = (mean(Crop::None), mean(Crop::Body), mean(Crop::Lung));
     assert!(none < body && body < lung, "{none} {body} {lung}");
+}
+
+#[test]
+fn padding_behind_the_pixels_is_ignored() {
+    for n_bytes in [2, 512] {
+        let rows = used(|series| {
+            let pixels = series.iter_mut().map(|slice| slice.elements.get_mut(&0x7FE0_0010).unwrap());
+            pixels.for_each(|pixels| pixels.1.extend(vec![0; n_bytes]));
+        });
+        check_hu(&rows, -30.0);
+        let want = format!("{n_bytes} bytes behind the pixels were ignored");
+        assert_eq!(rows[0].provenance.warnings, [want]);
+    }
+}
+
+#[test]
+fn a_number_of_frames_without_a_value_is_one() {
+    check_hu(&used(|series| series.iter_mut().for_each(|slice| slice.text(0x0028_0008, "IS", ""))), -30.0);
+}
+
+#[test]
+fn a_data_set_in_another_syntax_than_the_file_names_is_read() {
+    for (named, written) in [
+        (EXPLICIT_LITTLE, IMPLICIT_LITTLE),
+        (IMPLICIT_LITTLE, EXPLICIT_LITTLE),
+        (EXPLICIT_LITTLE, EXPLICIT_BIG),
+        (EXPLICIT_BIG, EXPLICIT_LITTLE),
+    ] {
+        let files = |syntax: &'static str| {
+            changed(|series| series.iter_mut().for_each(|slice| slice.syntax = syntax))
+        };
+        let body = |syntax: &str| 132 + 8 + syntax.len().next_multiple_of(2);
+        let files: Vec<Vec<u8>> = files(named)
+            .iter()
+            .zip(files(written))
+            .map(|(named_file, written_file)| {
+                [&named_file[..body(named)], &written_file[body(written)..]].concat()
+            })
+            .collect();
+        let (cohort, codes) = run(&files, settings());
+        assert_eq!(codes, Vec::<String>::new(), "{named} {written}");
+        let rows = rows(&cohort.shards(), "tested");
+        check_hu(&rows, -30.0);
+        assert!(rows[0].provenance.warnings[0].contains("another transfer syntax"), "{named} {written}");
+        assert_eq!(rows[0].acquisition.transfer_syntax, written);
+    }
+}
+
+#[test]
+fn what_is_no_dicom_object_by_bytes_and_name_is_counted() {
+    let (cohort, _) = run(&changed(|_| ()), settings());
+    std::fs::remove_dir_all(cohort.shards()).unwrap();
+    let tested = cohort.dicom().join("tested");
+    let foreign: [(&str, &[u8]); 10] = [
+        ("mask.nii.gz", b"\x1F\x8B\x08\0 gzip"),
+        ("label.nrrd", b"NRRD0004\n"),
+        ("array.npy", b"\x93NUMPY\x01\0"),
+        ("viewer.dll", b"MZ\x90\0\x03\0\0\0"),
+        ("preview.jpg", b"\xFF\xD8\xFF\xE0"),
+        ("help.chm", b"ITSF\x03\0"),
+        ("LOCKFILE", b""),
+        ("VERSION", b"1.0.2\n"),
+        ("viewer", b"\x7FELF\x02\x01\x01\0"),
+        ("README2", "a note of 2020\n".as_bytes()),
+    ];
+    for (name, bytes) in foreign {
+        std::fs::write(tested.join(name), bytes).unwrap();
+    }
+    let (result, codes) = cohort.run(settings());
+    assert_eq!(codes, Vec::<String>::new());
+    // The label table, too.
+    assert_eq!(result.unwrap().manifest.flow.files.set_aside.get("not an image"), Some(&11));
+    for (name, bytes) in [("IM0007", &b"\x01\0\x02"[..]), ("IM0008", b""), ("1.2.840.7", b"\0\0\x05")] {
+        std::fs::remove_dir_all(cohort.shards()).unwrap();
+        std::fs::write(tested.join(name), bytes).unwrap();
+        assert_eq!(cohort.run(settings()).1, ["not-dicom"], "{name}");
+        std::fs::remove_file(tested.join(name)).unwrap();
+    }
 }

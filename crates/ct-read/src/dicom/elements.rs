@@ -21,6 +21,13 @@ const ITEM_END: TagNumber = 0xFFFE_E00D;
 const SEQUENCE_END: TagNumber = 0xFFFE_E0DD;
 const UNDEFINED: u32 = u32::MAX;
 
+/// Names of all value representations (PS3.5 6.2).
+const VALUE_REPRESENTATIONS: [&[u8]; 34] = [
+    b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"OB", b"OD", b"OF",
+    b"OL", b"OV", b"OW", b"PN", b"SH", b"SL", b"SQ", b"SS", b"ST", b"SV", b"TM", b"UC", b"UI", b"UL", b"UN",
+    b"UR", b"US", b"UT", b"UV",
+];
+
 /// How elements are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Encoding {
@@ -37,6 +44,24 @@ impl Encoding {
     pub const IMPLICIT_LITTLE: Self = Self { explicit: false, big_endian: false };
     /// Explicit VR Big Endian.
     pub const EXPLICIT_BIG: Self = Self { explicit: true, big_endian: true };
+
+    /// The encoding that the first element of a data set shows; `None` where it shows none.
+    /// Every data set of an image begins with group 0008, and names of value representations
+    /// are read as lengths above 16,000 else.
+    pub fn seen(set: &[u8]) -> Option<Self> {
+        let (big_endian, start) = match set {
+            [8, 0, _, _, start @ ..] => (false, start),
+            [0, 8, _, _, start @ ..] => (true, start),
+            _ => return None,
+        };
+        let names_vr = start.get(..2).is_some_and(|vr| VALUE_REPRESENTATIONS.contains(&vr));
+        match (names_vr, big_endian, start) {
+            (true, false, _) => Some(Self::EXPLICIT_LITTLE),
+            (true, true, _) => Some(Self::EXPLICIT_BIG),
+            (false, false, [_, _, 0, 0, ..]) => Some(Self::IMPLICIT_LITTLE),
+            _ => None,
+        }
+    }
 
     fn u16(self, bytes: [u8; 2]) -> u16 {
         if self.big_endian { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) }

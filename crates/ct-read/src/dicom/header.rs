@@ -5,7 +5,7 @@ use diag_data::units::Mm;
 use super::elements::{DataSet, PixelElement, TagNumber};
 use super::frames::{self, Frame, FunctionalGroups, Places};
 use super::rescale::Rescale;
-use super::syntax::{self, Syntax};
+use super::syntax::{self, Compression, Syntax};
 use super::tags;
 use crate::fault::Fault;
 use crate::words::{HeaderText, PartsOfNames};
@@ -148,10 +148,16 @@ pub fn read(set: &DataSet<'_>, meta: &DataSet<'_>, transfer_syntax: &str) -> Res
         warnings.push("RescaleType does not say HU: judged by the values".into());
     }
     let format = pixel_format(set, &mut warnings)?;
-    let n_frames = match set.get(tags::NUMBER_OF_FRAMES) {
-        None => 1,
+    let n_frames = match set.text(tags::NUMBER_OF_FRAMES) {
+        // Without a value, too.
+        None => (set.items(tags::PER_FRAME_FUNCTIONAL_GROUPS)?.len() as i64).clamp(1, MAX_FRAMES),
         Some(_) => in_range(set, tags::NUMBER_OF_FRAMES, "NumberOfFrames", 1, MAX_FRAMES)?,
     };
+    let n_wanted = format.frame_len() as u64 * n_frames as u64;
+    let is_native = matches!(syntax.compression, Compression::None | Compression::Deflate);
+    if let Some(length) = pixels.length.map(u64::from).filter(|length| is_native && *length > n_wanted + 1) {
+        warnings.push(format!("{} bytes behind the pixels were ignored", length - n_wanted));
+    }
     let groups = FunctionalGroups::read(set, n_frames as usize)?;
     let places = groups.places(set);
     let frames = frames::read(set, &places, format.signed)?;

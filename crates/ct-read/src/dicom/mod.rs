@@ -143,8 +143,11 @@ fn scan_bytes(bytes: &[u8], file_len: u64) -> Result<Scanned, BrokenObject> {
         let reason = header::other_kind(&set, &opened.meta);
         return reason.map(|reason| Scanned::Other { reason }).ok_or(broken(fault));
     }
-    let scanned = header::read(&set, &opened.meta, &opened.transfer_syntax).map_err(broken)?;
-    if let Scanned::Ct(header) = &scanned {
+    let mut scanned = header::read(&set, &opened.meta, &opened.transfer_syntax).map_err(broken)?;
+    if let Scanned::Ct(header) = &mut scanned {
+        if opened.is_misnamed {
+            header.warnings.push("the data set is in another transfer syntax than the file names".into());
+        }
         let available = if inflated { opened.bytes.len() as u64 } else { file_len };
         let pixels_end = header.pixels.start as u64 + header.pixels.length.map_or(0, u64::from);
         if pixels_end > available {
@@ -160,6 +163,8 @@ struct Opened<'a> {
     transfer_syntax: String,
     body: usize,
     encoding: Encoding,
+    /// Whether the data set is written in another way than the file says.
+    is_misnamed: bool,
 }
 
 /// Finds the data set: behind preamble and meta group, or, in files written
@@ -184,7 +189,14 @@ fn open(bytes: &[u8]) -> Result<Opened<'_>, Fault> {
             (Encoding::IMPLICIT_LITTLE, "1.2.840.10008.1.2")
         };
         let (meta, _) = DataSet::walk_meta(&[], 0)?;
-        return Ok(Opened { bytes: bytes.into(), meta, transfer_syntax: uid.into(), body: 0, encoding });
+        return Ok(Opened {
+            bytes: bytes.into(),
+            meta,
+            transfer_syntax: uid.into(),
+            body: 0,
+            encoding,
+            is_misnamed: false,
+        });
     };
     let (meta, body) = DataSet::walk_meta(bytes, meta_start)?;
     let Some(transfer_syntax) = meta.text(tags::TRANSFER_SYNTAX_UID) else {
@@ -193,11 +205,26 @@ fn open(bytes: &[u8]) -> Result<Opened<'_>, Fault> {
     let unsupported = || Fault::TransferSyntax { syntax: syntax::name(&transfer_syntax) };
     let syntax = syntax::find(&transfer_syntax).ok_or_else(unsupported)?;
     if syntax.compression != syntax::Compression::Deflate {
-        return Ok(Opened { bytes: bytes.into(), meta, transfer_syntax, body, encoding: syntax.encoding });
+        let seen = bytes.get(body..).and_then(Encoding::seen).filter(|seen| *seen != syntax.encoding);
+        let is_plain = syntax.compression == syntax::Compression::None;
+        let transfer_syntax = match seen.filter(|_| is_plain) {
+            Some(seen) => syntax::plain(seen).into(),
+            None => transfer_syntax,
+        };
+        let encoding = seen.unwrap_or(syntax.encoding);
+        let is_misnamed = seen.is_some();
+        return Ok(Opened { bytes: bytes.into(), meta, transfer_syntax, body, encoding, is_misnamed });
     }
     let limit = MIN_INFLATE_LIMIT.max(MAX_INFLATE_RATIO * bytes.len() as u64);
     let inflated = inflate_body(&transfer_syntax, &bytes[body..], limit)?;
-    Ok(Opened { bytes: inflated.into(), meta, transfer_syntax, body: 0, encoding: syntax.encoding })
+    Ok(Opened {
+        bytes: inflated.into(),
+        meta,
+        transfer_syntax,
+        body: 0,
+        encoding: syntax.encoding,
+        is_misnamed: false,
+    })
 }
 
 fn inflate_body(transfer_syntax: &str, deflated: &[u8], limit: u64) -> Result<Vec<u8>, Fault> {

@@ -134,8 +134,8 @@ fn native_frame<'a>(
 ) -> Result<&'a [u8], Fault> {
     let (start, frame_len) = (header.pixels.start, header.format.frame_len());
     let wanted = frame_len * header.frames.len();
-    // An odd number of bytes is padded to an even one.
-    if length != wanted && length != wanted + wanted % 2 {
+    // What lies behind the pixels is padding (PS3.5 8.1.1), unless it is a frame more.
+    if length < wanted || length >= wanted + frame_len.max(2) {
         let why = format!("{length} bytes where the header asks for {wanted}");
         return Err(Fault::Pixels { why });
     }
@@ -164,6 +164,11 @@ fn frame_stream<'a>(
     if parts.len() == n_frames {
         return Ok(Cow::Borrowed(parts[frame_idx]));
     }
+    if fragments.offsets.len() != n_frames
+        && let Some(stream) = stream_by_marks(parts, frame_idx, n_frames)
+    {
+        return Ok(Cow::Owned(stream));
+    }
     if fragments.offsets.len() != n_frames {
         return Err(Fault::Pixels { why: format!("{} fragments for {n_frames} frames", parts.len()) });
     }
@@ -178,6 +183,27 @@ fn frame_stream<'a>(
         offset = offset.saturating_add(part.len() as u32 + 8);
     }
     Ok(Cow::Owned(stream))
+}
+
+/// Where no table says which fragments make a frame (PS3.5 A.4 allows that), the streams do: each
+/// begins with the mark of its start, behind one that ends with the mark of its end.
+fn stream_by_marks(parts: &[&[u8]], frame_idx: usize, n_frames: usize) -> Option<Vec<u8>> {
+    let starts = |part: &[u8]| {
+        part.starts_with(&[0xFF, 0xD8])
+            || part.starts_with(&[0xFF, 0x4F, 0xFF, 0x51])
+            || part.starts_with(&[0, 0, 0, 12, b'j', b'P'])
+    };
+    let ends = |part: &[u8]| {
+        let last = part.iter().rposition(|byte| *byte != 0);
+        last.is_some_and(|last| part[..=last].ends_with(&[0xFF, 0xD9]))
+    };
+    let is_first = |i: &usize| starts(parts[*i]) && (*i == 0 || ends(parts[i - 1]));
+    let firsts: Vec<usize> = (0..parts.len()).filter(is_first).collect();
+    if firsts.len() != n_frames || firsts.first() != Some(&0) {
+        return None;
+    }
+    let end = firsts.get(frame_idx + 1).copied().unwrap_or(parts.len());
+    Some(parts[firsts[frame_idx]..end].concat())
 }
 
 fn decode_by_codec(header: &Header, stream: Cow<'_, [u8]>) -> Result<Vec<u8>, Fault> {
@@ -327,5 +353,28 @@ fn is_padded(word: u16, value: i32, format: &PixelFormat) -> bool {
             let (a, b) = (as_number(padding), limit);
             (a.min(b)..=a.max(b)).contains(&value)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(parts: &[&[u8]], n_frames: usize, want: Option<&[&[u8]]>) {
+        let found: Option<Vec<Vec<u8>>> =
+            (0..n_frames).map(|i| stream_by_marks(parts, i, n_frames)).collect();
+        assert_eq!(found, want.map(|frames| frames.iter().map(|frame| frame.to_vec()).collect()));
+    }
+
+    #[test]
+    fn the_marks_of_streams_divide_fragments() {
+        let (start, end): (&[u8], &[u8]) = (&[0xFF, 0xD8, 1], &[2, 0xFF, 0xD9, 0]);
+        let frame = [start, end].concat();
+        check(&[start, end, start, end], 2, Some(&[&frame, &frame]));
+        // A fragment that begins as a stream does, inside another.
+        check(&[start, start, end], 1, Some(&[&[start, start, end].concat()]));
+        check(&[start, end, end], 2, None);
+        check(&[end, start], 1, None);
     }
 }

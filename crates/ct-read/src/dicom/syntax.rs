@@ -52,6 +52,15 @@ pub fn find(uid: &str) -> Option<Syntax> {
     })
 }
 
+/// The UID of uncompressed pixels in an encoding.
+pub fn plain(encoding: Encoding) -> &'static str {
+    match (encoding.explicit, encoding.big_endian) {
+        (false, _) => "1.2.840.10008.1.2",
+        (true, false) => "1.2.840.10008.1.2.1",
+        (true, true) => "1.2.840.10008.1.2.2",
+    }
+}
+
 /// Name of a transfer syntax for messages. An unknown value may be anything, the number of
 /// somebody too: it is shown where it has the form of a syntax of the standard.
 pub fn name(uid: &str) -> String {

@@ -223,6 +223,28 @@ pub fn is_companion(relative: &str) -> bool {
         || name.rsplit_once('.').is_some_and(|(_, extension)| known.contains(&extension))
 }
 
+/// Whether a file that is no DICOM object by its bytes was never meant to be one: by its
+/// extension, or, where it has none, by a name or a text that no image has. Research folders
+/// and CDs are full of them.
+pub fn is_foreign(file: &ListedFile) -> bool {
+    let name = file.relative.rsplit('/').next().unwrap_or(&file.relative);
+    let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    let extension = name.rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase());
+    match extension.as_deref() {
+        // An archive in an archive may hold the series: it is named.
+        Some("dcm" | "dicom" | "dic" | "ima" | "acr" | "zip") => false,
+        // A UID has points, too.
+        Some(extension) if !is_number(extension) => true,
+        _ => {
+            let mut start = Vec::new();
+            let opened = file.open().map(|opened| opened.reader.take(512).read_to_end(&mut start));
+            let is_text = !start.is_empty() && start.iter().all(|byte| !matches!(byte, 0..=8 | 14..=31));
+            opened.is_ok_and(|read| read.is_ok())
+                && (is_text || !name.bytes().any(|byte| byte.is_ascii_digit()))
+        }
+    }
+}
+
 fn relative(root: &Path, path: &Path) -> String {
     let below = path.strip_prefix(root).unwrap_or(path);
     let parts: Vec<_> = below.components().map(|part| part.as_os_str().to_string_lossy()).collect();
