@@ -82,8 +82,8 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     ledger.run(&ledger_path, &mut report(&bin, &shards, &run))?;
 
     let report = run.join("report.html");
-    println!("{}", std::path::absolute(&report).unwrap_or(report).display());
-    Ok(ledger.exit_code())
+    let shown = std::path::absolute(&report).unwrap_or(report);
+    Ok(diag_cli::finish(&shown.display().to_string(), ledger.outcome()))
 }
 
 /// Holds the output folder for this pipeline alone, until the file is dropped.

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, anyhow};
+use diag_cli::Outcome;
 use serde::{Deserialize, Serialize};
 
 use crate::fingerprint::Fingerprint;
@@ -136,15 +137,15 @@ impl Ledger {
         self.save(path).map_err(|err| Failure::new(err, "check that the output folder can be written"))
     }
 
-    /// The exit code of the whole: 3 when any stage set something aside.
-    pub fn exit_code(&self) -> ExitCode {
+    /// How the whole ended: something was set aside when any stage did so.
+    pub fn outcome(&self) -> Outcome {
         let set_aside = self.stages.iter().filter(|(_, entry)| entry.set_aside);
         let names: Vec<_> = set_aside.map(|(name, _)| name.as_str()).collect();
         if names.is_empty() {
-            return ExitCode::SUCCESS;
+            return Outcome::Done;
         }
         eprintln!("something was set aside in: {} (see quarantine.jsonl in the shards)", names.join(", "));
-        ExitCode::from(3)
+        Outcome::SetAside
     }
 }
 

@@ -193,18 +193,15 @@ impl Fault {
             Self::SeveralSeries { .. } => {
                 "keep one series, or choose with --series most-slices or --series thickest".into()
             }
-            Self::NoLung => {
-                "check that it is a chest CT with the whole body in the image, or run with --select all"
-                    .into()
-            }
+            Self::NoLung => "check that it is a chest CT with the whole body in the image".into(),
             Self::Archive { .. } => {
                 "unpack it with the program that made it, and check what comes out".into()
             }
             Self::Preview { .. } => "check the folder of --preview, its permissions and its disk".into(),
             Self::Volume { .. } => "convert it again from its DICOM series, for example with dcm2niix".into(),
             Self::NotHu { .. } => {
-                "give the volume in Hounsfield units, as converted from DICOM; scaled or windowed values \
-                 cannot be turned back"
+                "give the series in Hounsfield units, as the scanner made it; scaled, shifted or windowed \
+                 values cannot be turned back with certainty"
                     .into()
             }
             Self::Image { .. } => "convert the image to 8- or 16-bit grey PNG".into(),

@@ -24,6 +24,7 @@ pub mod run;
 pub mod shard;
 pub mod slice;
 pub mod split;
+pub mod trivial;
 pub mod units;
 
 pub use error::DataError;

@@ -13,6 +13,7 @@
 //! | `decision.json` | the decided rule: aggregation, temperature, threshold, sets |
 //! | `case_predictions.parquet`, `case_predictions.csv` | [`CasePrediction`](crate::case_predictions::CasePrediction)s: what the rule says of every case |
 //! | `metrics.json` | numbers of the evaluation, and hashes of what they rest on |
+//! | `trivial.json` | [`TrivialAudit`](crate::trivial::TrivialAudit): the baseline that never looks at the lung; absent until the audit ran |
 //! | `heatmaps.parquet` | one [`Heatmap`](crate::heatmaps::Heatmap) a row; absent until `explain` ran |
 //! | `explanations.json` | [`Explanations`](crate::heatmaps::Explanations): how the maps were made |
 //! | `report.html` | the report |
@@ -101,6 +102,11 @@ impl RunDir {
     /// `metrics.json`.
     pub fn metrics(&self) -> PathBuf {
         self.0.join("metrics.json")
+    }
+
+    /// `trivial.json`.
+    pub fn trivial(&self) -> PathBuf {
+        self.0.join("trivial.json")
     }
 
     /// `heatmaps.parquet`.

@@ -10,6 +10,7 @@ use diag_data::manifest::{CaseRow, Quarantined};
 use diag_data::predictions::Predictions;
 use diag_data::run::{Epoch, RunDir, RunInfo};
 use diag_data::shard::ShardSet;
+use diag_data::trivial::TrivialAudit;
 use diag_metrics::{MetricsError, Scores};
 
 use crate::ReportError;
@@ -35,6 +36,8 @@ pub(crate) struct Run {
     pub(crate) shards: Result<Shards, String>,
     /// What the decided rule says of the split; its rows are in the order of `case_ids`.
     pub(crate) decided: Decided,
+    /// What a classifier gets that never looks at the lung; absent where it was not measured.
+    pub(crate) baseline: Option<TrivialAudit>,
     /// Maps of where the network looked, or in words why there are none.
     pub(crate) maps: Result<Maps, String>,
 }
@@ -166,6 +169,7 @@ fn load(dir: &RunDir, split: Split) -> Result<Run, ReportError> {
         chain: evidence::chain(dir, &info, &recorded, evidence, maps.as_ref().ok().map(|maps| &maps.how)),
         shards,
         maps,
+        baseline: read_baseline(dir, &info, split)?,
         decided,
         dir: dir.clone(),
         info,
@@ -173,6 +177,25 @@ fn load(dir: &RunDir, split: Split) -> Result<Run, ReportError> {
         case_ids,
         slices,
     })
+}
+
+/// `trivial.json`, where it was made for these shards and predictions.
+fn read_baseline(dir: &RunDir, info: &RunInfo, split: Split) -> Result<Option<TrivialAudit>, ReportError> {
+    let of_run = |source| ReportError::Run { run: dir.root().into(), source };
+    let path = dir.trivial();
+    if split != Split::Test || !path.exists() {
+        return Ok(None);
+    }
+    let audit: TrivialAudit = files::read_json(&path).map_err(of_run)?;
+    let predictions_sha256 = files::sha256_file(&dir.predictions()).map_err(of_run)?;
+    let is_of_run = audit.shards_sha256 == info.shards.sha256
+        && audit.predictions_sha256.as_ref().is_none_or(|sha256| *sha256 == predictions_sha256);
+    if is_of_run {
+        return Ok(Some(audit));
+    }
+    let why = "it was measured on other shards or predictions than predictions.parquet; run diag-train audit \
+               trivial again";
+    Err(of_run(DataError::Malformed { path, why: why.into() }))
 }
 
 /// Pictures and scanners come from the shards only when they are the very ones

@@ -429,6 +429,7 @@ fn warnings(run: &Run, by_case: &UnitNumbers) -> Vec<String> {
     }
     warnings.extend(few_cases(run.info.labels.names(), &by_case.cases_per_class));
     warnings.extend(run.decided.point.rule_warnings.iter().cloned());
+    warnings.extend(run.baseline.as_ref().and_then(crate::page::baseline::caution));
     match &run.shards {
         Err(why) => warnings.push(format!("Of the shards: {why}.")),
         Ok(shards) => {

@@ -16,7 +16,7 @@ use crate::sweep::{SummarySpec, SweepSpec, Variant};
 pub use noise::{NoiseAudit, SuspectSlice, label_noise};
 pub use run::AuditJob;
 pub use shortcut::{Attribute, ShortcutAudit, shortcut};
-pub use trivial::{Baseline, Interval, TrivialAudit, trivial};
+pub use trivial::trivial;
 
 /// The sweep that measures leakage: the recipe with cases kept whole, and with
 /// slices assigned one by one, so that slices of a test case are trained on. How much

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::TrainError;
 pub use tables::{
-    AugmentationSpec, DataSpec, DecisionSpec, FoldSpec, Freeze, MixingSpec, NoiseUnit, OptimiserName,
-    OptimiserSpec, Sampling, ScheduleSpec, SplitUnit,
+    AugmentationSpec, BatchNorm, DataSpec, DecisionSpec, FoldSpec, Freeze, MixingSpec, NoiseUnit,
+    OptimiserName, OptimiserSpec, Sampling, ScheduleSpec, SplitUnit,
 };
 
 /// A recipe as its file says it. `data/recipes/README.md` explains the keys.
@@ -80,6 +80,9 @@ pub struct TrainSpec {
     /// bit for bit what so many get together.
     #[serde(default = "default_batch_parts")]
     pub batch_parts: usize,
+    /// Which statistics the normalisations use in validation and in the saved weights.
+    #[serde(default)]
+    pub batch_norm: BatchNorm,
     /// Which slices an epoch sees.
     #[serde(default)]
     pub sampling: Sampling,

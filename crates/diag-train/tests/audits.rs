@@ -9,7 +9,8 @@ use std::sync::atomic::AtomicBool;
 
 use diag_data::case::Split;
 use diag_data::run::RunDir;
-use diag_train::audit::{Attribute, AuditJob, TrivialAudit, label_noise, shortcut, trivial};
+use diag_data::trivial::{ResampledUnit, TrivialAudit};
+use diag_train::audit::{Attribute, AuditJob, label_noise, shortcut, trivial};
 
 use diag_train::evaluate::{EvaluateJob, Metrics, evaluate};
 use diag_train::find_rate::{FindRateJob, find_rate};
@@ -114,7 +115,7 @@ fn baseline(scanner: impl Fn(usize) -> &'static str) -> TrivialAudit {
     let job = AuditJob { run: folder.join("run"), shards: None };
     let before = trivial(&job).unwrap();
     assert_eq!((before.n_fitting_cases, before.n_test_cases, before.n_units), (48, 36, 36));
-    assert_eq!((before.unit, before.both.network_minus_baseline), ("case", None));
+    assert_eq!((before.unit, before.both.network_minus_baseline), (ResampledUnit::Case, None));
     measure(folder, "run", None);
     let after = trivial(&job).unwrap();
     // Same seed, same numbers; the network beside them.

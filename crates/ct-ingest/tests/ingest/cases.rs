@@ -84,6 +84,13 @@ fn series_and_patients() {
 }
 
 #[test]
+fn values_and_units() {
+    check("rescale-type-spelling", 4, &[]);
+    let wrong = ["plus1024_intercept0", "windowed_8bit", "windowed_8bit_type_us"];
+    check("dicom-not-hu", 4, &wrong.map(|case| (case, Err("not-hu"))));
+}
+
+#[test]
 fn orientation() {
     check("orientation", 4, &[]);
     let Some(folder) = test_data("cases/orientation") else { return };

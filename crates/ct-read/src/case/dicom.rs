@@ -8,7 +8,7 @@ use diag_data::slice::{Acquisition, Geometry, Provenance};
 use diag_data::units::Mm;
 use rayon::prelude::*;
 
-use super::task::{CaseFault, CaseFiles, ReadCase, Reader, SeriesFacts, TOO_LITTLE_LUNG};
+use super::task::{CaseFault, CaseFiles, NOT_HU, ReadCase, Reader, SeriesFacts, TOO_LITTLE_LUNG};
 use crate::dicom::{self, Header, StoredPixels};
 use crate::fault::Fault;
 use crate::pseudonyms::Kind;
@@ -208,7 +208,7 @@ fn choose(
     }
     let studies: BTreeSet<Option<String>> =
         stacks.iter().map(|stack| stack.slices[0].image.header.identity.study_uid.clone()).collect();
-    let mut chosen = None;
+    let (mut chosen, mut not_hu) = (None, None);
     for stack in stacks {
         if chosen.is_some() || stack.slices.len() < min_slices {
             found.leave_out(&stack, ANOTHER_SERIES);
@@ -219,7 +219,18 @@ fn choose(
             return Err((None, Fault::Gaps { count, largest_mm: format!("{:.1}", largest.0) }));
         }
         let decoded = decode_stack(&stack, case, reader)?;
-        chosen = Some((stack, decoded));
+        // The entries of a table are not negative: air is not among them.
+        let has_table = stack
+            .slices
+            .iter()
+            .any(|slice| slice.image.frame().rescale.as_ref().is_ok_and(|rescale| rescale.line().is_none()));
+        match if has_table { Ok(()) } else { pictures::check_hu(&decoded) } {
+            Ok(()) => chosen = Some((stack, decoded)),
+            Err(fault) => {
+                found.leave_out(&stack, NOT_HU);
+                not_hu.get_or_insert(fault);
+            }
+        }
     }
     // What could not be stacked may be what the rule would have named.
     let n_chosen = chosen.as_ref().map_or(0, |(stack, _)| stack.slices.len());
@@ -227,6 +238,9 @@ fn choose(
         return Err((None, fault.clone()));
     }
     let Some(chosen) = chosen else {
+        if let Some(fault) = not_hu {
+            return Err((None, fault));
+        }
         if let Some(broken) = found.broken.first() {
             return Err((Some(broken.file), broken.fault.clone()));
         }

@@ -108,6 +108,9 @@ pub struct SeriesFacts {
 /// Why a case cannot be used, and the file at fault where it is one.
 pub type CaseFault = (Option<usize>, Fault);
 
+/// Why a series is not used whose numbers are not those of CT.
+pub(super) const NOT_HU: &str = "values other than HU";
+
 /// Why slices of a used series are not kept.
 pub(super) const TOO_LITTLE_LUNG: &str = "shows too little lung, or thinned out";
 

@@ -135,8 +135,8 @@ pub fn read(set: &DataSet<'_>, meta: &DataSet<'_>, transfer_syntax: &str) -> Res
     if image_type.split('\\').any(|part| part.trim() == "LOCALIZER") {
         return Ok(Scanned::Other { reason: "localizer" });
     }
-    // Maps of iodine, electron density or effective atomic number look like CT and are none.
-    if set.text(tags::RESCALE_TYPE).is_some_and(|kind| !matches!(kind.as_str(), "HU" | "HU_MOD" | "US")) {
+    let unit = set.text(tags::RESCALE_TYPE).as_deref().map_or(Unit::Hu, Unit::of);
+    if unit == Unit::Other {
         return Ok(Scanned::Other { reason: "values other than HU" });
     }
     if set.text(tags::BURNED_IN_ANNOTATION).is_some_and(|text| text.eq_ignore_ascii_case("YES")) {
@@ -144,6 +144,9 @@ pub fn read(set: &DataSet<'_>, meta: &DataSet<'_>, transfer_syntax: &str) -> Res
     }
     let pixels = set.pixels.ok_or_else(|| missing("PixelData"))?;
     let mut warnings = Vec::new();
+    if unit == Unit::Unknown {
+        warnings.push("RescaleType does not say HU: judged by the values".into());
+    }
     let format = pixel_format(set, &mut warnings)?;
     let n_frames = match set.get(tags::NUMBER_OF_FRAMES) {
         None => 1,
@@ -169,6 +172,31 @@ pub fn read(set: &DataSet<'_>, meta: &DataSet<'_>, transfer_syntax: &str) -> Res
         scanner: scanner(set, &places, lossy)?,
         warnings,
     })))
+}
+
+/// What RescaleType says of the values. It is free text: GE writes "Houndsfield Unit" into every
+/// reformatted series.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unit {
+    Hu,
+    /// Maps of iodine, electron density or effective atomic number look like CT and are none.
+    Other,
+    /// The values must tell.
+    Unknown,
+}
+
+impl Unit {
+    fn of(text: &str) -> Self {
+        let letters: String = text.chars().filter(char::is_ascii_alphanumeric).collect();
+        let letters = letters.to_ascii_uppercase();
+        match letters.as_str() {
+            "HU" | "HUMOD" | "US" => Self::Hu,
+            _ if letters.starts_with("HOUN") => Self::Hu,
+            "OD" | "MGML" | "ZEFF" | "ED" | "EDW" | "PCT" | "MONOE" | "IODINE" | "KEV" | "MM2S" | "MLG"
+            | "SUV" => Self::Other,
+            _ => Self::Unknown,
+        }
+    }
 }
 
 fn sop_class(set: &DataSet<'_>, meta: &DataSet<'_>) -> Option<String> {
@@ -368,4 +396,27 @@ fn people(set: &DataSet<'_>) -> PartsOfNames {
     let all = std::iter::once(set).chain(&sets);
     let texts: Vec<String> = all.flat_map(|set| TEXTS.into_iter().filter_map(|tag| set.text(tag))).collect();
     PartsOfNames::of(texts.iter().map(String::as_str))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, want: Unit) {
+        assert_eq!(Unit::of(text), want, "{text}");
+    }
+
+    #[test]
+    fn a_unit_is_told_from_free_text() {
+        for hu in ["HU", "hu", "Hounsfield", "Houndsfield Unit", "hounsfield units", "HU_MOD", "US", "H.U."] {
+            check(hu, Unit::Hu);
+        }
+        for other in ["OD", "MGML", "mg/ml", "Z_EFF", "ED", "EDW", "PCT"] {
+            check(other, Unit::Other);
+        }
+        for unknown in ["UNSPECIFIED", "normalized", "none"] {
+            check(unknown, Unit::Unknown);
+        }
+    }
 }

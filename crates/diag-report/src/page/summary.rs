@@ -67,6 +67,7 @@ pub(crate) fn section(context: &Context) -> Markup {
                 }
             }
         }
+        (super::baseline::section(context.run.baseline.as_ref()))
         @for warning in &context.numbers.warnings {
             p.warning { strong { "Caution. " } (warning) }
         }

@@ -14,17 +14,17 @@ use diag_data::files;
 use diag_data::predictions::Predictions;
 use diag_data::run::RunDir;
 use diag_data::split::{SplitCase, k_folds};
+use diag_data::trivial::{Baseline, Classifier, Interval, ResampledUnit, TrivialAudit};
 use diag_metrics::{Scores, evaluate, percentile_interval};
 use rand::Rng;
 use rand::seq::SliceRandom;
 use rayon::prelude::*;
-use serde::Serialize;
 
 use super::run::{AuditJob, AuditedShards};
 use crate::error::TrainError;
 use crate::evaluate::split::list_split;
 use crate::random::{Domain, stream};
-use classifier::{Kind, Training, fit_predict};
+use classifier::{Training, fit_predict};
 use features::{CaseFeatures, CaseSums, Encoder, FeatureSet};
 
 const N_FOLDS: usize = 5;
@@ -33,59 +33,6 @@ const N_RESAMPLES: usize = 1000;
 /// Orders of the labels that stand for chance.
 const N_PERMUTATIONS: usize = 20;
 const LEVEL: f64 = 0.95;
-
-/// The trivial baseline of a run.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct TrivialAudit {
-    /// From size, format, spacing, thickness, kernel, scanner and number of slices; no pixel seen.
-    pub acquisition: Baseline,
-    /// From statistics of the grey levels, without where they lie.
-    pub grey: Baseline,
-    /// From both.
-    pub both: Baseline,
-    /// Both, learnt from labels in random order: chance, as these test cases show it.
-    pub permuted: Baseline,
-    /// What was resampled for the intervals: `patient` where every case has one, else `case`.
-    pub unit: &'static str,
-    /// Number of these units in the test set.
-    pub n_units: usize,
-    /// Cases that it was fitted on: training and validation.
-    pub n_fitting_cases: usize,
-    /// Cases that it was measured on.
-    pub n_test_cases: usize,
-    /// The test part of these shards.
-    pub shards_sha256: String,
-    /// The network's predictions that it was compared with; absent before `evaluate`.
-    pub predictions_sha256: Option<String>,
-}
-
-/// What one set of features gives away.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Baseline {
-    /// Mean over the classes of the area under the ROC curve; absent where a class has no test case.
-    pub macro_auroc: Option<f64>,
-    /// Lower bound of its 95 % interval.
-    pub low: Option<f64>,
-    /// Upper bound.
-    pub high: Option<f64>,
-    /// Mean sensitivity of the classes.
-    pub balanced_accuracy: Option<f64>,
-    /// The classifier that did better in cross-validation on the fitting cases.
-    pub classifier: Kind,
-    /// Network minus baseline in macro AUROC, by paired bootstrap; absent before `evaluate`.
-    pub network_minus_baseline: Option<Interval>,
-}
-
-/// A number with its 95 % interval.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Interval {
-    /// On all test cases.
-    pub value: f64,
-    /// Lower bound.
-    pub low: f64,
-    /// Upper bound.
-    pub high: f64,
-}
 
 /// A case with what is known of it.
 struct Case {
@@ -132,7 +79,7 @@ pub fn trivial(job: &AuditJob) -> Result<TrivialAudit, TrainError> {
         shards_sha256: audited.plan.shards_sha256.clone(),
         predictions_sha256: network.map(|(_, sha256)| sha256),
     };
-    files::write_json(&run.root().join("trivial.json"), &audit)?;
+    files::write_json(&run.trivial(), &audit)?;
     Ok(audit)
 }
 
@@ -165,7 +112,7 @@ fn read_cases(audited: &AuditedShards) -> Result<(Vec<Case>, Vec<Case>), TrainEr
 
 /// Which rows of the test set belong together.
 struct Units {
-    unit: &'static str,
+    unit: ResampledUnit,
     rows_of: Vec<Vec<usize>>,
 }
 
@@ -177,7 +124,7 @@ impl Units {
             let patient = case.patient.as_deref().filter(|_| by_patient);
             rows_of.entry(patient.unwrap_or(case.id.as_str())).or_default().push(row);
         }
-        let unit = if by_patient { "patient" } else { "case" };
+        let unit = if by_patient { ResampledUnit::Patient } else { ResampledUnit::Case };
         Self { unit, rows_of: rows_of.into_values().collect() }
     }
 
@@ -228,15 +175,15 @@ fn best_baseline(
     test: &[Case],
     n_classes: usize,
     seed: u64,
-) -> Result<(Kind, Scores), TrainError> {
+) -> Result<(Classifier, Scores), TrainError> {
     let split_cases: Vec<SplitCase> = fitting
         .iter()
         .map(|case| SplitCase { case_id: case.id.clone(), label: case.label, group: case.patient.clone() })
         .collect();
     let folds = k_folds(&split_cases, N_FOLDS, seed);
     let fold_of = |case: &Case| folds.get(&case.id).copied().unwrap_or(0);
-    let mut best: Option<(f64, Kind)> = None;
-    for kind in Kind::ALL {
+    let mut best: Option<(f64, Classifier)> = None;
+    for kind in Classifier::ALL {
         let mut rows: BTreeMap<&CaseId, Vec<f64>> = BTreeMap::new();
         for fold in 0..N_FOLDS {
             let (held_out, training): (Vec<&Case>, Vec<&Case>) =
@@ -256,7 +203,7 @@ fn best_baseline(
             best = Some((auroc, kind));
         }
     }
-    let kind = best.map_or(Kind::LogisticRegression, |best| best.1);
+    let kind = best.map_or(Classifier::LogisticRegression, |best| best.1);
     let (fitting, labels) = (fitting.iter().collect::<Vec<_>>(), labels_of(fitting));
     let p = predict(kind, set, &fitting, &labels, &test.iter().collect::<Vec<_>>(), n_classes, seed);
     Ok((kind, scores(&p, n_classes, &labels_of(test))?))
@@ -264,7 +211,7 @@ fn best_baseline(
 
 /// Probabilities of `cases` after learning `label_n` of the `training` cases.
 fn predict(
-    kind: Kind,
+    kind: Classifier,
     set: FeatureSet,
     training: &[&Case],
     label_n: &[usize],
@@ -281,7 +228,7 @@ fn predict(
 
 /// A baseline with its interval, and with the network's lead where there is one.
 fn measured(
-    classifier: Kind,
+    classifier: Classifier,
     baseline: &Scores,
     network: Option<&Scores>,
     units: &Units,
@@ -318,7 +265,7 @@ fn measured(
 
 /// The mean over random orders of the fitting labels, with the range of 95 % of them.
 fn permuted(
-    classifier: Kind,
+    classifier: Classifier,
     fitting: &[Case],
     test: &[Case],
     n_classes: usize,

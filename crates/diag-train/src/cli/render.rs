@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use diag_train::audit::{Baseline, NoiseAudit, ShortcutAudit, TrivialAudit};
+use diag_data::trivial::{Baseline, TrivialAudit};
+use diag_train::audit::{NoiseAudit, ShortcutAudit};
 use diag_train::evaluate::Metrics;
 use diag_train::explain::Explained;
 use diag_train::find_rate::FoundRate;
@@ -128,7 +129,10 @@ pub fn trivial_table(audit: &TrivialAudit) -> String {
     [
         format!(
             "A classifier that never looks at the lung, fitted on {} cases, measured on {} ({} {}s):",
-            audit.n_fitting_cases, audit.n_test_cases, audit.n_units, audit.unit
+            audit.n_fitting_cases,
+            audit.n_test_cases,
+            audit.n_units,
+            audit.unit.as_str()
         ),
         line("size, format and scanner", &audit.acquisition),
         line("grey levels", &audit.grey),

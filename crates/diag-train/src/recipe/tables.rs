@@ -174,6 +174,18 @@ impl Default for DecisionSpec {
     }
 }
 
+/// Which statistics the normalisations use in validation and in the saved weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BatchNorm {
+    /// Recomputed after every epoch over many training batches with the weights of that moment
+    /// (Wu and Johnson 2021).
+    #[default]
+    Precise,
+    /// Moving averages over the steps, as PyTorch's.
+    Running,
+}
+
 /// Which slices an epoch sees.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -1,24 +1,10 @@
 //! Two small classifiers: regularised logistic regression, and a forest of shallow trees.
 
+use diag_data::trivial::Classifier;
 use rand::Rng;
 use rayon::prelude::*;
 
 use crate::random::{Domain, stream};
-
-/// Which classifier.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Kind {
-    /// Multinomial logistic regression with a ridge penalty.
-    LogisticRegression,
-    /// Trees on bootstrap samples (Breiman 2001).
-    RandomForest,
-}
-
-impl Kind {
-    /// All kinds, the simplest first.
-    pub const ALL: [Self; 2] = [Self::LogisticRegression, Self::RandomForest];
-}
 
 /// Weight of the ridge penalty, as in scikit-learn's default: sum of losses + 1/2 |w|^2.
 const RIDGE: f64 = 1.0;
@@ -54,10 +40,10 @@ impl Training<'_> {
 
 /// Probabilities `[M, K]` of the cases `x_md` after learning; the same seed gives the same bits
 /// with any number of threads.
-pub fn fit_predict(kind: Kind, training: Training<'_>, x_md: &[Vec<f64>], seed: u64) -> Vec<Vec<f64>> {
+pub fn fit_predict(kind: Classifier, training: Training<'_>, x_md: &[Vec<f64>], seed: u64) -> Vec<Vec<f64>> {
     match kind {
-        Kind::LogisticRegression => logistic_regression(training, x_md),
-        Kind::RandomForest => random_forest(training, x_md, seed),
+        Classifier::LogisticRegression => logistic_regression(training, x_md),
+        Classifier::RandomForest => random_forest(training, x_md, seed),
     }
 }
 
@@ -238,7 +224,7 @@ mod tests {
         points.map(|(a, b)| (vec![a, b], label(a, b))).unzip()
     }
 
-    fn accuracy(kind: Kind, x_nd: &[Vec<f64>], label_n: &[usize]) -> f64 {
+    fn accuracy(kind: Classifier, x_nd: &[Vec<f64>], label_n: &[usize]) -> f64 {
         let rows = fit_predict(kind, Training { x_nd, label_n, n_classes: 2 }, x_nd, 1);
         let right = |(p, &label): (&Vec<f64>, &usize)| p[label] > 0.5;
         rows.iter().zip(label_n).filter(|pair| right(*pair)).count() as f64 / label_n.len() as f64
@@ -247,11 +233,11 @@ mod tests {
     #[test]
     fn a_line_is_learnt_by_both_and_a_checkerboard_by_trees_alone() {
         let (x, label) = grid(|a, b| usize::from(a + b > 0.0));
-        assert!(accuracy(Kind::LogisticRegression, &x, &label) > 0.97);
-        assert!(accuracy(Kind::RandomForest, &x, &label) > 0.95);
+        assert!(accuracy(Classifier::LogisticRegression, &x, &label) > 0.97);
+        assert!(accuracy(Classifier::RandomForest, &x, &label) > 0.95);
         let (x, label) = grid(|a, b| usize::from(a * b > 0.0));
-        assert!(accuracy(Kind::LogisticRegression, &x, &label) < 0.6);
-        assert!(accuracy(Kind::RandomForest, &x, &label) > 0.95);
+        assert!(accuracy(Classifier::LogisticRegression, &x, &label) < 0.6);
+        assert!(accuracy(Classifier::RandomForest, &x, &label) > 0.95);
     }
 
     #[test]
@@ -260,7 +246,7 @@ mod tests {
         // which are not penalised: weighted residuals of each class sum to 0.
         let (x, label) = grid(|a, _| usize::from(a > 0.4));
         let training = Training { x_nd: &x, label_n: &label, n_classes: 2 };
-        let p = fit_predict(Kind::LogisticRegression, training, &x, 0);
+        let p = fit_predict(Classifier::LogisticRegression, training, &x, 0);
         let weights = training.class_weights();
         let residual: f64 =
             p.iter().zip(&label).map(|(p, &l)| weights[l] * (p[1] - l as f64)).sum::<f64>() / x.len() as f64;
