@@ -13,6 +13,8 @@ use diag_data::manifest::{Level, SelectionRow};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
+use crate::printable::{json_text, printable};
+
 /// Exit code when something was set aside or a gate failed.
 pub const SET_ASIDE: u8 = 3;
 
@@ -28,7 +30,8 @@ pub fn start_log() {
 #[expect(clippy::print_stderr, reason = "errors of a command go to standard error")]
 pub fn fail(err: IngestError) -> ExitCode {
     let remedy = err.remedy();
-    eprintln!("error: {:#}\n  fix: {remedy}", anyhow::Error::new(err));
+    let text = format!("{:#}", anyhow::Error::new(err));
+    eprintln!("error: {}\n  fix: {}", printable(&text), printable(&remedy));
     ExitCode::FAILURE
 }
 
@@ -76,10 +79,10 @@ impl Console {
                 "flow": manifest.flow,
                 "n_quarantined": summary.n_quarantined,
             });
-            println!("{document:#}");
+            println!("{}", json_text(&document));
         } else {
             let flow = &manifest.flow;
-            println!("{}", out.display());
+            println!("{}", printable(&out.display().to_string()));
             for (name, level) in [
                 ("files", &flow.files),
                 ("series", &flow.series),
@@ -91,7 +94,10 @@ impl Console {
             for row in &manifest.table {
                 println!(
                     "  {:<22} {:<10} {:>5} cases {:>7} slices",
-                    row.label, row.split, row.n_cases, row.n_slices
+                    printable(&row.label),
+                    row.split,
+                    row.n_cases,
+                    row.n_slices
                 );
             }
             manifest.selection.iter().filter_map(selection).for_each(|line| println!("  {line}"));
@@ -110,7 +116,11 @@ impl Console {
 fn selection(row: &SelectionRow) -> Option<String> {
     Some(format!(
         "{:<22} kept {} of {} slices, mean lung fraction {:.3} (of all {:.3})",
-        row.label, row.n_slices, row.n_source_slices, row.lung_fraction?, row.lung_fraction_source?
+        printable(&row.label),
+        row.n_slices,
+        row.n_source_slices,
+        row.lung_fraction?,
+        row.lung_fraction_source?
     ))
 }
 
@@ -131,8 +141,9 @@ fn show(bar: &ProgressBar, event: Event<'_>) {
         }
         Event::Advanced { n_done, .. } => bar.set_position(n_done as u64),
         Event::SetAside { source, fault } => {
-            bar.suspend(|| eprintln!("set aside: {source}: {fault}\n  fix: {}", fault.remedy()));
+            let (source, why) = (printable(source), printable(&fault.to_string()));
+            bar.suspend(|| eprintln!("set aside: {source}: {why}\n  fix: {}", fault.remedy()));
         }
-        Event::Note(text) => bar.suspend(|| eprintln!("note: {text}")),
+        Event::Note(text) => bar.suspend(|| eprintln!("note: {}", printable(text))),
     }
 }

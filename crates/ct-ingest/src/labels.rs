@@ -32,6 +32,9 @@ pub struct LabelRow {
     pub line: u64,
 }
 
+/// What is said of a split that is none. No message repeats a cell: it may name somebody.
+const NO_SPLIT: &str = "the split is not train, validation or test";
+
 #[derive(Deserialize)]
 struct RawRow {
     case_id: String,
@@ -93,11 +96,11 @@ impl LabelTable {
         let mut rows = BTreeMap::new();
         for (line, row) in &raw {
             let wrong = |why: String| IngestError::TableRow { path: path.into(), line: *line, why };
-            let label = labels.find(&row.label).ok_or_else(|| {
-                wrong(format!("label `{}` is not one of {}", row.label, labels.names().join(", ")))
-            })?;
+            let label = labels
+                .find(&row.label)
+                .ok_or_else(|| wrong(format!("the label is not one of {}", labels.names().join(", "))))?;
             let split = row.split.as_deref().filter(|text| !text.is_empty()).map(str::parse).transpose();
-            let split = split.map_err(|err: diag_data::DataError| wrong(err.to_string()))?;
+            let split = split.map_err(|_| wrong(NO_SPLIT.into()))?;
             let case = row.case_id.trim_end_matches('/').to_string();
             if case.is_empty() {
                 return Err(wrong("the case_id is empty".into()));
@@ -145,7 +148,7 @@ pub fn read_split_file(path: &Path) -> Result<BTreeMap<String, Split>, IngestErr
     let mut splits = BTreeMap::new();
     for (line, row) in read_rows::<RawSplit>(&diag_data::files::read(path)?, path)? {
         let wrong = |why: String| IngestError::TableRow { path: path.into(), line, why };
-        let split = row.split.parse().map_err(|err: diag_data::DataError| wrong(err.to_string()))?;
+        let split = row.split.parse().map_err(|_| wrong(NO_SPLIT.into()))?;
         if splits.insert(row.case_id, split).is_some() {
             return Err(wrong("the case_id occurs twice".into()));
         }

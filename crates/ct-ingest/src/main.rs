@@ -3,6 +3,7 @@
 mod args;
 mod console;
 mod inspection_text;
+mod printable;
 mod report;
 
 use std::path::{Path, PathBuf};

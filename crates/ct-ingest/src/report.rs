@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::console::SET_ASIDE;
 use crate::inspection_text;
+use crate::printable::{json_text, printable};
 
 fn code(all_good: bool) -> ExitCode {
     if all_good { ExitCode::SUCCESS } else { ExitCode::from(SET_ASIDE) }
@@ -19,7 +20,7 @@ fn code(all_good: bool) -> ExitCode {
 /// What a folder holds; exit code 3 when some of it is broken.
 pub fn inspection(found: &Inspection, as_json: bool) -> ExitCode {
     if as_json {
-        println!("{:#}", json!(found));
+        println!("{}", json_text(&json!(found)));
         return code(found.broken.is_empty());
     }
     print!("{}", inspection_text::of(found));
@@ -28,7 +29,7 @@ pub fn inspection(found: &Inspection, as_json: bool) -> ExitCode {
 
 /// What was copied.
 pub fn copied(n_files: usize, to: &Path) -> ExitCode {
-    println!("{n_files} files are in {}", to.display());
+    println!("{n_files} files are in {}", printable(&to.display().to_string()));
     ExitCode::SUCCESS
 }
 
@@ -49,7 +50,7 @@ pub fn verified(verified: &Verified, as_json: bool) -> ExitCode {
             "n_slices": verified.n_slices,
             "leaks": leaks,
         });
-        println!("{document:#}");
+        println!("{}", json_text(&document));
         return code(sound);
     }
     println!(
@@ -76,7 +77,7 @@ pub fn verified(verified: &Verified, as_json: bool) -> ExitCode {
 /// Table 1; exit code 3 when it is not as declared.
 pub fn comparison(comparison: &Comparison, as_json: bool) -> ExitCode {
     if as_json {
-        println!("{:#}", json!(comparison));
+        println!("{}", json_text(&json!(comparison)));
         return code(comparison.equal);
     }
     let is_declared = comparison.source.is_some();
@@ -84,16 +85,16 @@ pub fn comparison(comparison: &Comparison, as_json: bool) -> ExitCode {
     for line in &comparison.lines {
         let cell = |count: fn(&Counts) -> u64| cell_text(line, count);
         let (cases, slices) = (cell(|counts| counts.cases), cell(|counts| counts.slices));
-        println!("{:<22} {:<10} {cases:>16} {slices:>16}", line.class, line.split.as_str());
+        println!("{:<22} {:<10} {cases:>16} {slices:>16}", printable(&line.class), line.split.as_str());
     }
     if let Some(source) = &comparison.source {
-        println!("\ndeclared (in brackets where different): {source}");
+        println!("\ndeclared (in brackets where different): {}", printable(source));
     }
     for sentence in &comparison.contradictions {
-        println!("the declared table contradicts its source: {sentence}");
+        println!("the declared table contradicts its source: {}", printable(sentence));
     }
     for sentence in &comparison.explanations {
-        println!("difference: {sentence}");
+        println!("difference: {}", printable(sentence));
     }
     if is_declared && comparison.equal {
         println!("every count is as declared");
