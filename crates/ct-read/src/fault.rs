@@ -68,6 +68,9 @@ pub enum Fault {
     /// The image may show a name.
     #[error("it says that text is burned into its pixels")]
     BurnedIn,
+    /// Some slices of a series were made by a scanner, others not.
+    #[error("some of its slices bear the mark of synthetic images, others do not")]
+    MixedOrigin,
     /// Two slices at one position differ.
     #[error("two different slices lie at the same position ({count} positions)")]
     SamePosition {
@@ -146,6 +149,7 @@ impl Fault {
             Self::Rescale { .. } => "rescale",
             Self::Pixels { .. } => "pixels",
             Self::BurnedIn => "burned-in",
+            Self::MixedOrigin => "mixed-origin",
             Self::SamePosition { .. } => "same-position",
             Self::Gaps { .. } => "gaps",
             Self::NoSeries { .. } => "no-series",
@@ -177,6 +181,7 @@ impl Fault {
             }
             Self::Pixels { .. } => "export the file again; its pixels do not match its header".into(),
             Self::BurnedIn => "remove the text from the pixels, and set BurnedInAnnotation to NO".into(),
+            Self::MixedOrigin => "keep synthetic and other images in cohorts of their own".into(),
             Self::SamePosition { .. } => "keep one of the acquisitions, in a folder of its own".into(),
             Self::Gaps { .. } => "export the whole series, or run without --strict".into(),
             Self::NoSeries { .. } => "export the axial CT series of this case".into(),

@@ -11,6 +11,7 @@ mod hostile;
 mod hu;
 mod images;
 mod inspect;
+mod keys;
 mod multiframe;
 mod nifti;
 mod preview;

@@ -29,11 +29,20 @@ pub fn read(case: &CaseFiles, reader: &Reader<'_>) -> Result<ReadCase, CaseFault
     if let Some((count, largest)) = stack.gaps().filter(|_| reader.settings.refuse_gaps) {
         return Err((None, Fault::Gaps { count, largest_mm: format!("{:.1}", largest.0) }));
     }
+    let n_synthetic = stack.slices.iter().filter(|slice| slice.image.header.identity.synthetic).count();
+    let synthetic = n_synthetic == stack.slices.len();
+    if n_synthetic > 0 && !synthetic {
+        return Err((None, Fault::MixedOrigin));
+    }
     let decoded = decode_stack(stack, case, reader)?;
     let kept = pictures::keep(decoded, stack.spacing, reader.settings, case.preview.as_deref())
         .map_err(|fault| (None, fault))?;
     let mut warnings = chosen.warnings;
     warnings.extend(stack.warnings.iter().cloned());
+    let burned_in_unknown = stack.slices.iter().any(|slice| slice.image.header.burned_in_unknown);
+    if burned_in_unknown {
+        warnings.push("BurnedInAnnotation is neither YES nor NO: the pixels may show text".into());
+    }
     let first: &Header = &stack.slices[0].image.header;
     let hash = |kind, text: &Option<String>| text.as_deref().map(|text| reader.pseudonyms.hash(kind, text));
     let texts = ScannerTexts::of(first, case.name.as_deref(), reader);
@@ -52,7 +61,8 @@ pub fn read(case: &CaseFiles, reader: &Reader<'_>) -> Result<ReadCase, CaseFault
             patient_age_years: first.identity.patient_age_years,
         },
         warnings,
-        synthetic: stack.slices.iter().any(|slice| slice.image.header.identity.synthetic),
+        synthetic,
+        burned_in_unknown,
         slices_aside: vec![TOO_LITTLE_LUNG; stack.slices.len() - kept.slices.len()],
         slices: kept.slices,
         files_aside: chosen.files_aside,
