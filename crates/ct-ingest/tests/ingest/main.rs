@@ -14,6 +14,7 @@ mod inspect;
 mod keys;
 mod multiframe;
 mod nifti;
+mod planted;
 mod preview;
 mod rescale;
 mod resume;
