@@ -84,7 +84,7 @@ fn an_interrupted_pipeline_stops_its_stage_and_goes_on() {
     pipeline.arg("--cohort").arg(tests.join("tiny.toml"));
     pipeline.arg("--recipe").arg(tests.join("tiny-recipe.toml"));
     interrupted(&mut pipeline, || holds(&out, "dicom"));
-    assert_eq!(names(&out), ["pipeline.json"]);
+    assert_eq!(names(&out), ["pipeline.json", "pipeline.lock"]);
     let again = output(&mut pipeline);
     assert!(again.status.success(), "{}", stderr(&again));
 }

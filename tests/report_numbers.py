@@ -1,8 +1,10 @@
-"""Measures of a run's test part by scikit-learn, from predictions.parquet alone.
+"""Measures of a run's test part by scikit-learn, from its predictions alone.
 
-Prints JSON by unit of analysis; titles are those of the report's columns. The final head, cases
-by the mean probability of their slices.
+Prints JSON by unit of analysis; titles are those of the report's columns. `case` is the decided
+rule, from case_predictions.csv; `case_mean` the mean probability of the slices and `slice` the
+slices, final head, both from predictions.parquet.
 """
+import csv
 import json
 import sys
 
@@ -72,4 +74,17 @@ cases = sorted(set(case_ids))
 case_probs = np.array([probs[case_ids == case].mean(0) for case in cases])
 case_probs /= case_probs.sum(1, keepdims=True)
 case_truth = np.array([truth[case_ids == case][0] for case in cases])
-print(json.dumps({"labels": labels, "case": of_unit(case_truth, case_probs), "slice": of_unit(truth, probs)}))
+with open(run + "/case_predictions.csv", newline="") as file:
+    decided = sorted((row for row in csv.DictReader(file) if row["split"] == "test"), key=lambda row: row["case_id"])
+assert [row["case_id"] for row in decided] == cases
+assert [labels.index(row["label"]) for row in decided] == case_truth.tolist()
+decided_probs = np.array([[float(row["p_" + name]) for name in labels] for row in decided])
+assert [labels.index(row["predicted"]) for row in decided] == decided_probs.argmax(1).tolist()
+mean_probs = np.array([[float(row["mean_p_" + name]) for name in labels] for row in decided])
+assert np.abs(mean_probs - case_probs).max() < 1e-9
+print(json.dumps({
+    "labels": labels,
+    "case": of_unit(case_truth, decided_probs),
+    "case_mean": of_unit(case_truth, case_probs),
+    "slice": of_unit(truth, probs),
+}))

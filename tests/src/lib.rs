@@ -5,6 +5,7 @@
 //! `cargo xtask ci` does.
 
 pub mod chrome;
+pub mod imports;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

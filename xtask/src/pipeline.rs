@@ -25,6 +25,18 @@ pub struct Args {
     /// Label table of --dicom: CSV with the header case_id,label
     #[arg(long, requires = "dicom")]
     labels: Option<PathBuf>,
+    /// What a case_id of --labels names: folder, patient-id or series-uid
+    #[arg(long = "match", requires = "dicom", value_name = "WHAT")]
+    matching: Option<String>,
+    /// Which slices of --dicom are kept: lung or all
+    #[arg(long, requires = "dicom", value_name = "WHICH")]
+    select: Option<String>,
+    /// File that fixes the classes of --labels and their order
+    #[arg(long, requires = "dicom", value_name = "FILE.toml")]
+    label_set: Option<PathBuf>,
+    /// Secret key of the pseudonyms, as for ct-ingest
+    #[arg(long, requires = "dicom", value_name = "FILE")]
+    key_file: Option<PathBuf>,
     /// Training recipe; default: data/recipes/smoke.toml for the smoke cohort, else default.toml
     #[arg(long)]
     recipe: Option<PathBuf>,
@@ -41,12 +53,13 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     let bin = build()?;
     let out = &args.out;
     let ledger_path = out.join("pipeline.json");
-    if args.fresh {
-        forget(out, &ledger_path)?;
-    }
     std::fs::create_dir_all(out)
         .with_context(|| format!("cannot create {}", out.display()))
         .map_err(|err| Failure::new(err, "choose another --out"))?;
+    let _lock = lock(out)?;
+    if args.fresh {
+        forget(out, &ledger_path)?;
+    }
     let mut ledger = Ledger::load(&ledger_path);
     let recipe = recipe(args);
     let (shards, run) = (out.join("shards"), out.join("run"));
@@ -62,14 +75,31 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     ledger.run(&ledger_path, &mut ingest(&bin, args, &dicom, &labels, &shards))?;
     ledger.run(&ledger_path, &mut train(&bin, args, &shards, &recipe, &run))?;
     ledger.run(&ledger_path, &mut evaluate(&bin, &shards, &run))?;
+    ledger.run(&ledger_path, &mut trivial(&bin, &shards, &run))?;
     let truth = dicom.join("truth.json");
     let truth = args.dicom.is_none().then_some(truth.as_path());
     ledger.run(&ledger_path, &mut explain(&bin, &shards, &run, truth))?;
     ledger.run(&ledger_path, &mut report(&bin, &shards, &run))?;
 
     let report = run.join("report.html");
-    println!("{}", std::path::absolute(&report).unwrap_or(report).display());
-    Ok(ledger.exit_code())
+    let shown = std::path::absolute(&report).unwrap_or(report);
+    Ok(diag_cli::finish(&shown.display().to_string(), ledger.outcome()))
+}
+
+/// Holds the output folder for this pipeline alone, until the file is dropped.
+fn lock(out: &Path) -> Result<std::fs::File, Failure> {
+    let path = out.join("pipeline.lock");
+    let file = std::fs::File::create(&path)
+        .with_context(|| format!("cannot create {}", path.display()))
+        .map_err(|err| Failure::new(err, "choose another --out"))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            let error = anyhow!("another pipeline works in {}", out.display());
+            Err(Failure::new(error, "wait for it to end, or choose another --out"))
+        }
+        Err(std::fs::TryLockError::Error(err)) => Err(Failure::new(err, "choose another --out")),
+    }
 }
 
 /// Builds the binaries beside this one and returns their folder.
@@ -96,6 +126,7 @@ fn phantom(bin: &Path, cohort: &str, dicom: &Path) -> Stage {
         inputs: own_cohort.into_iter().collect(),
         outputs: vec![dicom.into()],
         proof: dicom.join("truth.json"),
+        continues: false,
         expected: None,
     }
 }
@@ -110,6 +141,16 @@ fn ingest(bin: &Path, args: &Args, dicom: &Path, labels: &Path, shards: &Path) -
         .arg("--out")
         .arg(shards)
         .args(["--seed", SEED]);
+    for (flag, value) in [("--match", &args.matching), ("--select", &args.select)] {
+        if let Some(value) = value {
+            command.args([flag, value]);
+        }
+    }
+    for (flag, file) in [("--label-set", &args.label_set), ("--key-file", &args.key_file)] {
+        if let Some(file) = file {
+            command.arg(flag).arg(file);
+        }
+    }
     if args.dicom.is_none() {
         // Nobody can be found behind a phantom's name, and truth.json uses it.
         command.arg("--keep-case-ids");
@@ -121,11 +162,15 @@ fn ingest(bin: &Path, args: &Args, dicom: &Path, labels: &Path, shards: &Path) -
     Stage {
         name: "ingest",
         command,
-        inputs: vec![Input::Folder(dicom.into()), Input::File(labels.into())],
+        inputs: [Input::Folder(dicom.into()), Input::File(labels.into())]
+            .into_iter()
+            .chain([&args.label_set, &args.key_file].into_iter().flatten().cloned().map(Input::File))
+            .collect(),
         outputs: vec![shards.into()],
         proof: shards.join("SHA256SUMS"),
         // Phantoms are drawn from one anatomy and look alike without being copies;
         // in a hospital's data the same finding is a reason to stop.
+        continues: false,
         expected: args.dicom.is_none().then(|| Expected {
             quarantine: shards.join("quarantine.jsonl"),
             reason: "near-duplicates",
@@ -137,13 +182,15 @@ fn ingest(bin: &Path, args: &Args, dicom: &Path, labels: &Path, shards: &Path) -
 fn train(bin: &Path, args: &Args, shards: &Path, recipe: &Path, run: &Path) -> Stage {
     let mut command = Command::new(bin.join("diag-train"));
     command.arg("fit").arg("--shards").arg(shards).arg("--recipe").arg(recipe).arg("--out").arg(run);
-    command.args(["--device", &args.device]);
+    // What an interruption left is continued; the ledger removes what other inputs left.
+    command.args(["--resume", "--device", &args.device]);
     Stage {
         name: "train",
         command,
         inputs: vec![Input::File(shards.join("SHA256SUMS")), Input::File(recipe.into())],
         outputs: vec![run.into()],
-        proof: run.join("model.safetensors"),
+        proof: run.join("model.json"),
+        continues: true,
         expected: None,
     }
 }
@@ -157,6 +204,22 @@ fn evaluate(bin: &Path, shards: &Path, run: &Path) -> Stage {
         inputs: vec![Input::File(shards.join("SHA256SUMS")), Input::File(run.join("model.safetensors"))],
         outputs: vec![run.join("predictions.parquet"), run.join("metrics.json")],
         proof: run.join("metrics.json"),
+        continues: false,
+        expected: None,
+    }
+}
+
+/// What a classifier gets that never looks at the lung, beside the network's result.
+fn trivial(bin: &Path, shards: &Path, run: &Path) -> Stage {
+    let mut command = Command::new(bin.join("diag-train"));
+    command.args(["audit", "trivial"]).arg(run).arg("--shards").arg(shards);
+    Stage {
+        name: "baseline",
+        command,
+        inputs: vec![Input::File(shards.join("SHA256SUMS")), Input::File(run.join("predictions.parquet"))],
+        outputs: vec![run.join("trivial.json")],
+        proof: run.join("trivial.json"),
+        continues: false,
         expected: None,
     }
 }
@@ -180,6 +243,7 @@ fn explain(bin: &Path, shards: &Path, run: &Path, truth: Option<&Path>) -> Stage
         inputs,
         outputs: vec![run.join("heatmaps.parquet"), run.join("explanations.json")],
         proof: run.join("explanations.json"),
+        continues: false,
         expected: None,
     }
 }
@@ -197,9 +261,11 @@ fn report(bin: &Path, shards: &Path, run: &Path) -> Stage {
             Input::File(run.join("predictions.parquet")),
             Input::File(run.join("metrics.json")),
             Input::File(run.join("explanations.json")),
+            Input::File(run.join("trivial.json")),
         ],
         outputs: vec![run.join("report.html")],
         proof: run.join("report.html"),
+        continues: false,
         expected: None,
     }
 }

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, anyhow};
+use diag_cli::Outcome;
 use serde::{Deserialize, Serialize};
 
 use crate::fingerprint::Fingerprint;
@@ -26,6 +27,8 @@ pub struct Stage {
     pub outputs: Vec<PathBuf>,
     /// The output that is written last; the stage is not done without it.
     pub proof: PathBuf,
+    /// Whether the command continues what it left when it was stopped, with the same inputs.
+    pub continues: bool,
     /// What it may set aside without a word at the end.
     pub expected: Option<Expected>,
 }
@@ -69,6 +72,8 @@ pub struct Ledger {
 struct Entry {
     inputs_sha256: String,
     set_aside: bool,
+    /// Written before the stage starts, so that what it leaves when it is killed is known as ours.
+    finished: bool,
 }
 
 impl Ledger {
@@ -88,15 +93,25 @@ impl Ledger {
         let hash =
             inputs_sha256(stage).map_err(|err| Failure::new(err, "check the path and its permissions"))?;
         let before = self.stages.get(stage.name);
-        if stage.proof.exists() && before.is_some_and(|entry| entry.inputs_sha256 == hash) {
+        let same = before.filter(|entry| entry.inputs_sha256 == hash);
+        if stage.proof.exists() && same.is_some_and(|entry| entry.finished) {
             eprintln!("{:>9}  skipped, inputs unchanged", stage.name);
             return Ok(());
         }
+        let continued = stage.continues && same.is_some_and(|entry| !entry.finished);
         let ours = before.is_some();
-        self.stages.remove(stage.name);
-        self.save(path).map_err(|err| Failure::new(err, "check that the output folder can be written"))?;
-        for output in &stage.outputs {
-            remove(output, ours)?;
+        if !continued {
+            for output in &stage.outputs {
+                remove(output, ours)?;
+            }
+        }
+        self.enter(
+            stage.name,
+            Entry { inputs_sha256: hash.clone(), set_aside: false, finished: false },
+            path,
+        )?;
+        if continued && stage.outputs.iter().any(|output| output.exists()) {
+            eprintln!("{:>9}  continues where it was stopped", stage.name);
         }
         eprintln!("{:>9}  {}", stage.name, process::shown(&stage.command));
         let started = Instant::now();
@@ -114,19 +129,23 @@ impl Ledger {
             eprintln!("{:>9}  {}", stage.name, expected.why);
             set_aside = false;
         }
-        self.stages.insert(stage.name.into(), Entry { inputs_sha256: hash, set_aside });
+        self.enter(stage.name, Entry { inputs_sha256: hash, set_aside, finished: true }, path)
+    }
+
+    fn enter(&mut self, name: &str, entry: Entry, path: &Path) -> Result<(), Failure> {
+        self.stages.insert(name.into(), entry);
         self.save(path).map_err(|err| Failure::new(err, "check that the output folder can be written"))
     }
 
-    /// The exit code of the whole: 3 when any stage set something aside.
-    pub fn exit_code(&self) -> ExitCode {
+    /// How the whole ended: something was set aside when any stage did so.
+    pub fn outcome(&self) -> Outcome {
         let set_aside = self.stages.iter().filter(|(_, entry)| entry.set_aside);
         let names: Vec<_> = set_aside.map(|(name, _)| name.as_str()).collect();
         if names.is_empty() {
-            return ExitCode::SUCCESS;
+            return Outcome::Done;
         }
         eprintln!("something was set aside in: {} (see quarantine.jsonl in the shards)", names.join(", "));
-        ExitCode::from(3)
+        Outcome::SetAside
     }
 }
 
@@ -180,6 +199,7 @@ mod tests {
             inputs: vec![Input::File(root.join("input"))],
             outputs: vec![output.clone()],
             proof: output,
+            continues: false,
             expected: None,
         }
     }
@@ -223,6 +243,37 @@ mod tests {
         assert!(expected.explains_all());
         fs::write(&quarantine, "{\"reason\":\"near-duplicates\"}\n{\"reason\":\"truncated\"}\n").unwrap();
         assert!(!expected.explains_all());
+    }
+
+    #[test]
+    fn what_a_killed_stage_left_is_continued_or_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("pipeline.json");
+        fs::write(root.path().join("input"), "a").unwrap();
+        for (continues, input, want) in [(true, "a", "half\na"), (false, "a", "a"), (true, "b", "b")] {
+            fs::write(root.path().join("input"), "a").unwrap();
+            let _ = fs::remove_file(root.path().join("output"));
+            let _ = fs::remove_file(&path);
+            // It leaves a half, and ends as a kill would end it.
+            let mut killed = Stage { continues, ..stage(root.path()) };
+            let script = "echo half >> \"$1\"; exit 1";
+            let at = root.path();
+            let arguments = [at.join("input"), at.join("output"), at.join("log")];
+            killed.command = Command::new("/bin/sh");
+            let script_of = |stage: &mut Stage, first: &str| {
+                let text = format!("if [ -e \"$2.first\" ]; then cat \"$0\" >> \"$1\"; else {first}; fi");
+                stage.command.args(["-c", &text]).args(&arguments);
+            };
+            script_of(&mut killed, &format!("touch \"$2.first\"; {script}"));
+            let _ = fs::remove_file(at.join("log.first"));
+            assert!(Ledger::load(&path).run(&path, &mut killed).is_err());
+            fs::write(at.join("input"), input).unwrap();
+            let mut again = Stage { continues, ..stage(at) };
+            again.command = Command::new("/bin/sh");
+            script_of(&mut again, &format!("touch \"$2.first\"; {script}"));
+            assert!(Ledger::load(&path).run(&path, &mut again).is_ok());
+            assert_eq!(fs::read_to_string(at.join("output")).unwrap(), want, "{continues} {input}");
+        }
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub use conv::{Conv2dSpec, FoldedConv2d, conv2d};
 pub use error::OpError;
 pub use joining::{concat_channels, pad_end};
 pub use linear::linear;
-pub use norm::{Act, RunningStats, batch_norm};
+pub use norm::{Act, BatchStatistics, RunningStats, batch_norm};
 pub use pool::{avg_pool2d, max_pool2d};
 pub use relu::relu;
 pub use together::{BatchSum, batch_parts, scale_jointly, set_batch_parts};

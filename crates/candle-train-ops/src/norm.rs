@@ -20,7 +20,7 @@ use crate::{
 
 #[cfg(feature = "cuda")]
 pub(crate) use running::MOMENTUM;
-pub use running::RunningStats;
+pub use running::{BatchStatistics, RunningStats};
 
 use channels::{Channels, Statistics};
 
@@ -60,7 +60,8 @@ pub(crate) fn scale(gamma: f64, var: f64, epsilon: f64) -> f64 {
 /// In training mode mean and (biased) variance are those of the batch over N, H
 /// and W, and the running statistics move by a tenth towards them, the variance
 /// unbiased, as PyTorch's `BatchNorm2d`; after [`RunningStats::join`] the batch is
-/// that of all processes. Otherwise the running statistics are used and left alone.
+/// that of all processes; after [`RunningStats::record`] the running statistics stay as they
+/// are. Otherwise the running statistics are used and left alone.
 ///
 /// # Shapes
 /// - `x`, `residual`, result: `[N, C, H, W]`
@@ -159,7 +160,11 @@ fn feature<T: Element>(
             let reason = "training needs more than one value per channel".to_owned();
             return Err(OpError::Setting { op: OP, reason }.into());
         }
-        stats.update(&statistics, count)?;
+        if stats.is_recording() {
+            stats.set_recorded(statistics.mean.clone(), statistics.var.clone());
+        } else {
+            stats.update(&statistics, count)?;
+        }
         statistics
     } else {
         Statistics::from_running(stats)?

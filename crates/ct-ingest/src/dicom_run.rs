@@ -118,7 +118,7 @@ fn first_image(listing: &Listing, format: Format, assigned: &Assigned) -> Option
     files.into_iter().find_map(|(row, file)| match scan_file(&listing.files[file], format) {
         Scan::Ct(header) => Some((row, header.identity.synthetic)),
         Scan::Volume(header) => Some((row, header.synthetic)),
-        Scan::Other(_) | Scan::Broken(_) => None,
+        Scan::Other(_) | Scan::Broken { .. } => None,
     })
 }
 

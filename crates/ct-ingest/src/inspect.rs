@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use ct_read::Fault;
+use ct_read::case::same_pixels;
 use ct_read::dicom::{self, Header};
 use ct_read::scan::{self, Format, Scan};
 use ct_read::slice::MIN_SLICES;
@@ -161,7 +162,7 @@ pub fn inspect(
         if nifti::is_named_as_nifti(&listed.relative) {
             *scan = match nifti::scan_file(listed) {
                 Ok(header) => Scan::Volume(header.into()),
-                Err(fault) => Scan::Broken(fault),
+                Err(fault) => Scan::Broken { fault, series_uid: None },
             };
         }
     }
@@ -182,7 +183,7 @@ pub fn inspect(
         let path = &listing.files[file].relative;
         match scan {
             Scan::Other(reason) => *others.entry((*reason).into()).or_default() += 1,
-            Scan::Broken(fault) => broken.push(broken_file(path, fault)),
+            Scan::Broken { fault, .. } => broken.push(broken_file(path, fault)),
             Scan::Volume(header) => match nifti::Axial::of(header) {
                 Ok(axial) => volumes.push(VolumeLine {
                     path: shown(path),
@@ -194,17 +195,15 @@ pub fn inspect(
             },
             Scan::Ct(header) => {
                 people.meet(header);
-                for frame in 0..header.frames.len() {
-                    let image = ImageRef { file, frame, header: header.clone() };
-                    match stack::group(vec![image.clone()]) {
-                        Ok(_) => placed.push(image),
-                        Err((_, fault)) => broken.push(broken_file(path, &fault)),
-                    }
-                }
+                let image = |frame| ImageRef { file, frame, header: header.clone() };
+                placed.extend((0..header.frames.len()).map(image));
             }
         }
     }
-    let groups = stack::group(placed).unwrap_or_default();
+    let (groups, unplaced) = stack::group(placed);
+    for (image, fault) in &unplaced {
+        broken.push(broken_file(&listing.files[image.file].relative, fault));
+    }
     let mut lines: Vec<SeriesLine> = Vec::new();
     for group in groups {
         lines.extend(series_lines(group, &listing, &people, &mut texts, with_paths));
@@ -329,11 +328,11 @@ fn series_lines(
             ..SeriesLine::default()
         }
     };
-    let same_bytes = |a: usize, b: usize| {
-        let bytes = |file: usize| listing.files[file].read().ok();
-        bytes(a).is_some_and(|a| Some(a) == bytes(b))
-    };
-    match stack::stack(group, &same_bytes) {
+    if group.is_projection() {
+        let why = "it is a projection of several slices".into();
+        return vec![SeriesLine { unusable: Some(why), ..describe(&all) }];
+    }
+    match stack::stack(group, &|a, b| same_pixels(listing, a, b)) {
         Err(fault) => vec![SeriesLine { unusable: Some(fault.to_string()), ..describe(&all) }],
         Ok(stacks) => stacks.into_iter().map(|stack| stack_line(stack, plane, &mut describe)).collect(),
     }

@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use ct_ingest::inspect::{Inspection, PatientLine, SeriesLine};
-
-use crate::printable::printable;
+use diag_cli::printable;
 
 /// Most broken files that are listed one by one.
 const MAX_LISTED: usize = 20;

@@ -3,7 +3,6 @@
 mod args;
 mod console;
 mod inspection_text;
-mod printable;
 mod report;
 
 use std::path::{Path, PathBuf};
@@ -24,7 +23,7 @@ use crate::console::Console;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    console::start_log();
+    diag_cli::log::start();
     let done = match cli.command {
         Command::Dicom(args) => volumes(Format::Dicom, &args.dir, args.matching, &args.volume),
         Command::Nifti(args) => volumes(Format::Nifti, &args.dir, Match::Folder, &args.volume),
@@ -40,7 +39,7 @@ fn main() -> ExitCode {
         }
         Command::Table(args) => table(&args),
     };
-    done.unwrap_or_else(console::fail)
+    done.unwrap_or_else(|err| console::fail(&err))
 }
 
 fn volumes(format: Format, dir: &Path, matching: Match, args: &VolumeArgs) -> Result<ExitCode, IngestError> {

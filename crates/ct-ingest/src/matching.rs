@@ -97,7 +97,7 @@ fn by_folder(listing: &Listing, format: Format, table: &LabelTable) -> Assigned 
     let ambiguous: Vec<usize> = files_of.into_values().flatten().collect();
     let why = |scan| match scan {
         Scan::Other(reason) => Ok(reason),
-        Scan::Broken(fault) => Err(fault),
+        Scan::Broken { fault, .. } => Err(fault),
         Scan::Ct(_) | Scan::Volume(_) => Ok("no case"),
     };
     let ambiguous = scan_case(listing, &ambiguous, format);
@@ -134,7 +134,7 @@ fn by_header(
     let place = |file: &ListedFile| match scan_file(file, format) {
         Scan::Ct(header) => Ok(key(&header).and_then(|text| row_of.get(text)).copied()),
         Scan::Other(reason) => Err(Ok(reason)),
-        Scan::Broken(fault) => Err(Err(fault)),
+        Scan::Broken { fault, .. } => Err(Err(fault)),
         Scan::Volume(_) => Err(Ok("no case")),
     };
     let places: Vec<_> = listing.files.par_iter().map(place).collect();

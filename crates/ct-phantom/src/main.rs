@@ -2,13 +2,8 @@
 
 use clap::Parser;
 use ct_phantom::{CohortSpec, Options, PhantomError, Progress, Summary, generate};
-use indicatif::{ProgressBar, ProgressStyle};
-use std::{
-    ops::ControlFlow,
-    path::PathBuf,
-    process::ExitCode,
-    sync::atomic::{AtomicBool, Ordering},
-};
+use diag_cli::Outcome;
+use std::{ops::ControlFlow, path::PathBuf, process::ExitCode, sync::atomic::Ordering, time::Duration};
 
 /// Makes a synthetic chest CT cohort: DICOM series, labels.csv, truth.json.
 #[derive(Parser)]
@@ -34,47 +29,46 @@ struct Args {
     json: bool,
 }
 
-/// Set by Ctrl-C and SIGTERM; read before every slice.
-static STOP: AtomicBool = AtomicBool::new(false);
+/// How long a slice may take after Ctrl-C or SIGTERM.
+const GRACE: Duration = Duration::from_secs(2);
 
-#[expect(clippy::print_stdout, clippy::print_stderr, reason = "a binary renders results and errors")]
 fn main() -> ExitCode {
     let args = Args::parse();
     let started = std::time::Instant::now();
     match run(&args) {
         Ok(summary) => {
-            if args.json {
-                println!("{}", serde_json::json!(summary));
-            } else {
-                print!("{}", table(&summary));
-            }
             let seconds = started.elapsed().as_secs_f64();
-            eprintln!("{} slices in {seconds:.1} s: {:.0} a second", summary.slices, {
+            diag_cli::say(&format!(
+                "{} slices in {seconds:.1} s: {:.0} a second",
+                summary.slices,
                 summary.slices as f64 / seconds
-            });
-            ExitCode::SUCCESS
+            ));
+            let text = if args.json { serde_json::json!(summary).to_string() } else { table(&summary) };
+            diag_cli::finish(text.trim_end(), Outcome::Done)
         }
         Err(err) => {
             let usage = err.downcast_ref::<PhantomError>().is_some_and(PhantomError::is_usage);
             let remedy = err
                 .downcast_ref::<PhantomError>()
                 .map_or("try again with --jobs 1".into(), PhantomError::remedy);
-            eprintln!("error: {err:#}\n  fix: {remedy}");
-            ExitCode::from(if usage { 2 } else { 1 })
+            let code = diag_cli::fail(err.as_ref(), &remedy);
+            if usage { ExitCode::from(2) } else { code }
         }
     }
 }
 
 fn run(args: &Args) -> anyhow::Result<Summary> {
     let spec = CohortSpec::load(&args.cohort)?;
-    ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed))?;
+    let stop = diag_cli::signal::stop_flag(GRACE);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(args.jobs).build()?;
-    let bar = ProgressBar::new(u64::from(spec.n_cases()));
-    bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} cases, {msg} slices, {eta} left")?);
+    let bar = diag_cli::bar::styled(
+        u64::from(spec.n_cases()),
+        "{bar:30} {pos}/{len} cases, {msg} slices, {eta} left",
+    );
     let progress = |state: Progress| {
         bar.set_position(state.cases_done as u64);
         bar.set_message(state.slices_done.to_string());
-        if STOP.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
     let options = Options { force: args.force };
     let summary = pool.install(|| generate(&spec, args.seed, &args.out, options, &progress));

@@ -77,6 +77,12 @@ pub enum Fault {
         /// Number of positions concerned.
         count: usize,
     },
+    /// The files of a case are of several people.
+    #[error("its files are of {count} patients")]
+    SeveralPatients {
+        /// Number of distinct PatientIDs.
+        count: usize,
+    },
     /// Slices are missing inside the series.
     #[error("{count} gaps between its slices, the largest of {largest_mm} mm")]
     Gaps {
@@ -151,6 +157,7 @@ impl Fault {
             Self::BurnedIn => "burned-in",
             Self::MixedOrigin => "mixed-origin",
             Self::SamePosition { .. } => "same-position",
+            Self::SeveralPatients { .. } => "several-patients",
             Self::Gaps { .. } => "gaps",
             Self::NoSeries { .. } => "no-series",
             Self::SeveralSeries { .. } => "several-series",
@@ -183,23 +190,23 @@ impl Fault {
             Self::BurnedIn => "remove the text from the pixels, and set BurnedInAnnotation to NO".into(),
             Self::MixedOrigin => "keep synthetic and other images in cohorts of their own".into(),
             Self::SamePosition { .. } => "keep one of the acquisitions, in a folder of its own".into(),
+            Self::SeveralPatients { .. } => {
+                "give each patient a folder and a line of the label table of its own".into()
+            }
             Self::Gaps { .. } => "export the whole series, or run without --strict".into(),
             Self::NoSeries { .. } => "export the axial CT series of this case".into(),
             Self::SeveralSeries { .. } => {
                 "keep one series, or choose with --series most-slices or --series thickest".into()
             }
-            Self::NoLung => {
-                "check that it is a chest CT with the whole body in the image, or run with --select all"
-                    .into()
-            }
+            Self::NoLung => "check that it is a chest CT with the whole body in the image".into(),
             Self::Archive { .. } => {
                 "unpack it with the program that made it, and check what comes out".into()
             }
             Self::Preview { .. } => "check the folder of --preview, its permissions and its disk".into(),
             Self::Volume { .. } => "convert it again from its DICOM series, for example with dcm2niix".into(),
             Self::NotHu { .. } => {
-                "give the volume in Hounsfield units, as converted from DICOM; scaled or windowed values \
-                 cannot be turned back"
+                "give the series in Hounsfield units, as the scanner made it; scaled, shifted or windowed \
+                 values cannot be turned back with certainty"
                     .into()
             }
             Self::Image { .. } => "convert the image to 8- or 16-bit grey PNG".into(),

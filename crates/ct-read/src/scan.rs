@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use crate::dicom::{self, Header, Scanned};
+use crate::dicom::{self, BrokenObject, Header, Scanned};
 use crate::fault::Fault;
 use crate::source::guard::guarded;
 use crate::source::listing::{self, ListedFile, Listing};
@@ -29,7 +29,12 @@ pub enum Scan {
     /// A file that is no CT image, and why.
     Other(&'static str),
     /// A file that should have been one.
-    Broken(Fault),
+    Broken {
+        /// What is wrong with it.
+        fault: Fault,
+        /// SeriesInstanceUID, where it could be read.
+        series_uid: Option<String>,
+    },
 }
 
 impl Scan {
@@ -52,18 +57,18 @@ pub fn scan_case(listing: &Listing, files: &[usize], format: Format) -> Vec<(usi
 /// Reads the header of one file.
 pub fn scan_file(file: &ListedFile, format: Format) -> Scan {
     let broken = Fault::Malformed { why: "reading it broke off".into() };
-    let scanned = match format {
-        Format::Dicom if listing::is_companion(&file.relative) => return Scan::Other("not an image"),
-        Format::Nifti if !nifti::is_named_as_nifti(&file.relative) => {
-            return Scan::Other("not a NIfTI volume");
-        }
-        Format::Dicom => guarded(broken, || dicom::scan_file(file)).map(|scanned| match scanned {
-            Scanned::Ct(header) => Scan::Ct(Arc::from(header)),
-            Scanned::Other { reason } => Scan::Other(reason),
-        }),
-        Format::Nifti => {
-            guarded(broken, || nifti::scan_file(file)).map(|header| Scan::Volume(Arc::new(header)))
-        }
-    };
-    scanned.unwrap_or_else(Scan::Broken)
+    match format {
+        Format::Dicom if listing::is_companion(&file.relative) => Scan::Other("not an image"),
+        Format::Nifti if !nifti::is_named_as_nifti(&file.relative) => Scan::Other("not a NIfTI volume"),
+        Format::Dicom => match guarded(broken, || Ok(dicom::scan_object(file))) {
+            Ok(Ok(Scanned::Ct(header))) => Scan::Ct(Arc::from(header)),
+            Ok(Ok(Scanned::Other { reason })) => Scan::Other(reason),
+            Ok(Err(BrokenObject { fault, series_uid })) => Scan::Broken { fault, series_uid },
+            Err(fault) => Scan::Broken { fault, series_uid: None },
+        },
+        Format::Nifti => match guarded(broken, || nifti::scan_file(file)) {
+            Ok(header) => Scan::Volume(Arc::new(header)),
+            Err(fault) => Scan::Broken { fault, series_uid: None },
+        },
+    }
 }

@@ -10,6 +10,7 @@
 //! a patient: a [`case::CaseId`] is a pseudonym by the time it gets here.
 
 pub mod case;
+pub mod case_predictions;
 mod error;
 pub mod files;
 pub mod heatmaps;
@@ -23,6 +24,7 @@ pub mod run;
 pub mod shard;
 pub mod slice;
 pub mod split;
+pub mod trivial;
 pub mod units;
 
 pub use error::DataError;

@@ -39,7 +39,7 @@ impl ReaderSettings {
     /// The settings of `ct-ingest dicom` without flags.
     pub const DEFAULT: Self = Self {
         source: Source::Volumes,
-        orientation: Orientation::Stored,
+        orientation: Orientation::Usual,
         series: SeriesRule::MostSlices,
         refuse_gaps: false,
         min_slices: 2,

@@ -10,8 +10,10 @@
 //! | `model.safetensors`, `model.json` | the best weights and their architecture |
 //! | `checkpoint/` | what a resume needs |
 //! | `predictions.parquet` | [`Predictions`](crate::predictions::Predictions) |
-//! | `decision.json` | what was fixed on the validation part: aggregation, temperature, threshold |
-//! | `metrics.json` | numbers of the evaluation |
+//! | `decision.json` | the decided rule: aggregation, temperature, threshold, sets |
+//! | `case_predictions.parquet`, `case_predictions.csv` | [`CasePrediction`](crate::case_predictions::CasePrediction)s: what the rule says of every case |
+//! | `metrics.json` | numbers of the evaluation, and hashes of what they rest on |
+//! | `trivial.json` | [`TrivialAudit`](crate::trivial::TrivialAudit): the baseline that never looks at the lung; absent until the audit ran |
 //! | `heatmaps.parquet` | one [`Heatmap`](crate::heatmaps::Heatmap) a row; absent until `explain` ran |
 //! | `explanations.json` | [`Explanations`](crate::heatmaps::Explanations): how the maps were made |
 //! | `report.html` | the report |
@@ -87,9 +89,24 @@ impl RunDir {
         self.0.join("predictions.parquet")
     }
 
+    /// `case_predictions.parquet`.
+    pub fn case_predictions(&self) -> PathBuf {
+        self.0.join("case_predictions.parquet")
+    }
+
+    /// `case_predictions.csv`.
+    pub fn case_predictions_csv(&self) -> PathBuf {
+        self.0.join("case_predictions.csv")
+    }
+
     /// `metrics.json`.
     pub fn metrics(&self) -> PathBuf {
         self.0.join("metrics.json")
+    }
+
+    /// `trivial.json`.
+    pub fn trivial(&self) -> PathBuf {
+        self.0.join("trivial.json")
     }
 
     /// `heatmaps.parquet`.

@@ -17,9 +17,6 @@ pub enum Aggregation {
         /// Number of slices, at least 1.
         k: usize,
     },
-    /// For each class 1 - product of (1 - p), then scaled to sum to 1. It takes
-    /// slices as independent, which they are not, and nears a tie in long cases.
-    NoisyOr,
 }
 
 /// Predictions by case.
@@ -52,7 +49,8 @@ pub fn aggregate(slices: &Scores, case_n: &[usize], how: Aggregation) -> Result<
     let mut probs = Vec::with_capacity(rows_of_case.len() * slices.n_classes());
     for (case, rows) in rows_of_case.iter().enumerate() {
         labels.push(label_of(slices, case, rows)?);
-        probs.extend(join(slices, rows, how));
+        let slice_nk: Vec<&[f64]> = rows.iter().map(|&row| slices.row(row)).collect();
+        probs.extend(join_slices(&slice_nk, how));
     }
     let n_slices = rows_of_case.iter().map(Vec::len).collect();
     Ok(CaseScores { scores: Scores::new(&probs, slices.n_classes(), &labels)?, n_slices })
@@ -83,20 +81,27 @@ pub(crate) fn label_of(scores: &Scores, case: usize, rows: &[usize]) -> Result<u
     }
 }
 
-fn join(slices: &Scores, rows: &[usize], how: Aggregation) -> Vec<f64> {
-    let of_class = |class: usize| rows.iter().map(move |&row| slices.row(row)[class]);
+/// Joins the slices of one case, `[n][K]` with n at least 1, to `[K]`, which sums to 1.
+/// Slices count in the order given, so that the same slices give the same bits.
+///
+/// ```
+/// use diag_metrics::{Aggregation, join_slices};
+/// let joined = join_slices(&[&[0.5, 0.5], &[1.0, 0.0]], Aggregation::Mean);
+/// assert_eq!(joined, [0.75, 0.25]);
+/// ```
+pub fn join_slices(slice_nk: &[&[f64]], how: Aggregation) -> Vec<f64> {
+    let of_class = |class: usize| slice_nk.iter().map(move |prob_k| prob_k[class]);
     let value = |class: usize| match how {
-        Aggregation::Mean => of_class(class).sum::<f64>() / rows.len() as f64,
+        Aggregation::Mean => of_class(class).sum::<f64>() / slice_nk.len() as f64,
         Aggregation::TopKMean { k } => {
             let mut probs: Vec<f64> = of_class(class).collect();
             probs.sort_by(|a, b| b.total_cmp(a));
             probs.truncate(k);
             probs.iter().sum::<f64>() / probs.len() as f64
         }
-        // The sum of logarithms keeps the digits that a long product would lose.
-        Aggregation::NoisyOr => -of_class(class).map(|p| (-p).ln_1p()).sum::<f64>().exp_m1(),
     };
-    let joined: Vec<f64> = (0..slices.n_classes()).map(value).collect();
+    let n_classes = slice_nk.first().map_or(0, |prob_k| prob_k.len());
+    let joined: Vec<f64> = (0..n_classes).map(value).collect();
     let sum: f64 = joined.iter().sum();
     joined.into_iter().map(|p| (p / sum).clamp(0.0, 1.0)).collect()
 }

@@ -29,7 +29,6 @@ mod calibration;
 mod cases;
 mod compare;
 mod confusion;
-mod decision;
 mod delong;
 mod error;
 mod means;
@@ -52,12 +51,11 @@ pub use calibration::{
     PROBABILITY_FLOOR, Recalibration, ReliabilityBin, brier_score, expected_calibration_error, log_loss,
     recalibrate, reliability,
 };
-pub use cases::{Aggregation, CaseScores, aggregate};
+pub use cases::{Aggregation, CaseScores, aggregate, join_slices};
 pub use compare::{
     Comparison, McNemar, PairedDifference, holm, mcnemar, paired_bootstrap, predictive_values,
 };
 pub use confusion::{ClassCounts, ConfusionMatrix};
-pub use decision::{ConformalSets, SetMeasures, fit_temperature, operating_threshold, with_temperature};
 pub use delong::{Delong, DelongDifference, delong, delong_paired};
 pub use error::MetricsError;
 pub use means::mean_by_case;

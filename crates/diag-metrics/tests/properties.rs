@@ -326,8 +326,6 @@ fn slices_join_to_cases() {
     check(Aggregation::Mean, [mean, 1.0 - mean]);
     check(Aggregation::TopKMean { k: 1 }, [0.9 / 1.7, 0.8 / 1.7]);
     check(Aggregation::TopKMean { k: 99 }, [mean, 1.0 - mean]);
-    let (a, b) = (1.0 - 0.1 * 0.7 * 0.8, 1.0 - 0.9 * 0.3 * 0.2);
-    check(Aggregation::NoisyOr, [a / (a + b), b / (a + b)]);
 }
 
 #[test]

@@ -19,6 +19,7 @@ pub mod loss;
 mod network;
 mod parameters;
 mod pointwise;
+mod population;
 mod saved;
 pub mod tensors;
 

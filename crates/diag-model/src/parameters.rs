@@ -14,6 +14,8 @@ pub(crate) struct Parameters {
     /// The part of the network that each variable belongs to, in the order of `vars`.
     pub parts: Vec<usize>,
     pub stats: Vec<(String, RunningStats)>,
+    /// The part of the network that each normalisation belongs to, in the order of `stats`.
+    pub stats_parts: Vec<usize>,
 }
 
 /// Makes layers and keeps their weights.
@@ -78,6 +80,7 @@ impl Builder {
             Style::TensorFlow => RunningStats::with_epsilon(channels, 1e-3),
         };
         self.parameters.stats.push((name.to_owned(), stats.clone()));
+        self.parameters.stats_parts.push(self.part);
         Ok(Norm { gamma, beta, stats })
     }
 

@@ -84,7 +84,7 @@ fn read_study(job: &PredictJob, settings: &ReaderSettings) -> Result<ReadCase, P
         .iter()
         .filter_map(|scan| match scan {
             Scan::Ct(header) => Some(&header.identity.study_uid),
-            Scan::Broken(_) | Scan::Other(_) | Scan::Volume(_) => None,
+            Scan::Broken { .. } | Scan::Other(_) | Scan::Volume(_) => None,
         })
         .collect();
     studies.sort();

@@ -1,12 +1,9 @@
 //! A later run against the first, on the same cases.
 
-use diag_metrics::{
-    Aggregation, Bootstrap, Measure, MetricsError, delong_paired, holm, mcnemar, paired_bootstrap,
-};
+use diag_metrics::{Bootstrap, Measure, MetricsError, delong_paired, holm, mcnemar, paired_bootstrap};
 use serde::Serialize;
 
 use crate::load::Run;
-use crate::numbers::case_scores;
 
 /// Measures whose difference is tested by paired bootstrap.
 const TESTED: [Measure; 4] =
@@ -80,10 +77,9 @@ fn not_paired(first: &Run, second: &Run) -> Option<&'static str> {
 }
 
 fn tests(first: &Run, second: &Run, plan: &Bootstrap) -> Result<Vec<Test>, MetricsError> {
-    let scores = |run: &Run| case_scores(run, run.heads().len() - 1, Aggregation::Mean);
-    let (a, b) = (scores(first)?, scores(second)?);
+    let (a, b) = (&first.decided.scores, &second.decided.scores);
     let each_case: Vec<usize> = (0..a.len()).collect();
-    let comparison = paired_bootstrap(&b, &a, &each_case, plan)?;
+    let comparison = paired_bootstrap(b, a, &each_case, plan)?;
     let mut tests = Vec::new();
     for measure in TESTED {
         let difference = comparison.get(measure);
@@ -113,7 +109,7 @@ fn tests(first: &Run, second: &Run, plan: &Bootstrap) -> Result<Vec<Test>, Metri
     let right = |scores: &diag_metrics::Scores| -> Vec<bool> {
         scores.predicted().iter().zip(scores.labels()).map(|(p, l)| p == l).collect()
     };
-    let (right_a, right_b) = (right(&a), right(&b));
+    let (right_a, right_b) = (right(a), right(b));
     let errors = mcnemar(&right_a, &right_b)?;
     let share = |right: &[bool]| right.iter().filter(|r| **r).count() as f64 / right.len() as f64;
     let form = if errors.exact { "exact" } else { "chi-squared" };

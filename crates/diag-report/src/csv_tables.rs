@@ -101,6 +101,7 @@ fn measures(runs: Pairs) -> Table {
     for (_, of_run) in runs {
         let units = [
             ("case", &of_run.by_case.estimates),
+            ("case, mean over slices", &of_run.by_case_mean),
             ("case, mean of top 3 slices", &of_run.by_case_top_3),
             ("slice", &of_run.by_slice.estimates),
         ];
@@ -281,7 +282,7 @@ fn operating_points(runs: Pairs) -> Table {
     ];
     let mut table = Table::new("operating_points.csv", &columns);
     for (_, of_run) in runs {
-        let Some(point) = &of_run.operating_point else { continue };
+        let point = &of_run.operating_point;
         table.push(
             &of_run.name,
             [
@@ -294,9 +295,9 @@ fn operating_points(runs: Pairs) -> Table {
                 optional(point.sensitivity),
                 optional(point.specificity),
                 point.wanted_coverage.to_string(),
-                point.coverage.to_string(),
-                point.mean_size.to_string(),
-                point.singletons.to_string(),
+                optional(point.coverage),
+                optional(point.mean_size),
+                optional(point.singletons),
                 optional(point.singleton_accuracy),
             ],
         );
@@ -307,7 +308,16 @@ fn operating_points(runs: Pairs) -> Table {
 fn cases(runs: Pairs) -> Table {
     let mut table = Table::new(
         "cases.csv",
-        &["rank", "case_id", "true_class", "called_class", "slices", "class", "probability"],
+        &[
+            "rank",
+            "case_id",
+            "true_class",
+            "called_class",
+            "slices",
+            "class",
+            "probability",
+            "mean_probability",
+        ],
     );
     for (_, of_run) in runs {
         for (rank, case) in of_run.cases.iter().enumerate() {
@@ -322,6 +332,7 @@ fn cases(runs: Pairs) -> Table {
                         case.n_slices.to_string(),
                         class_name(of_run, Some(k)),
                         p.to_string(),
+                        case.mean_probabilities[k].to_string(),
                     ],
                 );
             }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use diag_data::DataError;
 use diag_data::case::Split;
+use diag_decision::DecisionError;
 use diag_metrics::MetricsError;
 
 /// Why there is no report.
@@ -36,6 +37,34 @@ pub enum ReportError {
         /// Which rule.
         source: MetricsError,
     },
+    /// The decided rule cannot be read or applied.
+    #[error("the decided rule cannot be used: {}", run.display())]
+    Decision {
+        /// The run folder.
+        run: PathBuf,
+        /// Why.
+        source: DecisionError,
+    },
+    /// A file is of another version of its format.
+    #[error("format version {found}, where this program knows {known}: {}", file.display())]
+    Version {
+        /// The file.
+        file: PathBuf,
+        /// What it says; 0 where it says nothing.
+        found: u64,
+        /// The version of this program.
+        known: u32,
+    },
+    /// Two files of a run that do not belong together.
+    #[error("{} and {} do not belong together: they are of different {what}", file.display(), other.display())]
+    Apart {
+        /// In what they differ.
+        what: &'static str,
+        /// One file.
+        file: PathBuf,
+        /// The other one.
+        other: PathBuf,
+    },
     /// The supplied text is not a table of known keys.
     #[error("the supplied text is not valid: {why}")]
     Card {
@@ -67,7 +96,11 @@ impl ReportError {
     pub fn remedy(&self) -> String {
         match self {
             Self::NoRun => "name at least one run folder".into(),
-            Self::Run { source: DataError::Io { path, .. }, .. } if path.ends_with("predictions.parquet") => {
+            Self::Run { source: DataError::Io { path, .. }, .. }
+                if ["predictions.parquet", "decision.json", "metrics.json"]
+                    .iter()
+                    .any(|name| path.ends_with(name)) =>
+            {
                 "run `diag-train evaluate RUN` first".into()
             }
             Self::Run { source, .. } => source.remedy(),
@@ -75,6 +108,10 @@ impl ReportError {
                 format!("run `diag-train evaluate RUN --split {split}` first, or choose another --split")
             }
             Self::Metrics { source, .. } => source.remedy(),
+            Self::Decision { source, .. } => source.remedy(),
+            Self::Version { .. } | Self::Apart { .. } => {
+                "one of them was changed or is of another evaluation: run `diag-train evaluate RUN` again, and `diag-train explain RUN` for heat maps".into()
+            }
             Self::Card { .. } => {
                 "use only the keys of the reporting checklist, each with text: KEY = \"...\"".into()
             }

@@ -12,6 +12,8 @@ use diag_data::shard::ShardSet;
 use diag_data::split::leaks;
 use serde::Serialize;
 
+use crate::decision::Recorded;
+
 /// What two parts of the data could share. Parts are those that the run used:
 /// training, validation and test.
 #[derive(Clone, Debug, Serialize)]
@@ -138,12 +140,11 @@ pub(crate) fn gather(set: &ShardSet, split_of: &BTreeMap<CaseId, Split>) -> Resu
 pub(crate) fn chain(
     dir: &RunDir,
     info: &RunInfo,
+    recorded: &Recorded,
     evidence: Option<&Evidence>,
     explanations: Option<&Explanations>,
 ) -> Vec<Link> {
     let hash_of = |path: std::path::PathBuf| files::sha256_file(&path).ok();
-    let metrics: Option<serde_json::Value> = files::read_json(&dir.metrics()).ok();
-    let stated = |key: &str| metrics.as_ref().and_then(|m| m.get(key)?.as_str().map(String::from));
     let weights = hash_of(dir.weights());
     let state = |recorded: Option<&String>, computed: Option<&String>| match (recorded, computed) {
         (Some(recorded), Some(computed)) if recorded == computed => LinkState::Agrees,
@@ -188,19 +189,25 @@ pub(crate) fn chain(
         link(
             "Weights behind metrics.json",
             "recorded by the evaluation",
-            stated("model_sha256"),
+            Some(recorded.model_sha256.clone()),
             weights.clone(),
         ),
         link(
             "Shards behind metrics.json",
             "recorded by the evaluation",
-            stated("shards_sha256"),
+            Some(recorded.shards_sha256.clone()),
             Some(info.shards.sha256.clone()),
         ),
         link(
+            "Decided rule (decision.json)",
+            "recorded by the evaluation; names the weights",
+            Some(recorded.decision_sha256.clone()),
+            hash_of(dir.decision()),
+        ),
+        link(
             "Predictions",
-            "what every number of this page is computed from",
-            None,
+            "recorded by the evaluation; what every number of this page is computed from",
+            Some(recorded.predictions_sha256.clone()),
             hash_of(dir.predictions()),
         ),
     ];

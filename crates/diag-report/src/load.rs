@@ -10,10 +10,11 @@ use diag_data::manifest::{CaseRow, Quarantined};
 use diag_data::predictions::Predictions;
 use diag_data::run::{Epoch, RunDir, RunInfo};
 use diag_data::shard::ShardSet;
+use diag_data::trivial::TrivialAudit;
 use diag_metrics::{MetricsError, Scores};
 
 use crate::ReportError;
-use crate::decision::{self, OperatingPoint};
+use crate::decision::{self, Decided};
 use crate::evidence::{self, Evidence, Link};
 
 /// A run with the predictions of one part of the data.
@@ -33,8 +34,10 @@ pub(crate) struct Run {
     pub(crate) slices: Vec<SliceRow>,
     /// The shards, or in words why they are not at hand.
     pub(crate) shards: Result<Shards, String>,
-    /// What was fixed on the validation cases; absent when nothing was.
-    pub(crate) operating_point: Option<OperatingPoint>,
+    /// What the decided rule says of the split; its rows are in the order of `case_ids`.
+    pub(crate) decided: Decided,
+    /// What a classifier gets that never looks at the lung; absent where it was not measured.
+    pub(crate) baseline: Option<TrivialAudit>,
     /// Maps of where the network looked, or in words why there are none.
     pub(crate) maps: Result<Maps, String>,
 }
@@ -132,14 +135,16 @@ fn load(dir: &RunDir, split: Split) -> Result<Run, ReportError> {
     let mut info = dir.read_info().map_err(of_run)?;
     let epochs = dir.read_epochs().map_err(of_run)?;
     let predictions = Predictions::read(&dir.predictions(), &info.labels).map_err(of_run)?;
+    let recorded = decision::recorded(dir, &info)?;
+    if !predictions.rows.iter().any(|row| row.split == split) {
+        return Err(ReportError::NoRows { split, run: dir.root().into() });
+    }
+    let decided = decision::decide(dir, &info, &recorded, &predictions, split)?;
     // What was predicted counts, should the two ever differ.
     info.heads = predictions.heads;
     let split_of: BTreeMap<CaseId, Split> =
         predictions.rows.iter().map(|row| (row.case_id.clone(), row.split)).collect();
     let mut rows: Vec<_> = predictions.rows.into_iter().filter(|row| row.split == split).collect();
-    if rows.is_empty() {
-        return Err(ReportError::NoRows { split, run: dir.root().into() });
-    }
     rows.sort_by(|a, b| (&a.case_id, a.slice_index).cmp(&(&b.case_id, b.slice_index)));
     let mut case_ids: Vec<CaseId> = rows.iter().map(|row| row.case_id.clone()).collect();
     case_ids.dedup();
@@ -156,21 +161,41 @@ fn load(dir: &RunDir, split: Split) -> Result<Run, ReportError> {
     let folder = std::fs::canonicalize(dir.root()).unwrap_or_else(|_| dir.root().into());
     let name = folder.file_name().map_or("run".into(), |name| name.to_string_lossy().into_owned());
     let shards = open_shards(dir, &info, &split_of);
-    let maps = read_maps(dir, &info, split);
+    let maps = read_maps(dir, &info, split)?;
     let evidence = shards.as_ref().ok().map(|shards| &shards.evidence);
     Ok(Run {
         name,
         plan: std::fs::read_to_string(dir.plan()).ok(),
-        chain: evidence::chain(dir, &info, evidence, maps.as_ref().ok().map(|maps| &maps.how)),
+        chain: evidence::chain(dir, &info, &recorded, evidence, maps.as_ref().ok().map(|maps| &maps.how)),
         shards,
         maps,
-        operating_point: decision::read(dir, &info, split),
+        baseline: read_baseline(dir, &info, split)?,
+        decided,
         dir: dir.clone(),
         info,
         epochs,
         case_ids,
         slices,
     })
+}
+
+/// `trivial.json`, where it was made for these shards and predictions.
+fn read_baseline(dir: &RunDir, info: &RunInfo, split: Split) -> Result<Option<TrivialAudit>, ReportError> {
+    let of_run = |source| ReportError::Run { run: dir.root().into(), source };
+    let path = dir.trivial();
+    if split != Split::Test || !path.exists() {
+        return Ok(None);
+    }
+    let audit: TrivialAudit = files::read_json(&path).map_err(of_run)?;
+    let predictions_sha256 = files::sha256_file(&dir.predictions()).map_err(of_run)?;
+    let is_of_run = audit.shards_sha256 == info.shards.sha256
+        && audit.predictions_sha256.as_ref().is_none_or(|sha256| *sha256 == predictions_sha256);
+    if is_of_run {
+        return Ok(Some(audit));
+    }
+    let why = "it was measured on other shards or predictions than predictions.parquet; run diag-train audit \
+               trivial again";
+    Err(of_run(DataError::Malformed { path, why: why.into() }))
 }
 
 /// Pictures and scanners come from the shards only when they are the very ones
@@ -180,13 +205,15 @@ fn open_shards(dir: &RunDir, info: &RunInfo, split_of: &BTreeMap<CaseId, Split>)
     let beside = dir.root().join(recorded);
     let root = if beside.exists() { beside } else { recorded.clone() };
     let in_words = |err: DataError| format!("the shards cannot be read: {err}");
-    let set = ShardSet::open(&root).map_err(|_| {
+    // The hash first: it also tells changed shards from missing ones.
+    let sha256 = files::sha256_file(&root.join("SHA256SUMS")).map_err(|_| {
         "the shard folder that the run names is not there, so scanners and pictures cannot be shown"
             .to_string()
     })?;
-    if set.sha256().map_err(in_words)? != info.shards.sha256 {
+    if sha256 != info.shards.sha256 {
         return Err("the shard folder changed since the run (its hash differs), so it is not used".into());
     }
+    let set = ShardSet::open(&root).map_err(in_words)?;
     Ok(Shards {
         cases: set.cases().map_err(in_words)?,
         quarantined: set.quarantined().map_err(in_words)?,
@@ -195,27 +222,27 @@ fn open_shards(dir: &RunDir, info: &RunInfo, split_of: &BTreeMap<CaseId, Split>)
     })
 }
 
-/// Maps are shown only when they are of these very weights and of this part.
-fn read_maps(dir: &RunDir, info: &RunInfo, split: Split) -> Result<Maps, String> {
+/// The maps of this split, or in words why there are none. Those of other weights, or other
+/// bytes than were described, are an error.
+fn read_maps(dir: &RunDir, info: &RunInfo, split: Split) -> Result<Result<Maps, String>, ReportError> {
     if !dir.explanations().exists() {
-        return Err("no heat maps were made (run `diag-train explain RUN`)".into());
+        return Ok(Err("no heat maps were made (run `diag-train explain RUN`)".into()));
     }
-    let in_words = |err: DataError| format!("the heat maps cannot be read: {err}");
-    let how: Explanations = files::read_json(&dir.explanations()).map_err(in_words)?;
+    let of_run = |source| ReportError::Run { run: dir.root().into(), source };
+    let how: Explanations = files::read_json(&dir.explanations()).map_err(of_run)?;
     if how.format_version != heatmaps::FORMAT_VERSION {
-        return Err("the heat maps are of another version".into());
+        return Ok(Err("the heat maps are of another version".into()));
     }
+    let apart = |what, other| Err(ReportError::Apart { what, file: dir.explanations(), other });
     if info.model_sha256.as_ref() != Some(&how.model_sha256) {
-        return Err("the heat maps are of other weights than the run's, so they are not used".into());
+        return apart("weights", dir.info());
     }
-    if files::sha256_file(&dir.heatmaps()).map_err(in_words)? != how.heatmaps_sha256 {
-        return Err(
-            "the heat maps changed since they were made (their hash differs), so they are not used".into()
-        );
+    if files::sha256_file(&dir.heatmaps()).map_err(of_run)? != how.heatmaps_sha256 {
+        return apart("heat maps", dir.heatmaps());
     }
     if how.split != split {
-        return Err(format!("the heat maps are of the {} part", how.split));
+        return Ok(Err(format!("the heat maps are of the {} split", how.split)));
     }
-    let rows = heatmaps::read(&dir.heatmaps(), &info.labels).map_err(in_words)?;
-    Ok(Maps { how, rows })
+    let rows = heatmaps::read(&dir.heatmaps(), &info.labels).map_err(of_run)?;
+    Ok(Ok(Maps { how, rows }))
 }

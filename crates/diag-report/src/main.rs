@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
+use diag_cli::Outcome;
 use diag_data::case::Split;
 use diag_data::files;
 use diag_report::{Card, Options, ReportError, RunDir};
@@ -38,27 +40,16 @@ struct Args {
     json: bool,
 }
 
+/// The page is drawn in one go: a signal ends it where it is, and the old page stays.
+const GRACE: Duration = Duration::from_secs(0);
+
 fn main() -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
-        .with_ansi(std::env::var_os("NO_COLOR").is_none())
-        .init();
-    match run(&Args::parse()) {
-        Ok(answer) => {
-            #[expect(clippy::print_stdout, reason = "standard output carries the result")]
-            {
-                println!("{answer}");
-            }
-            ExitCode::SUCCESS
-        }
-        Err((error, remedy)) => {
-            #[expect(clippy::print_stderr, reason = "errors go to standard error in two lines")]
-            {
-                eprintln!("error: {error:#}\n  fix: {remedy}");
-            }
-            ExitCode::FAILURE
-        }
+    let args = Args::parse();
+    diag_cli::log::start();
+    diag_cli::signal::stop_flag(GRACE);
+    match run(&args) {
+        Ok(answer) => diag_cli::finish(&answer, Outcome::Done),
+        Err((error, remedy)) => diag_cli::fail(error.as_ref(), &remedy),
     }
 }
 

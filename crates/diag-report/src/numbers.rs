@@ -1,5 +1,6 @@
 //! Every number of the page, computed once: the page and `--json` show the same.
 
+use diag_data::case_predictions::{Call, CasePrediction};
 use diag_metrics::{
     Aggregation, Bootstrap, Bounds, Estimate, Measure, Measures, MetricsError, NetBenefitBandPoint,
     NetBenefitPoint, PrBandPoint, PrPoint, Recalibration, ReliabilityBin, RocBandPoint, RocPoint, Scores,
@@ -52,18 +53,20 @@ pub struct RunNumbers {
     pub synthetic: bool,
     /// Class names, in the order of every per-class list.
     pub labels: Vec<String>,
-    /// Unit of analysis: case, by mean probability over its slices.
+    /// Unit of analysis: case, by the decided rule.
     pub by_case: UnitNumbers,
     /// Unit of analysis: slice; intervals still by case.
     pub by_slice: UnitNumbers,
+    /// Unit of analysis: case, by mean probability over its slices.
+    pub by_case_mean: Vec<NamedEstimate>,
     /// Unit of analysis: case, by the mean of its 3 highest slice probabilities per class.
     pub by_case_top_3: Vec<NamedEstimate>,
-    /// Every head by case, shallowest first.
+    /// Every head by case, mean probability over its slices, shallowest first.
     pub heads: Vec<HeadNumbers>,
     /// Calibration of each class, by case.
     pub calibration: Vec<ClassCalibration>,
-    /// What was fixed on the validation cases and what it does here; absent when nothing was.
-    pub operating_point: Option<OperatingPoint>,
+    /// The decided rule and what it does here.
+    pub operating_point: OperatingPoint,
     /// Each case, most wrong first.
     pub cases: Vec<CaseResult>,
     /// Accuracy by scanner, kernel, slice thickness, sex, age and lesion load; empty without the shards.
@@ -202,10 +205,16 @@ pub struct CaseResult {
     pub case_id: String,
     /// True class.
     pub label: usize,
-    /// Most probable class.
+    /// Class that the decided rule names.
     pub predicted: usize,
-    /// Mean probability of each class over the slices.
+    /// Probability of each class by the decided rule.
     pub probabilities: Vec<f64>,
+    /// Mean probability of each class over the slices.
+    pub mean_probabilities: Vec<f64>,
+    /// Classes of its set; absent where the rule has no sets.
+    pub set: Option<Vec<usize>>,
+    /// Side of the threshold; absent where none is fixed.
+    pub call: Option<Call>,
     /// Number of slices.
     pub n_slices: usize,
     /// Index in the run's own order of cases.
@@ -229,7 +238,7 @@ pub(crate) fn measure_all(runs: &[Run], options: &Options) -> Result<Numbers, Re
         comparisons.push(against_first(&runs[0], run, &options.bootstrap()).map_err(failed(run))?);
     }
     Ok(Numbers {
-        schema_version: 1,
+        schema_version: 2,
         tool: concat!("diag-report ", env!("CARGO_PKG_VERSION")).into(),
         notice: "research use only, not for clinical decisions",
         split: options.split.to_string(),
@@ -247,9 +256,10 @@ pub(crate) fn case_scores(run: &Run, head: usize, how: Aggregation) -> Result<Sc
 fn measure_run(run: &Run, options: &Options) -> Result<RunNumbers, MetricsError> {
     let plan = &options.bootstrap();
     let last = run.heads().len() - 1;
-    let cases = case_scores(run, last, Aggregation::Mean)?;
+    let cases = run.decided.scores.clone();
     let each_case: Vec<usize> = (0..cases.len()).collect();
     let by_case = unit("case", &cases, &each_case, plan)?;
+    let mean = case_scores(run, last, Aggregation::Mean)?;
     let top = case_scores(run, last, Aggregation::TopKMean { k: TOP_K })?;
     let mut heads = Vec::new();
     for (head, name) in run.heads().iter().enumerate() {
@@ -269,10 +279,11 @@ fn measure_run(run: &Run, options: &Options) -> Result<RunNumbers, MetricsError>
         synthetic: run.info.shards.synthetic,
         labels: run.info.labels.names().to_vec(),
         by_slice: unit("slice", &run.slice_scores(last)?, &run.case_of_slice(), plan)?,
+        by_case_mean: named(&summarise(&mean, &each_case, plan)?, true),
         by_case_top_3: named(&summarise(&top, &each_case, plan)?, true),
         heads,
         calibration: calibration?,
-        operating_point: run.operating_point.clone(),
+        operating_point: run.decided.point.clone(),
         cases: results,
         warnings: warnings(run, &by_case),
         by_case,
@@ -377,20 +388,18 @@ fn calibration(
 }
 
 fn case_results(run: &Run, cases: &Scores) -> Vec<CaseResult> {
-    let predicted = cases.predicted();
-    let mut n_slices = vec![0; cases.len()];
-    for slice in &run.slices {
-        n_slices[slice.case] += 1;
-    }
-    let result = |case: usize| CaseResult {
-        case_id: run.case_ids[case].to_string(),
+    let result = |(case, row): (usize, &CasePrediction)| CaseResult {
+        case_id: row.case_id.clone(),
         label: cases.labels()[case],
-        predicted: predicted[case],
-        probabilities: cases.row(case).to_vec(),
-        n_slices: n_slices[case],
+        predicted: row.predicted.index(),
+        probabilities: row.probability_k.clone(),
+        mean_probabilities: row.mean_probability_k.clone(),
+        set: row.set.as_ref().map(|set| set.iter().map(|label| label.index()).collect()),
+        call: row.call,
+        n_slices: row.n_slices as usize,
         case,
     };
-    let mut results: Vec<CaseResult> = (0..cases.len()).map(result).collect();
+    let mut results: Vec<CaseResult> = run.decided.rows.iter().enumerate().map(result).collect();
     results.sort_by(|a, b| {
         let truth = |r: &CaseResult| r.probabilities[r.label];
         truth(a).total_cmp(&truth(b)).then_with(|| a.case_id.cmp(&b.case_id))
@@ -419,6 +428,8 @@ fn warnings(run: &Run, by_case: &UnitNumbers) -> Vec<String> {
         }
     }
     warnings.extend(few_cases(run.info.labels.names(), &by_case.cases_per_class));
+    warnings.extend(run.decided.point.rule_warnings.iter().cloned());
+    warnings.extend(run.baseline.as_ref().and_then(crate::page::baseline::caution));
     match &run.shards {
         Err(why) => warnings.push(format!("Of the shards: {why}.")),
         Ok(shards) => {

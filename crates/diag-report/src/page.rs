@@ -1,5 +1,6 @@
 //! The document: what comes in which order, and how numbers are written.
 
+pub(crate) mod baseline;
 mod browser;
 mod calibration;
 mod checklist;

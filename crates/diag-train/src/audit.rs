@@ -1,4 +1,5 @@
-//! Audits of a run: labels that look wrong, and attributes that its features encode.
+//! Audits of a run: labels that look wrong, attributes that its features encode, and what a
+//! classifier gets that never looks at the lung.
 //!
 //! The third audit, how much leakage between slices inflates a result, is a sweep
 //! of two variants: see [`leakage`].
@@ -7,6 +8,7 @@ mod noise;
 mod probe;
 mod run;
 mod shortcut;
+mod trivial;
 
 use std::path::Path;
 
@@ -14,6 +16,7 @@ use crate::sweep::{SummarySpec, SweepSpec, Variant};
 pub use noise::{NoiseAudit, SuspectSlice, label_noise};
 pub use run::AuditJob;
 pub use shortcut::{Attribute, ShortcutAudit, shortcut};
+pub use trivial::trivial;
 
 /// The sweep that measures leakage: the recipe with cases kept whole, and with
 /// slices assigned one by one, so that slices of a test case are trained on. How much

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use diag_data::DataError;
+use diag_decision::DecisionError;
 use diag_metrics::MetricsError;
 use diag_model::ModelError;
 
@@ -18,6 +19,9 @@ pub enum TrainError {
     /// Predictions could not be measured.
     #[error("measuring the predictions")]
     Metrics(#[from] MetricsError),
+    /// The decided rule cannot be fitted, read or applied.
+    #[error("decided rule")]
+    Decision(#[from] DecisionError),
     /// A tensor operation failed.
     #[error("a tensor operation failed")]
     Tensor(#[from] candle_core::Error),
@@ -74,6 +78,26 @@ pub enum TrainError {
         what: &'static str,
         /// The run folder.
         run: PathBuf,
+    },
+    /// Shards that are not those that the run was trained on.
+    #[error("not the shards of the run (hash {found}, the run's {recorded}): {}", shards.display())]
+    OtherShards {
+        /// The shards that were passed.
+        shards: PathBuf,
+        /// Their hash.
+        found: String,
+        /// The hash that the run recorded.
+        recorded: String,
+    },
+    /// Two files of a run that do not belong together.
+    #[error("{} and {} are of different {what}", file.display(), other.display())]
+    Apart {
+        /// In what they differ.
+        what: &'static str,
+        /// One file.
+        file: PathBuf,
+        /// The other one.
+        other: PathBuf,
     },
     /// A loss or gradient is not a finite number.
     #[error(
@@ -194,6 +218,7 @@ impl TrainError {
             Self::Data(err) => err.remedy(),
             Self::Model(err) => err.remedy(),
             Self::Metrics(err) => err.remedy(),
+            Self::Decision(err) => err.remedy(),
             Self::Tensor(_) => "lower `batch_size` if memory is short; else report it as a bug".into(),
             Self::Recipe { .. } => "compare with data/recipes/default.toml; unknown keys are refused".into(),
             Self::Setting { key, .. } => format!("change `{key}` in the recipe"),
@@ -205,6 +230,10 @@ impl TrainError {
             Self::RunExists { .. } => "pass --resume to continue it, or another --out".into(),
             Self::NoRun { .. } => "pass the folder of a run that diag-train fit made".into(),
             Self::Changed { what, .. } => format!("pass the {what} of the first start, or another --out"),
+            Self::OtherShards { .. } => {
+                "pass the shards that the run was trained on; run.json says where they were".into()
+            }
+            Self::Apart { .. } => "finish the training with diag-train fit --resume, or take both from one run".into(),
             Self::Diverged { .. } => {
                 "lower the learning rate or lengthen the warm-up; the last good checkpoint is kept".into()
             }

@@ -20,11 +20,13 @@ use diag_data::reader::Crop;
 use diag_data::run::RunDir;
 use diag_data::shard::ShardSet;
 use diag_data::slice::CtSlice;
+use diag_decision::{Decision, cases_of};
 use diag_model::explain::{HeadCams, Map, OcclusionSpec, cams, occlusion};
 use diag_model::{FINAL_HEAD, Network, SavedModel, input};
 
 use crate::device::DeviceChoice;
 use crate::error::TrainError;
+use crate::evaluate::own_shards;
 use crate::run::plan::TrainPlan;
 use crate::threads::{available_threads, thread_pool};
 use agreement::{agreement, rank_correlation};
@@ -74,14 +76,15 @@ pub struct Explained {
 /// Explains a run; writes `heatmaps.parquet` and `explanations.json`.
 ///
 /// # Errors
-/// A folder without an evaluated run, shards that are not there or have another
-/// image size, a truth of other data, a stop by request.
+/// A folder without an evaluated run, shards that are not those of the run, a rule for other
+/// weights, a truth of other data, a stop by request.
 pub fn explain(job: &ExplainJob, stop: &AtomicBool) -> Result<Explained, TrainError> {
     let run = RunDir::new(&job.run);
     for (what, path) in [
         ("run.json", run.info()),
         ("model.safetensors", run.weights()),
         ("predictions.parquet (run diag-train evaluate)", run.predictions()),
+        ("decision.json (run diag-train evaluate)", run.decision()),
     ] {
         if !path.exists() {
             return Err(TrainError::NoRun { what, run: job.run.clone() });
@@ -90,16 +93,13 @@ pub fn explain(job: &ExplainJob, stop: &AtomicBool) -> Result<Explained, TrainEr
     let (info, plan) = (run.read_info()?, TrainPlan::read(&run.plan())?);
     plan.recipe.set_arithmetic();
     let model = SavedModel::read_to(&run.model(), &run.weights(), &job.device.open()?)?;
-    let shards = ShardSet::open(&job.shards.clone().unwrap_or_else(|| run.shards(&info)))?;
-    let (spec, wanted) = (&shards.manifest().spec, &model.card.input);
-    if spec.labels != model.card.labels || spec.reader != wanted.reader {
-        return Err(TrainError::Changed {
-            what: "labels or reader settings of the shards",
-            run: job.run.clone(),
-        });
-    }
+    let shards_path = job.shards.clone().unwrap_or_else(|| run.shards(&info));
+    let shards = ShardSet::open(&shards_path)?;
+    let shards_sha256 = own_shards(&shards, shards_path, &plan)?;
+    let spec = &shards.manifest().spec;
+    let decision = Decision::read(&run.decision(), &model.card.labels, &model.card.networks[0].sha256)?;
     let predictions = Predictions::read(&run.predictions(), &info.labels)?;
-    let predicted = predicted_classes(&predictions, job.split);
+    let predicted = predicted_classes(&predictions, job.split, &decision)?;
     let truth = job.truth.as_deref().map(|path| read_truth(path, &shards, &predicted)).transpose()?;
     let slices = chosen(&shards, &predicted, job.slices_per_case)?;
     if slices.is_empty() {
@@ -124,7 +124,7 @@ pub fn explain(job: &ExplainJob, stop: &AtomicBool) -> Result<Explained, TrainEr
         occlusion_stride_px: explainer.stride_px(),
         randomised_seed: randomised_seed(&plan),
         model_sha256: files::sha256_file(&run.weights())?,
-        shards_sha256: shards.sha256()?,
+        shards_sha256,
         truth_sha256: job.truth.as_deref().map(files::sha256_file).transpose()?,
         heatmaps_sha256: files::sha256_file(&run.heatmaps())?,
         lesion_share: lesion_share.collect(),
@@ -177,21 +177,18 @@ fn read_truth(
     Ok(Truth { lesions, prior })
 }
 
-/// The predicted class (mean probability over the slices, final head) and the number of slices
-/// of every case of a split.
-fn predicted_classes(predictions: &Predictions, split: Split) -> BTreeMap<CaseId, (Label, usize)> {
-    let mut sums: BTreeMap<CaseId, (Vec<f64>, usize)> = BTreeMap::new();
-    for row in predictions.rows.iter().filter(|row| row.split == split) {
-        let (sum, n_slices) = sums.entry(row.case_id.clone()).or_default();
-        sum.resize(predictions.labels.len(), 0.0);
-        let probs = Predictions::final_probabilities(row);
-        sum.iter_mut().zip(probs).for_each(|(sum, p)| *sum += f64::from(*p));
-        *n_slices += 1;
+/// The class that the decided rule names and the number of slices of every case of a split.
+fn predicted_classes(
+    predictions: &Predictions,
+    split: Split,
+    decision: &Decision,
+) -> Result<BTreeMap<CaseId, (Label, usize)>, TrainError> {
+    let mut predicted = BTreeMap::new();
+    for case in cases_of(&predictions.rows, split)? {
+        let class = decision.apply(&case.slice_nk)?.class;
+        predicted.insert(case.case_id, (Label(class as u8), case.slice_nk.len()));
     }
-    // Of equal classes the first, as everywhere.
-    let highest = |sum: &[f64]| (0..sum.len()).rev().max_by(|&a, &b| sum[a].total_cmp(&sum[b]));
-    let label = |sum: &[f64]| Label(highest(sum).unwrap_or_default() as u8);
-    sums.into_iter().map(|(case, (sum, n_slices))| (case, (label(&sum), n_slices))).collect()
+    Ok(predicted)
 }
 
 /// `n` numbers below `n_all`, evenly spread.

@@ -12,7 +12,7 @@ use diag_data::shard::ShardSet;
 use diag_model::Pass;
 use serde::Serialize;
 
-use crate::data::loader::{LoaderOptions, for_each_batch};
+use crate::data::loader::{Division, LoaderOptions, for_each_batch};
 use crate::data::sampling::order;
 use crate::error::TrainError;
 use crate::recipe::TrainSpec;
@@ -83,6 +83,7 @@ pub fn find_rate(job: &FindRateJob, stop: &AtomicBool) -> Result<FoundRate, Trai
             augmentation: recipe.augmentation.clone(),
             mixing: recipe.mixing.clone(),
             ranks: &Ranks::alone(),
+            division: Division::Rows,
             epoch: 0,
             n_skip: 0,
             device: &Device::Cpu,

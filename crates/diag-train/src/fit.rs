@@ -14,7 +14,7 @@ use diag_model::{Pass, SavedModel, tensors};
 use rand::Rng;
 
 use crate::data::batch::n_batches;
-use crate::data::loader::{LoaderOptions, for_each_batch};
+use crate::data::loader::{Division, LoaderOptions, for_each_batch};
 use crate::data::sampling;
 use crate::device::DeviceChoice;
 use crate::error::TrainError;
@@ -26,10 +26,12 @@ use crate::run::checkpoint::{self, Position};
 use crate::run::clock::Clock;
 use crate::run::info::{self, Origin};
 use crate::run::log::RunLog;
+use crate::run::notes::{self, Predicted};
 use crate::run::selection;
 pub use crate::run::start::FitJob;
 use crate::run::start::RunStart;
 use crate::step::learner::{GradientSum, Learner};
+use crate::step::population::recompute_statistics;
 use crate::step::schedule;
 use crate::sync::gpu_all_reduce::GpuAllReduce;
 use crate::sync::ranks::Ranks;
@@ -138,11 +140,18 @@ impl Training<'_> {
         if self.ranks.is_first() {
             run.write_info(&info)?;
         }
-        let mut epochs = Vec::new();
+        for line in notes::of_data(recipe, dataset, shards.manifest()) {
+            self.report(Event::Note(line));
+        }
+        let (mut epochs, mut predicted_by_best) = (Vec::new(), None);
         while position.epoch < recipe.epochs && !selection::out_of_patience(recipe, &position) {
             let started = Instant::now();
             let train = self.train_epoch(&mut learner, &mut position, log.as_mut(), &clock)?;
-            let validation = self.validate(&learner, &position)?;
+            let (measured, weights) = learner.with_evaluation_weights(|learner| {
+                self.recompute_statistics(learner, &position)?;
+                Ok((self.validate(learner, &position)?, learner.network.state()?))
+            })?;
+            let (validation, predicted) = measured.unzip();
             (position.epoch, position.n_batches) = (position.epoch + 1, 0);
             let epoch = Epoch {
                 epoch: position.epoch,
@@ -154,9 +163,12 @@ impl Training<'_> {
             };
             let best = selection::is_best(recipe.selection, &epoch, &mut position);
             position.train_seconds = clock.seconds();
+            if best {
+                predicted_by_best = predicted;
+            }
             if let Some(log) = &mut log {
                 if best {
-                    tensors::write(&run.weights(), &learner.evaluation_state()?, "")?;
+                    tensors::write(&run.weights(), &weights, "")?;
                 }
                 log.add_epoch(&epoch)?;
                 checkpoint::save(run, &learner, &position)?;
@@ -174,6 +186,11 @@ impl Training<'_> {
             let card = info::model_card(run, plan, shards, dataset, &learner.network)?;
             SavedModel::write_card(&run.model(), &card)?;
             epochs = log.epochs;
+            let predicted = predicted_by_best.as_ref();
+            let steps = run.read_steps()?;
+            for line in notes::of_training(recipe, &dataset.labels, &epochs, best_epoch, predicted, &steps) {
+                self.report(Event::Note(line));
+            }
         }
         Ok(FitSummary { best_epoch, epochs, train_seconds: position.train_seconds })
     }
@@ -189,8 +206,7 @@ impl Training<'_> {
         let (recipe, plan, dataset) = (self.recipe, &self.start.plan, &self.start.dataset);
         let epoch = position.epoch + 1;
         learner.loss.set_share_done(f64::from(position.epoch) / f64::from(recipe.epochs));
-        let items = dataset.of_split(Split::Train);
-        let order = sampling::order(dataset, &items, recipe.sampling, recipe.seed, epoch);
+        let order = self.order(epoch);
         let n_slices = order.len() as u64;
         self.report(Event::EpochStarts { epoch, n_epochs: recipe.epochs, n_slices });
         let options = LoaderOptions {
@@ -199,6 +215,7 @@ impl Training<'_> {
             augmentation: recipe.augmentation.clone(),
             mixing: recipe.mixing.clone(),
             ranks: self.ranks,
+            division: Division::Rows,
             epoch,
             n_skip: position.n_batches,
             device: &self.start.device,
@@ -264,15 +281,41 @@ impl Training<'_> {
         Ok(std::mem::take(&mut position.mean).record())
     }
 
+    /// The slices of an epoch in their order.
+    fn order(&self, epoch: u32) -> Vec<usize> {
+        let RunStart { dataset, .. } = self.start;
+        let items = dataset.of_split(Split::Train);
+        sampling::order(dataset, &items, self.recipe.sampling, self.recipe.seed, epoch)
+    }
+
+    /// Replaces the moving averages of the normalisations by statistics of the first slices of
+    /// the epoch, which the seed has put in a random order; not where the recipe takes the former.
+    fn recompute_statistics(&self, learner: &Learner, position: &Position) -> Result<(), TrainError> {
+        let RunStart { plan, dataset, device, .. } = self.start;
+        if plan.statistics_slices == 0 {
+            return Ok(());
+        }
+        let epoch = position.epoch + 1;
+        let order = self.order(epoch);
+        let data = (dataset, &order[..plan.statistics_slices]);
+        let on = (&**self.ranks, device);
+        match recompute_statistics(&learner.network, self.recipe, data, epoch, on, self.stop)? {
+            true => Err(stopped(position)),
+            false => Ok(()),
+        }
+    }
+
     /// Measures the validation slices; `None` where there are none.
-    fn validate(&self, learner: &Learner, position: &Position) -> Result<Option<Validation>, TrainError> {
+    fn validate(
+        &self,
+        learner: &Learner,
+        position: &Position,
+    ) -> Result<Option<(Validation, Predicted)>, TrainError> {
         let dataset = &self.start.dataset;
         if dataset.of_split(Split::Validation).is_empty() {
             return Ok(None);
         }
-        let measured = learner.with_evaluation_weights(|learner| {
-            validate(&learner.network, &learner.loss, dataset, self.ranks, self.stop)
-        })?;
+        let measured = validate(&learner.network, &learner.loss, dataset, self.ranks, self.stop)?;
         measured.map(Some).ok_or_else(|| stopped(position))
     }
 

@@ -43,8 +43,8 @@ mod threads;
 pub use device::DeviceChoice;
 pub use error::TrainError;
 pub use recipe::{
-    AugmentationSpec, DataSpec, DecisionSpec, FoldSpec, Freeze, Initialisation, MixingSpec, NoiseUnit,
-    OptimiserName, OptimiserSpec, Sampling, ScheduleSpec, Selection, SplitUnit, TrainSpec,
+    AugmentationSpec, BatchNorm, DataSpec, DecisionSpec, FoldSpec, Freeze, Initialisation, MixingSpec,
+    NoiseUnit, OptimiserName, OptimiserSpec, Sampling, ScheduleSpec, Selection, SplitUnit, TrainSpec,
 };
 pub use run::plan::{TrainPlan, ValidationSource};
 pub use sync::ranks::Ranks;

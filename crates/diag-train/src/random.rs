@@ -19,6 +19,7 @@ pub(crate) enum Domain {
     LabelNoise,
     Attention,
     Probe,
+    TrivialBaseline,
 }
 
 /// The stream of an epoch (or 0) and an item. It does not depend on what was

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::TrainError;
 pub use tables::{
-    AugmentationSpec, DataSpec, DecisionSpec, FoldSpec, Freeze, MixingSpec, NoiseUnit, OptimiserName,
-    OptimiserSpec, Sampling, ScheduleSpec, SplitUnit,
+    AugmentationSpec, BatchNorm, DataSpec, DecisionSpec, FoldSpec, Freeze, MixingSpec, NoiseUnit,
+    OptimiserName, OptimiserSpec, Sampling, ScheduleSpec, SplitUnit,
 };
 
 /// A recipe as its file says it. `data/recipes/README.md` explains the keys.
@@ -80,6 +80,9 @@ pub struct TrainSpec {
     /// bit for bit what so many get together.
     #[serde(default = "default_batch_parts")]
     pub batch_parts: usize,
+    /// Which statistics the normalisations use in validation and in the saved weights.
+    #[serde(default)]
+    pub batch_norm: BatchNorm,
     /// Which slices an epoch sees.
     #[serde(default)]
     pub sampling: Sampling,
@@ -233,7 +236,6 @@ impl TrainSpec {
     /// At the first value out of range; the message names its key.
     pub fn check(&self) -> Result<(), TrainError> {
         let Self { optimiser, schedule, augmentation, mixing, data, decision, .. } = self;
-        let within = |low: f64, high: f64, value: f64| value >= low && value <= high;
         let share = |value: f64| value > 0.0 && value < 1.0;
         let rate = |value: f64| value > 0.0 && value.is_finite();
         let count = |n: usize| (n as f64, n > 0);
@@ -292,8 +294,8 @@ impl TrainSpec {
             ("data.n_cases", count(data.n_cases.unwrap_or(1)), "at least 1"),
             (
                 "decision.sensitivity",
-                (decision.sensitivity, within(f64::MIN_POSITIVE, 1.0, decision.sensitivity)),
-                "above 0, up to 1",
+                (decision.sensitivity, share(decision.sensitivity)),
+                "above 0 and below 1",
             ),
             ("decision.coverage", (decision.coverage, share(decision.coverage)), "above 0 and below 1"),
         ];

@@ -4,6 +4,7 @@ pub(crate) mod checkpoint;
 pub(crate) mod clock;
 pub(crate) mod info;
 pub(crate) mod log;
+pub(crate) mod notes;
 pub(crate) mod plan;
 pub(crate) mod selection;
 pub(crate) mod start;

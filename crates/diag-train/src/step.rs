@@ -4,4 +4,5 @@ pub(crate) mod ema;
 pub(crate) mod learner;
 pub(crate) mod mean_loss;
 pub(crate) mod optimiser;
+pub(crate) mod population;
 pub(crate) mod schedule;

@@ -1,4 +1,4 @@
-//! Audits, the decision and the learning-rate finder, on toy shards.
+//! Audits and the learning-rate finder, on toy shards.
 
 #![expect(clippy::unwrap_used, reason = "a failed test may panic")]
 
@@ -9,9 +9,10 @@ use std::sync::atomic::AtomicBool;
 
 use diag_data::case::Split;
 use diag_data::run::RunDir;
-use diag_train::audit::{Attribute, AuditJob, label_noise, shortcut};
+use diag_data::trivial::{ResampledUnit, TrivialAudit};
+use diag_train::audit::{Attribute, AuditJob, label_noise, shortcut, trivial};
 
-use diag_train::evaluate::{Decision, EvaluateJob, Metrics, evaluate};
+use diag_train::evaluate::{EvaluateJob, Metrics, evaluate};
 use diag_train::find_rate::{FindRateJob, find_rate};
 use diag_train::fit::{FitJob, fit};
 use diag_train::{DeviceChoice, TrainPlan};
@@ -91,34 +92,6 @@ fn a_scanner_that_is_left_out_is_tested_on_alone() {
 }
 
 #[test]
-fn the_decision_is_made_once_and_on_validation_alone() {
-    let folder = tempfile::tempdir().unwrap();
-    let folder = folder.path();
-    toy::write_shards(folder, 12, 6);
-    let recipe = toy::RECIPE.replace("validation_share = 0.2", "validation_share = 0.4");
-    train(folder, &recipe, "run");
-    let run = RunDir::new(folder.join("run"));
-    // Only validation slices are asked for: the decision does not need the test part.
-    measure(folder, "run", Some(Split::Validation));
-    let written = std::fs::read(run.decision()).unwrap();
-    let decision: Decision = serde_json::from_slice(&written).unwrap();
-    assert_eq!(decision.n_validation_cases, 15);
-    assert!(decision.candidates.windows(2).all(|pair| pair[0].log_loss <= pair[1].log_loss));
-    // Mean, noisy-or, four top-k means and the attention head.
-    assert_eq!(decision.candidates.len(), 7);
-    let metrics = measure(folder, "run", None);
-    assert_eq!(std::fs::read(run.decision()).unwrap(), written, "the decision changed");
-    let validation = metrics.splits["validation"].decision.as_ref().unwrap();
-    assert!((validation.case.log_loss.unwrap() - decision.candidates[0].log_loss).abs() < 1e-9);
-    assert!(validation.case.log_loss <= validation.uncalibrated.log_loss);
-    assert!(validation.at_threshold.as_ref().unwrap().sensitivity.unwrap() >= 0.95);
-    let test = metrics.splits["test"].decision.as_ref().unwrap();
-    assert_eq!(test.case.n, 18);
-    assert!(test.case.balanced_accuracy.unwrap() > 0.8, "{test:?}");
-    assert!((1.0..=3.0).contains(&test.sets.mean_size), "{:?}", test.sets);
-}
-
-#[test]
 fn the_rate_finder_rises_and_stops_where_the_loss_blows_up() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -131,4 +104,39 @@ fn the_rate_finder_rises_and_stops_where_the_loss_blows_up() {
     assert!(found.steps.windows(2).all(|pair| pair[0].learning_rate < pair[1].learning_rate));
     assert!(found.steps.len() <= 40 && found.suggested > 1e-6 && found.suggested <= 0.1, "{found:?}");
     assert!(find_rate(&FindRateJob { shards, recipe, n_steps: 3 }, &go()).is_err());
+}
+
+/// The trivial baseline of a short run on toy shards with a scanner by case.
+fn baseline(scanner: impl Fn(usize) -> &'static str) -> TrivialAudit {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    toy::write_shards_of(folder, 16, 12, scanner);
+    train(folder, &toy::RECIPE.replace("epochs = 4", "epochs = 1"), "run");
+    let job = AuditJob { run: folder.join("run"), shards: None };
+    let before = trivial(&job).unwrap();
+    assert_eq!((before.n_fitting_cases, before.n_test_cases, before.n_units), (48, 36, 36));
+    assert_eq!((before.unit, before.both.network_minus_baseline), (ResampledUnit::Case, None));
+    measure(folder, "run", None);
+    let after = trivial(&job).unwrap();
+    // Same seed, same numbers; the network beside them.
+    assert_eq!((after.grey.macro_auroc, after.grey.low), (before.grey.macro_auroc, before.grey.low));
+    assert!(after.both.network_minus_baseline.is_some() && after.predictions_sha256.is_some());
+    assert!(folder.join("run/trivial.json").exists());
+    after
+}
+
+#[test]
+fn a_scanner_that_tells_the_class_is_found_without_a_pixel() {
+    let found = baseline(|case| ["Alpha", "Beta", "Gamma"][case % 3]);
+    assert!(found.acquisition.macro_auroc.unwrap() > 0.99, "{found:?}");
+    assert!(found.permuted.low.unwrap() < 0.5 && found.permuted.high.unwrap() > 0.5, "{found:?}");
+}
+
+#[test]
+fn a_scanner_that_tells_nothing_is_at_chance() {
+    let found = baseline(|case| ["Alpha", "Beta"][case / 3 % 2]);
+    let acquisition = &found.acquisition;
+    assert!(acquisition.low.unwrap() <= 0.5 && acquisition.high.unwrap() >= 0.5, "{acquisition:?}");
+    // The toy's disc differs in size, which grey levels alone show.
+    assert!(found.grey.macro_auroc.unwrap() > 0.95, "{found:?}");
 }

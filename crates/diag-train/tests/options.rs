@@ -207,3 +207,38 @@ fn options_out_of_range_are_named() {
     check_refused("", "[data]\nn_cases = 3", "data.n_cases");
     check_refused("", "[decision]\ncoverage = 1.0", "decision.coverage");
 }
+
+#[test]
+fn a_positive_class_that_the_shards_lack_is_refused_before_training() {
+    let folder = tempfile::tempdir().unwrap();
+    toy::write_shards(folder.path(), 3, 1);
+    let err = train(folder.path(), &with("", "[decision]\npositive = \"flu\""), "run").unwrap_err();
+    assert!(matches!(err, TrainError::Setting { key: "decision.positive", .. }), "{err}");
+    assert!(!folder.path().join("run").exists());
+}
+
+#[test]
+fn fit_says_which_cases_it_has_and_what_is_missing() {
+    let folder = tempfile::tempdir().unwrap();
+    toy::write_shards(folder.path(), 4, 1);
+    let recipe = toy::RECIPE.replace("validation_share = 0.2", "validation_share = 0.0");
+    let recipe = recipe.replace("weight_decay = 0.01", "weight_decay = 0.01\nmax_gradient_norm = 1e-3");
+    let mut notes = Vec::new();
+    fit(&job(folder.path(), &recipe, "run"), &AtomicBool::new(false), &mut |event| {
+        if let Event::Note(text) = event {
+            notes.push(text);
+        }
+    })
+    .unwrap();
+    let row: Vec<&str> =
+        notes.iter().find(|note| note.starts_with("normal ")).unwrap().split_whitespace().collect();
+    let cells = "normal 4 cases, 16 slices 0 cases, 0 slices 1 case, 4 slices";
+    assert_eq!(row, cells.split_whitespace().collect::<Vec<_>>());
+    for want in [
+        "there is no validation split",
+        "class covid-19 has one case in the test split",
+        "max_gradient_norm = 0.001 clipped 16 of 16 steps (100 %)",
+    ] {
+        assert!(notes.iter().any(|note| note.contains(want)), "{want}: {notes:?}");
+    }
+}

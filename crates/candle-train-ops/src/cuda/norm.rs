@@ -87,7 +87,8 @@ fn batch_statistics(
     (gamma_c, beta_c): (&Tensor, &Tensor),
     stats: &RunningStats,
 ) -> Result<(Numbers, Option<Shared>)> {
-    if together::batch_parts() > 1 {
+    let recording = stats.is_recording();
+    if together::batch_parts() > 1 && !recording {
         let reason = "one process takes a batch in parts on the CPU only; set batch_parts = 1".to_owned();
         return Err(OpError::Setting { op: OP, reason }.into());
     }
@@ -108,7 +109,12 @@ fn batch_statistics(
 
     let statistics = Numbers::unspecified(context, STATISTICS * dims.c, Kind::F32)?;
     let statistics_at = statistics.address();
-    let (mean, var) = stats.on_gpu(x.token.device())?;
+    // A momentum of 1 leaves the statistics of this batch alone in what is passed as running ones.
+    let (mean, var) = match recording {
+        true => (x_zeros(x, dims.c)?, x_zeros(x, dims.c)?),
+        false => stats.on_gpu(x.token.device())?,
+    };
+    let momentum = if recording { 1.0 } else { MOMENTUM };
     let (mean_at, var_at) =
         (address_of(&context.device, OP, "stats", &mean)?, address_of(&context.device, OP, "stats", &var)?);
     let (gamma_c, beta_c) = (gamma_c.contiguous()?, beta_c.contiguous()?);
@@ -129,13 +135,21 @@ fn batch_statistics(
             rows,
             channels,
             epsilon,
-            MOMENTUM,
+            momentum,
             gamma_at,
             beta_at,
             mean_at,
             var_at,
             statistics_at,
         );
+        if recording {
+            let wide = |values: &Tensor| -> Result<Vec<f64>> {
+                Ok(values.to_vec1::<f32>()?.into_iter().map(f64::from).collect())
+            };
+            // The kernel leaves the unbiased variance.
+            let biased = (rows - 1) as f64 / rows as f64;
+            stats.set_recorded(wide(&mean)?, wide(&var)?.into_iter().map(|var| var * biased).collect());
+        }
         return Ok((statistics, None));
     };
     let mut moments = context.sums(1 + 2 * dims.c)?;
@@ -162,7 +176,7 @@ fn batch_statistics(
         at,
         channels,
         epsilon,
-        MOMENTUM,
+        momentum,
         gamma_at,
         beta_at,
         mean_at,
@@ -170,6 +184,11 @@ fn batch_statistics(
         statistics_at,
     );
     Ok((statistics, Some(Shared { sum, moments })))
+}
+
+/// `[n]` zeros where `x` lies.
+fn x_zeros(x: &Feature, n: usize) -> Result<Tensor> {
+    Tensor::zeros(n, candle_core::DType::F32, x.token.device())
 }
 
 /// What normalisation by the running statistics needs.

@@ -105,7 +105,7 @@ impl Channels {
         sum: Option<&BatchSum>,
     ) -> Result<(Statistics, f64)> {
         let n = self.dims.n;
-        if sum.is_none() && together::batch_parts() == 1 {
+        if stats.is_recording() || (sum.is_none() && together::batch_parts() == 1) {
             let count = (self.dims.count() / self.dims.c) as f64;
             return Ok((self.batch_statistics(x, stats.epsilon()), count));
         }

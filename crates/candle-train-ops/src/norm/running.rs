@@ -26,9 +26,23 @@ pub(super) struct Moments {
     pub epsilon: f64,
     /// Joins the statistics of a batch whose parts lie in several processes.
     sum: Option<BatchSum>,
+    /// Present while training passes are recorded.
+    recording: Option<Recording>,
     /// Mean and variance while a GPU has them; those above are then out of date.
     #[cfg(feature = "cuda")]
     on_gpu: Option<(Tensor, Tensor)>,
+}
+
+/// What a recorded pass leaves: nothing yet, or the statistics of its batch.
+pub(super) type Recording = Option<BatchStatistics>;
+
+/// Statistics of one batch, per channel.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BatchStatistics {
+    /// Mean over N, H and W, `[C]`.
+    pub mean: Vec<f64>,
+    /// Biased variance (divided by the number of values), `[C]`.
+    pub var: Vec<f64>,
 }
 
 impl RunningStats {
@@ -45,6 +59,7 @@ impl RunningStats {
             var: vec![1.0; channels],
             epsilon,
             sum: None,
+            recording: None,
             #[cfg(feature = "cuda")]
             on_gpu: None,
         })))
@@ -61,6 +76,30 @@ impl RunningStats {
     /// running statistics.
     pub fn join(&self, sum: BatchSum) {
         self.lock().sum = Some(sum);
+    }
+
+    /// From now on, until [`take_recorded`](Self::take_recorded), a training pass records the
+    /// statistics of its batch and leaves the running statistics as they are. The batch lies
+    /// in this process alone, whatever [`join`](Self::join) and `set_batch_parts` say: its
+    /// statistics do not depend on the number of processes.
+    pub fn record(&self) {
+        self.lock().recording = Some(None);
+    }
+
+    /// Ends the recording; returns the statistics of the last batch, `None` where no training
+    /// pass came by.
+    pub fn take_recorded(&self) -> Option<BatchStatistics> {
+        self.lock().recording.take().flatten()
+    }
+
+    /// Whether training passes are recorded.
+    pub(crate) fn is_recording(&self) -> bool {
+        self.lock().recording.is_some()
+    }
+
+    /// Stores what a recorded pass found.
+    pub(crate) fn set_recorded(&self, mean: Vec<f64>, var: Vec<f64>) {
+        self.lock().recording = Some(Some(BatchStatistics { mean, var }));
     }
 
     /// Number of channels.
@@ -152,7 +191,8 @@ impl RunningStats {
 
     /// What joins the processes, where the batch lies in several.
     pub(crate) fn sum(&self) -> Option<BatchSum> {
-        self.lock().sum.clone()
+        let moments = self.lock();
+        if moments.recording.is_some() { None } else { moments.sum.clone() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Moments> {

@@ -176,3 +176,200 @@ fn legacy_converted_objects_are_ct() {
     });
     check_hu(&rows, -30.0);
 }
+
+/// A second series at the heights of the first, with more slices than it.
+fn add_dense_series(series: &mut Vec<Dicom>, image_type: &str) {
+    for i in 0..12 {
+        let mut slice = Dicom::chest(2, -30.0 + 2.5 * f64::from(i));
+        slice.text(0x0008_0018, "UI", &format!("1.2.3.98.{i}"));
+        slice.text(0x0020_000E, "UI", "1.2.5.98");
+        slice.text(0x0020_0011, "IS", "9");
+        slice.text(0x0008_0008, "CS", image_type);
+        slice.stored(&slice.stored_values().iter().map(|value| value + 3).collect::<Vec<_>>());
+        series.insert(0, slice);
+    }
+}
+
+#[test]
+fn a_projection_is_never_used_and_derived_pixels_only_without_original_ones() {
+    for image_type in [
+        "DERIVED\\SECONDARY\\AXIAL\\MIP",
+        "DERIVED\\SECONDARY\\REFORMATTED\\MINIMUM",
+        "DERIVED\\PRIMARY\\AXIAL\\AVERAGE",
+        "DERIVED\\SECONDARY\\REFORMATTED",
+    ] {
+        let rows = used(|series| add_dense_series(series, image_type));
+        assert_eq!(rows.len(), 6, "{image_type}");
+        check_hu(&rows, -30.0);
+    }
+    let alone = |image_type: &'static str| {
+        move |series: &mut Vec<Dicom>| {
+            series.iter_mut().for_each(|slice| slice.text(0x0008_0008, "CS", image_type));
+        }
+    };
+    crate::tested::aside(alone("DERIVED\\SECONDARY\\MIP"), "no-series");
+    assert_eq!(used(alone("DERIVED\\SECONDARY\\REFORMATTED\\AVERAGE")).len(), 6);
+}
+
+/// Adds 6 slices to the series under its own UID, `shift` mm higher, changed in one more way.
+fn add_reconstruction(series: &mut Vec<Dicom>, shift: f64, change: impl Fn(&mut Dicom)) {
+    for i in 0..5 {
+        let mut slice = Dicom::chest(2, -30.0 + 5.0 * f64::from(i) + shift);
+        slice.text(0x0008_0018, "UI", &format!("1.2.3.76.{i}"));
+        slice.stored(&slice.stored_values().iter().map(|value| value + 7).collect::<Vec<_>>());
+        change(&mut slice);
+        series.push(slice);
+    }
+}
+
+#[test]
+fn reconstructions_under_one_series_uid_are_told_apart() {
+    type Change = fn(&mut Dicom);
+    let changes: [Change; 6] = [
+        |slice| slice.text(0x0018_1210, "SH", "LUNG"),
+        |slice| slice.text(0x0018_0050, "DS", "1"),
+        |slice| slice.text(0x0018_0060, "DS", "80"),
+        |slice| slice.text(0x0020_0100, "IS", "2"),
+        |slice| slice.text(0x0008_103E, "LO", "venous"),
+        |slice| slice.text(0x0008_0032, "TM", "120100"),
+    ];
+    for (i, change) in changes.iter().enumerate() {
+        for shift in [0.0, 2.5] {
+            let rows = used(|series| {
+                for slice in series.iter_mut() {
+                    slice.text(0x0018_1210, "SH", "SOFT");
+                    slice.text(0x0018_0060, "DS", "120");
+                    slice.text(0x0020_0100, "IS", "1");
+                    slice.text(0x0008_103E, "LO", "arterial");
+                    slice.text(0x0008_0032, "TM", "120000");
+                }
+                add_reconstruction(series, shift, |slice| {
+                    slice.text(0x0018_1210, "SH", "SOFT");
+                    slice.text(0x0018_0060, "DS", "120");
+                    slice.text(0x0020_0100, "IS", "1");
+                    slice.text(0x0008_103E, "LO", "arterial");
+                    slice.text(0x0008_0032, "TM", "120000");
+                    change(slice);
+                });
+            });
+            assert_eq!(rows.len(), 6, "change {i}, {shift} mm");
+            check_hu(&rows, -30.0);
+        }
+    }
+    // Nothing tells them apart: refused by name where they lie at one place.
+    crate::tested::aside(|series| add_reconstruction(series, 0.0, |_| ()), "same-position");
+}
+
+#[test]
+fn times_that_mean_nothing_divide_nothing() {
+    let times = ["110000", "090000", "100000", "130000", "080000", "120000"];
+    let rows = used(|series| {
+        series.iter_mut().zip(times).for_each(|(slice, time)| slice.text(0x0008_0032, "TM", time));
+    });
+    assert_eq!(rows.len(), 6);
+    // A scan from head to feet.
+    let rows = used(|series| {
+        for (i, slice) in series.iter_mut().enumerate() {
+            slice.text(0x0008_0032, "TM", &format!("1200{:02}", 59 - 7 * i));
+        }
+    });
+    assert_eq!(rows.len(), 6);
+}
+
+#[test]
+fn files_of_two_patients_are_no_case() {
+    crate::tested::aside(|series| series[2].text(0x0010_0020, "LO", "PATIENT-9"), "several-patients");
+    crate::tested::aside(
+        |series| {
+            add_series(series, 3, "10");
+            series[0].text(0x0010_0020, "LO", "PATIENT-9");
+        },
+        "several-patients",
+    );
+    crate::tested::aside(
+        |series| {
+            series.iter_mut().for_each(|slice| slice.text(0x0010_0040, "CS", "M"));
+            series[2].text(0x0010_0040, "CS", "F");
+        },
+        "several-patients",
+    );
+}
+
+#[test]
+fn pixels_tell_repeats_from_clashes_whatever_the_uids_say() {
+    // Sent again under new UIDs.
+    let rows = used(|series| {
+        for i in 0..3 {
+            let mut again = series[i].clone();
+            again.text(0x0008_0018, "UI", &format!("1.2.3.55.{i}"));
+            series.push(again);
+        }
+    });
+    assert_eq!(rows.len(), 6);
+    check_hu(&rows, -30.0);
+    // The same UID with other pixels.
+    crate::tested::aside(
+        |series| {
+            let mut other = series[2].clone();
+            other.stored(&other.stored_values().iter().map(|value| value + 1).collect::<Vec<_>>());
+            series.push(other);
+        },
+        "same-position",
+    );
+}
+
+#[test]
+fn a_series_uid_anew_in_every_slice_is_one_series() {
+    let (case, codes) = case_of(settings(), |series| {
+        for (i, slice) in series.iter_mut().enumerate() {
+            slice.text(0x0020_000E, "UI", &format!("1.2.5.2.{i}"));
+        }
+    });
+    assert_eq!(codes, Vec::<String>::new());
+    let case = case.unwrap();
+    assert_eq!(case.n_slices, 6);
+    assert!(case.warnings[0].starts_with("6 series of one image each"), "{:?}", case.warnings);
+    // Other numbers make other series.
+    crate::tested::aside(
+        |series| {
+            for (i, slice) in series.iter_mut().enumerate() {
+                slice.text(0x0020_000E, "UI", &format!("1.2.5.2.{i}"));
+                slice.text(0x0020_0011, "IS", &i.to_string());
+            }
+        },
+        "no-series",
+    );
+}
+
+#[test]
+fn broken_and_odd_objects_of_other_series_are_left_out() {
+    type Change = fn(&mut Dicom);
+    let changes: [(Change, &str); 5] = [
+        (|page| drop(page.elements.remove(&0x0020_0032)), "attribute"),
+        (|page| page.number(0x0028_0002, "US", 3), "attribute"),
+        (|page| page.text(0x0028_0301, "CS", "YES"), "burned-in"),
+        (|page| drop(page.elements.remove(&0x7FE0_0010)), "attribute"),
+        (
+            |page| {
+                page.text(0x0008_0016, "UI", "1.2.840.10008.5.1.4.1.1.7");
+                // A delimiter behind a sequence that is closed by its length.
+                page.elements.insert(0x0040_0555, ("SQ", Vec::new()));
+                page.elements.insert(0xFFFE_E0DD, ("SQ", Vec::new()));
+            },
+            "secondary capture",
+        ),
+    ];
+    for (change, reason) in changes {
+        let files = changed(|series| {
+            let mut page = Dicom::chest(2, 70.0);
+            page.text(0x0020_000E, "UI", "1.2.5.66");
+            change(&mut page);
+            series.push(page);
+        });
+        let (cohort, codes) = run(&files, settings());
+        assert_eq!(codes, Vec::<String>::new(), "{reason}");
+        assert_eq!(rows(&cohort.shards(), "tested").len(), 6, "{reason}");
+        let flow = ShardSet::open(&cohort.shards()).unwrap().manifest().flow.clone();
+        assert_eq!(flow.files.set_aside.get(reason), Some(&1), "{:?}", flow.files);
+    }
+}

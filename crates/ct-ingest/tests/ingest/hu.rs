@@ -7,7 +7,10 @@ use std::collections::BTreeMap;
 use crate::common::test_data;
 use ct_read::Fault;
 use ct_read::dicom::{self, HuTable, Scanned};
+use ct_read::slice::hu_check::HuHistogram;
+use ct_read::source::Listing;
 use ct_read::source::listing::ListedFile;
+use ct_read::volume::nifti;
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -38,7 +41,7 @@ fn every_pixel_is_the_reference_s() {
     for folder in
         ["lungfcp-01-0001/dicom", "covid-ct-md-P002/dicom", "dicom-syntaxes", "totalsegmentator-ct/dicom"]
     {
-        for file in ct_read::source::listing::Listing::of(&data.join(folder)).unwrap().files {
+        for file in Listing::of(&data.join(folder)).unwrap().files {
             let hash = diag_data::files::sha256_file(&file.path()).unwrap();
             let Some(want) = reference.get(&hash).filter(|_| seen.insert(hash.clone())) else { continue };
             match hu_sha256(&file.path()) {
@@ -52,4 +55,79 @@ fn every_pixel_is_the_reference_s() {
     let syntaxes: std::collections::BTreeSet<&str> =
         reference.values().map(|file| file.transfer_syntax.as_str()).collect();
     assert!(syntaxes.len() >= 7, "{syntaxes:?}");
+}
+
+/// HU of all slices of a folder of one series, with padding as the file has it.
+fn series_hu(folder: &std::path::Path) -> Vec<(Vec<f32>, (usize, usize))> {
+    let mut slices = Vec::new();
+    for file in Listing::of(folder).unwrap().files {
+        let Ok(Scanned::Ct(header)) = dicom::scan_file(&file) else { continue };
+        let bytes = file.read().unwrap();
+        let words = dicom::stored_words(&dicom::inflate(&bytes).unwrap(), &header, 0).unwrap();
+        let hu = HuTable::new(header.format, &header.frames[0].rescale.clone().unwrap()).hu(&words);
+        slices.push((hu, (header.format.rows, header.format.cols)));
+    }
+    slices
+}
+
+#[test]
+fn real_series_pass_the_check_of_hu_and_wrong_ones_do_not() {
+    let Some(data) = test_data("data") else { return };
+    let mut series: Vec<(String, Vec<(Vec<f32>, (usize, usize))>)> = Vec::new();
+    for name in [
+        "lungfcp-01-0001/dicom",
+        "covid-ct-md-P002/dicom",
+        "totalsegmentator-ct/dicom",
+        "covid-ct-md-5/P001",
+        "covid-ct-md-5/cap001",
+        "covid-ct-md-5/cap002",
+        "covid-ct-md-5/normal001",
+        "covid-ct-md-5/normal002",
+    ] {
+        let slices = series_hu(&data.join(name));
+        assert!(slices.len() > 15, "{name}");
+        series.push((name.into(), slices));
+    }
+    for file in Listing::of(&data.join("totalsegmentator-ct")).unwrap().files {
+        if file.relative.ends_with(".nii.gz") {
+            let volume = nifti::read_file(&file).unwrap();
+            let axial = volume.axial();
+            let slices = (0..axial.n_slices).map(|i| (volume.slice(i), (axial.rows, axial.cols))).collect();
+            series.push((file.relative.to_string(), slices));
+        }
+    }
+    assert_eq!(series.len(), 11);
+    type Change = fn(f32) -> f32;
+    let changes: [(&str, Change); 10] = [
+        ("plus 300", |hu| hu + 300.0),
+        ("minus 300", |hu| hu - 300.0),
+        ("1.5 times", |hu| hu * 1.5),
+        ("twice", |hu| hu * 2.0),
+        ("negated", |hu| -hu),
+        ("plus 1024", |hu| hu + 1024.0),
+        ("plus 200", |hu| hu + 200.0),
+        ("minus 200", |hu| hu - 200.0),
+        ("lung window of 8 bits", |hu| ((hu + 1350.0) / 1500.0 * 255.0).clamp(0.0, 255.0).round()),
+        ("soft window of 8 bits", |hu| ((hu + 160.0) / 400.0 * 255.0).clamp(0.0, 255.0).round()),
+    ];
+    let judged = |slices: &[(Vec<f32>, (usize, usize))], change: Change| {
+        let mut histogram = HuHistogram::default();
+        for (hu, size) in slices {
+            let hu: Vec<f32> = hu.iter().map(|hu| change(*hu)).collect();
+            histogram.add(&HuHistogram::of_hu(&hu, *size));
+        }
+        histogram.judge()
+    };
+    let mut wrong = Vec::new();
+    for (name, slices) in &series {
+        if let Err(fault) = judged(slices, |hu| hu) {
+            wrong.push(format!("{name}: {fault}"));
+        }
+        for (change_name, change) in changes {
+            if judged(slices, change).is_ok() {
+                wrong.push(format!("{name}, {change_name}: passes"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }

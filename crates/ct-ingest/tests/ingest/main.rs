@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a helper of a test may fail the test")]
 
 mod bad_dicom;
+mod cases;
 mod codecs;
 mod common;
 mod deidentification;
@@ -14,6 +15,7 @@ mod inspect;
 mod keys;
 mod multiframe;
 mod nifti;
+mod orientation;
 mod planted;
 mod preview;
 mod rescale;

@@ -1,7 +1,7 @@
 //! From stored values to HU by a modality table, and values that are no HU.
 
 use crate::common::{Dicom, EXPLICIT_BIG, EXPLICIT_LITTLE, Elements, IMPLICIT_LITTLE, SIDE, sequence, text};
-use crate::tested::{aside, used};
+use crate::tested::{aside, check_hu, used};
 
 /// ModalityLUTSequence in place of slope and intercept.
 #[derive(Clone)]
@@ -105,4 +105,63 @@ fn maps_of_other_quantities_are_no_ct() {
         assert_eq!(rows.len(), 6);
     }
     assert_eq!(used(|series| series.iter_mut().for_each(|s| s.text(0x0028_1054, "LO", "HU"))).len(), 6);
+}
+
+#[test]
+fn values_that_are_no_hu_are_refused_whatever_the_header_says() {
+    // Slope and intercept that are not those of the stored values.
+    for (slope, intercept) in
+        [("1", "-724"), ("1", "-1324"), ("1", "0"), ("1.5", "-1536"), ("2", "-2048"), ("-1", "1024")]
+    {
+        aside(
+            |series| {
+                for slice in series {
+                    slice.text(0x0028_1053, "DS", slope);
+                    slice.text(0x0028_1052, "DS", intercept);
+                }
+            },
+            "not-hu",
+        );
+    }
+    // The window of a screen, 0 to 255, whatever RescaleType says.
+    for kind in ["HU", "US"] {
+        aside(
+            |series| {
+                for slice in series {
+                    let window = |stored: &i16| {
+                        ((f32::from(*stored) - 1024.0 + 1350.0) / 1500.0 * 255.0).clamp(0.0, 255.0) as i16
+                    };
+                    slice.stored(&slice.stored_values().iter().map(window).collect::<Vec<_>>());
+                    slice.text(0x0028_1052, "DS", "0");
+                    slice.text(0x0028_1054, "LO", kind);
+                }
+            },
+            "not-hu",
+        );
+    }
+}
+
+#[test]
+fn of_two_series_the_one_in_hu_is_used() {
+    let rows = used(|series| {
+        for i in 0..8 {
+            let mut slice = Dicom::chest(2, -30.0 + f64::from(i));
+            slice.text(0x0008_0018, "UI", &format!("1.2.3.99.{i}"));
+            slice.text(0x0020_000E, "UI", "1.2.5.99");
+            slice.text(0x0028_1052, "DS", "0");
+            series.push(slice);
+        }
+    });
+    assert_eq!(rows.len(), 6);
+    check_hu(&rows, -30.0);
+}
+
+#[test]
+fn a_unit_is_free_text() {
+    for kind in ["Houndsfield Unit", "hu", "UNSPECIFIED"] {
+        let rows = used(|series| series.iter_mut().for_each(|slice| slice.text(0x0028_1054, "LO", kind)));
+        check_hu(&rows, -30.0);
+        assert_eq!(rows[0].provenance.warnings.is_empty(), kind != "UNSPECIFIED", "{kind}");
+    }
+    aside(|series| series.iter_mut().for_each(|slice| slice.text(0x0028_1054, "LO", "Z_EFF")), "no-series");
 }

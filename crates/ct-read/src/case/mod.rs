@@ -7,6 +7,7 @@ mod volume;
 
 use crate::scan::Format;
 
+pub use self::dicom::same_pixels;
 pub use self::picture::read as read_pictures;
 pub use self::task::{CaseFault, CaseFiles, ReadCase, Reader, SeriesFacts, check_volume_settings};
 pub use crate::slice::pictures::CaseSlice;

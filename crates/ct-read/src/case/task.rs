@@ -110,6 +110,9 @@ pub struct SeriesFacts {
 /// Why a case cannot be used, and the file at fault where it is one.
 pub type CaseFault = (Option<usize>, Fault);
 
+/// Why a series is not used whose numbers are not those of CT.
+pub(super) const NOT_HU: &str = "values other than HU";
+
 /// Why slices of a used series are not kept.
 pub(super) const TOO_LITTLE_LUNG: &str = "shows too little lung, or thinned out";
 
@@ -122,6 +125,7 @@ pub fn check_volume_settings(reader: &ReaderSettings) -> Result<HuWindow, ReadEr
     let wanted = ReaderSettings {
         series: reader.series,
         refuse_gaps: reader.refuse_gaps,
+        min_slices: reader.min_slices,
         select: reader.select,
         crop: reader.crop,
         window: reader.window,

@@ -4,15 +4,15 @@ use diag_data::reader::SeriesRule;
 use diag_data::slice::{Acquisition, Geometry, Provenance};
 use rayon::prelude::*;
 
-use super::task::{CaseFault, CaseFiles, ReadCase, Reader, SeriesFacts, TOO_LITTLE_LUNG};
+use super::task::{CaseFault, CaseFiles, NOT_HU, ReadCase, Reader, SeriesFacts, TOO_LITTLE_LUNG};
 use crate::fault::Fault;
 use crate::scan::{self, Format, Scan};
-use crate::slice::MIN_SLICES;
+use crate::slice::hu_check::{OUTSIDE_CIRCLE_HU, PADDING_HU};
 use crate::slice::pictures::{self, Measured, SourceSlice};
 use crate::slice::statistics;
 use crate::source::guard::guarded;
 use crate::stack::TILT_WARNING_DEG;
-use crate::volume::nifti::{self, HuCheck, Volume};
+use crate::volume::nifti::{self, Volume};
 
 /// Reads a case. Of several volumes, those whose values are no HU (masks lie
 /// beside most public volumes) are left out; of the rest [`SeriesRule`] takes one.
@@ -21,11 +21,12 @@ use crate::volume::nifti::{self, HuCheck, Volume};
 /// The [`Fault`] that sets the whole case aside.
 pub fn read(case: &CaseFiles, reader: &Reader<'_>) -> Result<ReadCase, CaseFault> {
     let settings = reader.settings;
+    let min_slices = settings.min_slices as usize;
     let mut files_aside = Vec::new();
     let mut candidates = Vec::new();
     for (file, scan) in scan::scan_case(reader.listing, &case.files, Format::Nifti) {
         match scan {
-            Scan::Broken(fault) => return Err((Some(file), fault)),
+            Scan::Broken { fault, .. } => return Err((Some(file), fault)),
             Scan::Volume(_) => candidates.push(file),
             Scan::Other(reason) => files_aside.push((file, reason)),
             Scan::Ct(_) => files_aside.push((file, "not a NIfTI volume")),
@@ -43,7 +44,7 @@ pub fn read(case: &CaseFiles, reader: &Reader<'_>) -> Result<ReadCase, CaseFault
                 first_fault.get_or_insert((Some(file), fault));
             }
             Err(fault) => return Err((Some(file), fault)),
-            Ok(volume) if volume.stack.len() < MIN_SLICES => {
+            Ok(volume) if volume.stack.len() < min_slices => {
                 files_aside.push((file, "too few slices"));
                 series_aside.push("too few slices");
             }
@@ -60,7 +61,7 @@ pub fn read(case: &CaseFiles, reader: &Reader<'_>) -> Result<ReadCase, CaseFault
     });
     let mut volumes = volumes.into_iter();
     let Some((file, used)) = volumes.next() else {
-        let none = || (None, Fault::NoSeries { n_min: MIN_SLICES, why: "no NIfTI volume".into() });
+        let none = || (None, Fault::NoSeries { n_min: min_slices, why: "no NIfTI volume".into() });
         return Err(first_fault.unwrap_or_else(none));
     };
     for (file, _) in volumes {
@@ -90,8 +91,6 @@ pub fn read(case: &CaseFiles, reader: &Reader<'_>) -> Result<ReadCase, CaseFault
     })
 }
 
-const NOT_HU: &str = "values other than HU";
-
 /// A volume, measured slice by slice.
 struct MeasuredVolume {
     stack: Vec<Measured>,
@@ -108,16 +107,11 @@ fn measured(file: usize, with_tile: bool, reader: &Reader<'_>) -> Result<Measure
     let source_blake3 = reader.pseudonyms.hash_file(&listed.read()?);
     let one = |index| measured_slice((&volume, &source_blake3), index, with_tile, reader);
     let results: Vec<_> = (0..volume.axial().n_slices).into_par_iter().map(one).collect();
-    let mut check = HuCheck::default();
-    let mut stack = Vec::with_capacity(results.len());
-    for result in results {
-        let (slice, counts) = result?;
-        check.merge(&counts);
-        stack.push(slice);
-    }
-    check.judge()?;
+    let stack = results.into_iter().collect::<Result<Vec<Measured>, Fault>>()?;
+    pictures::check_hu(&stack)?;
     let axial = volume.axial();
     let mut warnings = volume.header().warnings.clone();
+    warnings.extend(axial.view.describe());
     if axial.tilt_deg > TILT_WARNING_DEG {
         warnings.push(format!("gantry tilt of {:.1} degrees, not corrected", axial.tilt_deg));
     }
@@ -135,12 +129,11 @@ fn measured_slice(
     index: usize,
     with_tile: bool,
     reader: &Reader<'_>,
-) -> Result<(Measured, HuCheck), Fault> {
+) -> Result<Measured, Fault> {
     let axial = volume.axial();
     let (rows, cols) = (axial.rows, axial.cols);
     let mut hu = volume.slice(index);
-    let mut check = HuCheck::default();
-    let n_padding = check.clean(&mut hu);
+    let n_padding = fill_padding(&mut hu)?;
     let source = SourceSlice {
         statistics: statistics::of_hu(&hu, (rows, cols), reader.window, reader.with_hu),
         geometry: Geometry {
@@ -168,5 +161,20 @@ fn measured_slice(
             warnings: Vec::new(),
         },
     };
-    Ok((pictures::measure(source, axial.spacing, reader.settings, with_tile)?, check))
+    pictures::measure(source, axial.spacing, reader.settings, with_tile)
+}
+
+/// Replaces filling (below -1500 HU, or not a number) by -1024 HU. Returns how many values it were.
+fn fill_padding(hu: &mut [f32]) -> Result<usize, Fault> {
+    let mut n_padding = 0;
+    for value in hu {
+        if value.is_infinite() {
+            return Err(Fault::NotHu { why: "some are infinite".into() });
+        }
+        if value.is_nan() || *value < OUTSIDE_CIRCLE_HU {
+            *value = PADDING_HU;
+            n_padding += 1;
+        }
+    }
+    Ok(n_padding)
 }

@@ -82,8 +82,21 @@ impl<'a> DataSet<'a> {
     /// [`Fault::Truncated`] when an element reaches beyond the bytes,
     /// [`Fault::Malformed`] when they are no data set, [`Fault::TooDeep`].
     pub fn walk(bytes: &'a [u8], start: usize, encoding: Encoding) -> Result<Self, Fault> {
-        let mut cursor = Cursor { bytes, at: start, encoding };
+        match Self::walk_to_fault(bytes, start, encoding) {
+            (set, None) => Ok(set),
+            (_, Some(fault)) => Err(fault),
+        }
+    }
+
+    /// As [`walk`](Self::walk), with what was read up to the fault.
+    pub fn walk_to_fault(bytes: &'a [u8], start: usize, encoding: Encoding) -> (Self, Option<Fault>) {
         let mut set = Self { elements: Vec::new(), pixels: None };
+        let fault = set.extend(bytes, start, encoding).err();
+        (set, fault)
+    }
+
+    fn extend(&mut self, bytes: &'a [u8], start: usize, encoding: Encoding) -> Result<(), Fault> {
+        let mut cursor = Cursor { bytes, at: start, encoding };
         // Trailing zeros after the last element are padding of the storage, not data.
         while cursor.at < bytes.len() && !bytes[cursor.at..].iter().all(|byte| *byte == 0) {
             let head = cursor.element_head()?;
@@ -92,16 +105,16 @@ impl<'a> DataSet<'a> {
             }
             if head.tag == PIXEL_DATA {
                 let length = (head.length != UNDEFINED).then_some(head.length);
-                set.pixels = Some(PixelElement { start: cursor.at, length });
+                self.pixels = Some(PixelElement { start: cursor.at, length });
                 break;
             }
             let value = cursor.value(&head, 0)?;
-            set.elements.push(Element { tag: head.tag, vr: head.vr, encoding, value });
-            if set.elements.len() > MAX_ELEMENTS {
+            self.elements.push(Element { tag: head.tag, vr: head.vr, encoding, value });
+            if self.elements.len() > MAX_ELEMENTS {
                 return Err(Fault::Malformed { why: format!("it has more than {MAX_ELEMENTS} elements") });
             }
         }
-        Ok(set)
+        Ok(())
     }
 
     /// Walks the file meta group, which ends where the group number changes.

@@ -90,6 +90,8 @@ pub struct Identity {
     pub series_uid: Option<String>,
     /// SOPInstanceUID.
     pub sop_uid: Option<String>,
+    /// FrameOfReferenceUID.
+    pub frame_of_reference_uid: Option<String>,
     /// Whether the object bears [`SYNTHETIC_MARK`].
     pub synthetic: bool,
     /// PatientSex, if M, F or O.
@@ -124,7 +126,7 @@ pub struct Scanner {
 pub fn read(set: &DataSet<'_>, meta: &DataSet<'_>, transfer_syntax: &str) -> Result<Scanned, Fault> {
     let syntax = syntax::find(transfer_syntax)
         .ok_or_else(|| Fault::TransferSyntax { syntax: syntax::name(transfer_syntax) })?;
-    let sop_class = set.text(tags::SOP_CLASS_UID).or_else(|| meta.text(tags::MEDIA_STORAGE_SOP_CLASS_UID));
+    let sop_class = sop_class(set, meta);
     // A file cut before these would else pass for an object of another kind.
     if sop_class.is_none() && set.get(tags::MODALITY).is_none() {
         return Err(missing("SOPClassUID"));
@@ -136,8 +138,8 @@ pub fn read(set: &DataSet<'_>, meta: &DataSet<'_>, transfer_syntax: &str) -> Res
     if image_type.split('\\').any(|part| part.trim() == "LOCALIZER") {
         return Ok(Scanned::Other { reason: "localizer" });
     }
-    // Maps of iodine, electron density or effective atomic number look like CT and are none.
-    if set.text(tags::RESCALE_TYPE).is_some_and(|kind| !matches!(kind.as_str(), "HU" | "HU_MOD" | "US")) {
+    let unit = set.text(tags::RESCALE_TYPE).as_deref().map_or(Unit::Hu, Unit::of);
+    if unit == Unit::Other {
         return Ok(Scanned::Other { reason: "values other than HU" });
     }
     let burned_in = set.text(tags::BURNED_IN_ANNOTATION).map(|text| text.to_ascii_uppercase());
@@ -146,6 +148,9 @@ pub fn read(set: &DataSet<'_>, meta: &DataSet<'_>, transfer_syntax: &str) -> Res
     }
     let pixels = set.pixels.ok_or_else(|| missing("PixelData"))?;
     let mut warnings = Vec::new();
+    if unit == Unit::Unknown {
+        warnings.push("RescaleType does not say HU: judged by the values".into());
+    }
     let format = pixel_format(set, &mut warnings)?;
     let n_frames = match set.get(tags::NUMBER_OF_FRAMES) {
         None => 1,
@@ -172,6 +177,40 @@ pub fn read(set: &DataSet<'_>, meta: &DataSet<'_>, transfer_syntax: &str) -> Res
         burned_in_unknown: burned_in.as_deref() != Some("NO"),
         warnings,
     })))
+}
+
+/// What RescaleType says of the values. It is free text: GE writes "Houndsfield Unit" into every
+/// reformatted series.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unit {
+    Hu,
+    /// Maps of iodine, electron density or effective atomic number look like CT and are none.
+    Other,
+    /// The values must tell.
+    Unknown,
+}
+
+impl Unit {
+    fn of(text: &str) -> Self {
+        let letters: String = text.chars().filter(char::is_ascii_alphanumeric).collect();
+        let letters = letters.to_ascii_uppercase();
+        match letters.as_str() {
+            "HU" | "HUMOD" | "US" => Self::Hu,
+            _ if letters.starts_with("HOUN") => Self::Hu,
+            "OD" | "MGML" | "ZEFF" | "ED" | "EDW" | "PCT" | "MONOE" | "IODINE" | "KEV" | "MM2S" | "MLG"
+            | "SUV" => Self::Other,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+fn sop_class(set: &DataSet<'_>, meta: &DataSet<'_>) -> Option<String> {
+    set.text(tags::SOP_CLASS_UID).or_else(|| meta.text(tags::MEDIA_STORAGE_SOP_CLASS_UID))
+}
+
+/// Why an object is no CT image, where its class says so.
+pub(super) fn other_kind(set: &DataSet<'_>, meta: &DataSet<'_>) -> Option<&'static str> {
+    sop_class(set, meta).and_then(|class| not_ct(Some(&class), None))
 }
 
 /// Why an object is no CT image; `None` when it is one.
@@ -262,6 +301,7 @@ fn identity(set: &DataSet<'_>) -> Identity {
         study_uid: set.text(tags::STUDY_INSTANCE_UID),
         series_uid: set.text(tags::SERIES_INSTANCE_UID),
         sop_uid: set.text(tags::SOP_INSTANCE_UID),
+        frame_of_reference_uid: set.text(tags::FRAME_OF_REFERENCE_UID),
         synthetic: set.text(tags::IMAGE_COMMENTS).as_deref() == Some(SYNTHETIC_MARK),
         patient_sex: set.text(tags::PATIENT_SEX).filter(|sex| matches!(sex.as_str(), "M" | "F" | "O")),
         patient_age_years: set.text(tags::PATIENT_AGE).as_deref().and_then(age_years),
@@ -359,4 +399,27 @@ fn people(set: &DataSet<'_>) -> PartsOfNames {
     let all = std::iter::once(set).chain(&sets);
     let texts: Vec<String> = all.flat_map(|set| TEXTS.into_iter().filter_map(|tag| set.text(tag))).collect();
     PartsOfNames::of(texts.iter().map(String::as_str))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, want: Unit) {
+        assert_eq!(Unit::of(text), want, "{text}");
+    }
+
+    #[test]
+    fn a_unit_is_told_from_free_text() {
+        for hu in ["HU", "hu", "Hounsfield", "Houndsfield Unit", "hounsfield units", "HU_MOD", "US", "H.U."] {
+            check(hu, Unit::Hu);
+        }
+        for other in ["OD", "MGML", "mg/ml", "Z_EFF", "ED", "EDW", "PCT"] {
+            check(other, Unit::Other);
+        }
+        for unknown in ["UNSPECIFIED", "normalized", "none"] {
+            check(unknown, Unit::Unknown);
+        }
+    }
 }

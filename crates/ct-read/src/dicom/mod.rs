@@ -24,7 +24,7 @@ use dicom::encoding::transfer_syntax::TransferSyntaxIndex;
 use dicom::transfer_syntax::TransferSyntaxRegistry;
 
 use self::elements::{DataSet, Encoding};
-pub use self::frames::Frame;
+pub use self::frames::{Frame, Reconstruction};
 pub use self::header::{Header, Scanned, Scanner};
 pub use self::pixels::{HuTable, StoredPixels, stored_pixels, stored_words};
 pub use self::rescale::Rescale;
@@ -47,6 +47,29 @@ const MAX_INFLATE_RATIO: u64 = 16;
 /// # Errors
 /// A [`Fault`] when the file is unreadable, no DICOM file, or broken.
 pub fn scan_file(file: &ListedFile) -> Result<Scanned, Fault> {
+    scan_object(file).map_err(|broken| broken.fault)
+}
+
+/// A file that cannot be used, and the series that it belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrokenObject {
+    /// What is wrong with it.
+    pub fault: Fault,
+    /// SeriesInstanceUID, where it could be read.
+    pub series_uid: Option<String>,
+}
+
+impl From<Fault> for BrokenObject {
+    fn from(fault: Fault) -> Self {
+        Self { fault, series_uid: None }
+    }
+}
+
+/// As [`scan_file`]; a broken file is told with its series.
+///
+/// # Errors
+/// As [`scan_file`].
+pub fn scan_object(file: &ListedFile) -> Result<Scanned, BrokenObject> {
     let listing::Opened { mut reader, n_bytes } = file.open()?;
     let unreadable = |err: std::io::Error| Fault::Unreadable { why: err.kind().to_string() };
     let mut bytes = Vec::with_capacity(PREFIX_LEN.min(n_bytes) as usize);
@@ -54,16 +77,18 @@ pub fn scan_file(file: &ListedFile) -> Result<Scanned, Fault> {
     loop {
         reader.by_ref().take(limit - bytes.len() as u64).read_to_end(&mut bytes).map_err(unreadable)?;
         let is_whole = (bytes.len() as u64) < limit;
-        match scan(&bytes, n_bytes) {
+        match scan_bytes(&bytes, n_bytes) {
             // More of the file would not change these.
-            Err(fault @ (Fault::NotDicom { .. } | Fault::TransferSyntax { .. })) => return Err(fault),
+            Err(broken) if matches!(broken.fault, Fault::NotDicom { .. } | Fault::TransferSyntax { .. }) => {
+                return Err(broken);
+            }
             // The walk may only have run into the end of what was read. A deflated header cannot be
             // read apart from its pixels, and what they inflate to has a limit of its own.
             Err(_) if !is_whole && limit < listing::MAX_FILE_LEN && is_deflated(&bytes) => {
                 limit = listing::MAX_FILE_LEN;
             }
             Err(_) if !is_whole && limit < MAX_HEADER_LEN => limit *= PREFIX_GROWTH,
-            Err(_) if !is_whole => return Err(Fault::TooLarge { limit }),
+            Err(_) if !is_whole => return Err(Fault::TooLarge { limit }.into()),
             scanned => return scanned,
         }
     }
@@ -104,15 +129,26 @@ pub fn syntax_name(header: &Header) -> String {
 /// # Errors
 /// As [`scan_file`].
 pub fn scan(bytes: &[u8], file_len: u64) -> Result<Scanned, Fault> {
+    scan_bytes(bytes, file_len).map_err(|broken| broken.fault)
+}
+
+fn scan_bytes(bytes: &[u8], file_len: u64) -> Result<Scanned, BrokenObject> {
     let opened = open(bytes)?;
     let inflated = matches!(opened.bytes, Cow::Owned(_));
-    let set = DataSet::walk(&opened.bytes, opened.body, opened.encoding)?;
-    let scanned = header::read(&set, &opened.meta, &opened.transfer_syntax)?;
+    let (set, fault) = DataSet::walk_to_fault(&opened.bytes, opened.body, opened.encoding);
+    let series_uid = set.text(tags::SERIES_INSTANCE_UID);
+    let broken = |fault| BrokenObject { fault, series_uid: series_uid.clone() };
+    if let Some(fault) = fault {
+        // Damage behind the class of an object that is no CT image concerns nobody.
+        let reason = header::other_kind(&set, &opened.meta);
+        return reason.map(|reason| Scanned::Other { reason }).ok_or(broken(fault));
+    }
+    let scanned = header::read(&set, &opened.meta, &opened.transfer_syntax).map_err(broken)?;
     if let Scanned::Ct(header) = &scanned {
         let available = if inflated { opened.bytes.len() as u64 } else { file_len };
         let pixels_end = header.pixels.start as u64 + header.pixels.length.map_or(0, u64::from);
         if pixels_end > available {
-            return Err(Fault::Truncated);
+            return Err(broken(Fault::Truncated));
         }
     }
     Ok(scanned)

@@ -201,7 +201,6 @@ impl Grid {
     }
 
     /// Mean HU of each cell, row by row.
-    #[cfg(test)]
     pub fn cells(&self) -> &[f32] {
         &self.hu
     }

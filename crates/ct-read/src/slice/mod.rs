@@ -1,5 +1,6 @@
 //! One slice of HU: measured, chosen or not, and rendered.
 
+pub mod hu_check;
 pub(crate) mod lung;
 pub(crate) mod pictures;
 pub(crate) mod preview;

@@ -8,6 +8,7 @@ use diag_data::units::Spacing;
 use rayon::prelude::*;
 
 use crate::fault::Fault;
+use crate::slice::hu_check::{HuHistogram, MAX_HU};
 use crate::slice::lung::{self, LungMeasure, Masks, Region};
 use crate::slice::preview::{self, Tile};
 use crate::slice::render::{self, Image};
@@ -37,6 +38,7 @@ pub struct Measured {
     geometry: Geometry,
     acquisition: Acquisition,
     provenance: Provenance,
+    histogram: HuHistogram,
     picture: Picture,
     tile: Option<Tile>,
 }
@@ -91,6 +93,7 @@ pub fn measure(
     let SourceSlice { statistics, geometry, acquisition, provenance } = slice;
     let SliceStatistics { grey, hu, grid, hu_min, hu_max, hu_mean } = statistics;
     let size = (grey.rows, grey.cols);
+    let histogram = HuHistogram::of_grid(&grid, acquisition.padding_px > 0);
     let masks = Masks::of(&grid);
     let lung = masks.measure();
     let whole = render::square(Region::whole(size.0, size.1), spacing, false);
@@ -102,7 +105,36 @@ pub fn measure(
     } else {
         Picture::Waiting { grey, hu }
     };
-    Ok(Measured { lung, hu_min, hu_max, hu_mean, size, geometry, acquisition, provenance, picture, tile })
+    Ok(Measured {
+        lung,
+        hu_min,
+        hu_max,
+        hu_mean,
+        size,
+        geometry,
+        acquisition,
+        provenance,
+        histogram,
+        picture,
+        tile,
+    })
+}
+
+/// Whether the values of a stack can be the HU of a chest.
+///
+/// # Errors
+/// [`Fault::NotHu`].
+pub fn check_hu(stack: &[Measured]) -> Result<(), Fault> {
+    let (lowest, highest) =
+        stack.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(lowest, highest), slice| {
+            (lowest.min(slice.hu_min), highest.max(slice.hu_max))
+        });
+    if highest > MAX_HU {
+        return Err(Fault::NotHu { why: format!("they run from {lowest} to {highest}") });
+    }
+    let mut histogram = HuHistogram::default();
+    stack.iter().for_each(|slice| histogram.add(&slice.histogram));
+    histogram.judge()
 }
 
 /// Chooses slices, crops and renders them, and draws the preview where one is asked for.

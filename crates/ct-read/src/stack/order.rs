@@ -1,16 +1,18 @@
-//! Single images to stacks: group, order along the normal, check.
+//! Single images to stacks: group, split by reconstruction, order along the normal, check.
 //!
-//! A stack is what shares series UID, orientation, size, spacing and image type.
-//! Acquisitions of one series are told apart where they cover the same part of
-//! the body (with and without contrast, in- and expiration); step-and-shoot
-//! scanners number every rotation, and those belong together. A stack's order is the projection of ImagePositionPatient on the normal; file names
-//! and instance numbers play no part.
+//! A group is what shares series UID, orientation, size, spacing and image type. Within a
+//! group, reconstructions and acquisitions are told apart where they cover the same part of
+//! the body (other kernel, thickness, contrast phase, in- and expiration); step-and-shoot
+//! scanners number every rotation, and those belong together. A stack's order is the
+//! projection of ImagePositionPatient on the normal; file names and instance numbers play no
+//! part. Axial stacks run from feet to head.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use diag_data::units::{Mm, Spacing};
 
+use super::view::View;
 use crate::dicom::{Frame, Header};
 use crate::fault::Fault;
 
@@ -63,7 +65,9 @@ pub struct PlacedImage {
 pub struct Stack {
     /// The slices, lowest first.
     pub slices: Vec<PlacedImage>,
-    /// Pixel spacing of all of them.
+    /// How their pixels are turned to the usual view.
+    pub view: View,
+    /// Pixel spacing of all of them, in that view.
     pub spacing: Spacing,
     /// Angle between stacking direction and normal, in degrees.
     pub tilt_deg: f64,
@@ -93,9 +97,19 @@ pub struct Group {
     key: Key,
 }
 
+/// What images of one series share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum SeriesKey {
+    /// SeriesInstanceUID.
+    Uid(Option<String>),
+    /// For images that each have a series UID of their own, as some anonymisers leave them:
+    /// StudyInstanceUID, FrameOfReferenceUID and SeriesNumber.
+    Apart(Option<String>, Option<String>, Option<i64>),
+}
+
 #[derive(Clone, Debug)]
 struct Key {
-    series_uid: Option<String>,
+    series: SeriesKey,
     image_type: String,
     size: (usize, usize),
     orientation: [f64; 6],
@@ -103,10 +117,18 @@ struct Key {
 }
 
 impl Key {
-    fn of(image: &ImageRef) -> Result<Self, Fault> {
+    fn of(image: &ImageRef, is_alone: bool) -> Result<Self, Fault> {
         let frame = image.frame();
+        let identity = &image.header.identity;
+        let series = if is_alone {
+            let number = image.header.scanner.series_number;
+            SeriesKey::Apart(identity.study_uid.clone(), identity.frame_of_reference_uid.clone(), number)
+        } else {
+            SeriesKey::Uid(identity.series_uid.clone())
+        };
+        frame.position.clone()?;
         Ok(Self {
-            series_uid: image.header.identity.series_uid.clone(),
+            series,
             image_type: frame.image_type.clone(),
             size: (image.header.format.rows, image.header.format.cols),
             orientation: frame.orientation.clone()?,
@@ -116,7 +138,7 @@ impl Key {
 
     fn matches(&self, other: &Self) -> bool {
         let near = |a: f64, b: f64| (a - b).abs() < ORIENTATION_TOLERANCE;
-        self.series_uid == other.series_uid
+        self.series == other.series
             && self.image_type == other.image_type
             && self.size == other.size
             && near(self.spacing.row.0, other.spacing.row.0)
@@ -126,6 +148,11 @@ impl Key {
 }
 
 impl Group {
+    /// Whether the images were made of several slices each.
+    pub fn is_projection(&self) -> bool {
+        self.images.iter().any(|image| image.frame().is_projection)
+    }
+
     /// Whether the slices lie across the body's axis.
     pub fn is_axial(&self) -> bool {
         self.plane() == "axial"
@@ -142,51 +169,122 @@ impl Group {
     }
 }
 
-/// Divides images into groups that may be stacked.
-///
-/// # Errors
-/// The file and its [`Fault`] when an image has no orientation, position or spacing.
-pub fn group(images: Vec<ImageRef>) -> Result<Vec<Group>, (usize, Fault)> {
+/// Divides images into groups that may be stacked. Beside them, the images that have no
+/// orientation, position or spacing, each with its fault.
+pub fn group(images: Vec<ImageRef>) -> (Vec<Group>, Vec<(ImageRef, Fault)>) {
+    let mut n_images: BTreeMap<Option<String>, usize> = BTreeMap::new();
+    for image in &images {
+        *n_images.entry(image.header.identity.series_uid.clone()).or_default() += 1;
+    }
     let mut groups: Vec<Group> = Vec::new();
+    let mut unplaced = Vec::new();
     for image in images {
-        let file = image.file;
-        let frame = image.frame();
-        frame.position.as_ref().map_err(|fault| (file, fault.clone()))?;
-        let key = Key::of(&image).map_err(|fault| (file, fault))?;
+        let series_uid = &image.header.identity.series_uid;
+        let is_alone = series_uid.is_some() && n_images.get(series_uid) == Some(&1);
+        let key = match Key::of(&image, is_alone) {
+            Ok(key) => key,
+            Err(fault) => {
+                unplaced.push((image, fault));
+                continue;
+            }
+        };
         match groups.iter_mut().find(|group| group.key.matches(&key)) {
             Some(group) => group.images.push(image),
             None => groups.push(Group { images: vec![image], key }),
         }
     }
-    Ok(groups)
+    (groups, unplaced)
 }
 
-/// Orders a group. `same_bytes` tells whether two files hold the same bytes.
+/// Orders a group. `same_pixels` tells whether two images show the same CT numbers.
 ///
 /// # Errors
-/// [`Fault::SamePosition`] when different slices lie at one position and the
-/// acquisition number does not tell them apart.
-pub fn stack(group: Group, same_bytes: &dyn Fn(usize, usize) -> bool) -> Result<Vec<Stack>, Fault> {
-    let whole = order(&group, &group.images, same_bytes);
-    let mut acquisitions: BTreeMap<Option<i64>, Vec<ImageRef>> = BTreeMap::new();
-    for image in &group.images {
-        acquisitions.entry(image.frame().acquisition_number).or_default().push(image.clone());
-    }
-    if acquisitions.len() < 2 || whole.is_ok() && !overlap(&group, &acquisitions) {
-        return Ok(vec![whole?]);
-    }
-    acquisitions.into_values().map(|images| order(&group, &images, same_bytes)).collect()
+/// [`Fault::SamePosition`] when different slices lie at one position and nothing in their
+/// headers tells them apart.
+pub fn stack(group: Group, same_pixels: &dyn Fn(&ImageRef, &ImageRef) -> bool) -> Result<Vec<Stack>, Fault> {
+    split(&group, &group.images, same_pixels)
 }
 
-/// Whether two acquisitions cover the same part of the body.
-fn overlap(group: &Group, acquisitions: &BTreeMap<Option<i64>, Vec<ImageRef>>) -> bool {
+fn split(
+    group: &Group,
+    images: &[ImageRef],
+    same_pixels: &dyn Fn(&ImageRef, &ImageRef) -> bool,
+) -> Result<Vec<Stack>, Fault> {
+    let whole = order(group, images, same_pixels);
+    let ways = DISCRIMINATORS.iter().map(|value| parts_by(images, *value)).filter(|parts| parts.len() > 1);
+    let ways: Vec<Vec<Vec<ImageRef>>> = ways.collect();
+    let all = |parts: &[Vec<ImageRef>]| -> Result<Vec<Stack>, Fault> {
+        let stacks = parts.iter().map(|part| split(group, part, same_pixels));
+        Ok(stacks.collect::<Result<Vec<_>, Fault>>()?.into_iter().flatten().collect())
+    };
+    if let Some(parts) = ways.iter().find(|parts| overlap(group, parts)) {
+        return all(parts);
+    }
+    if let Some(parts) = phases(group, images, same_pixels) {
+        return all(&parts);
+    }
+    // Images at one position that share no length: single slices of several reconstructions.
+    let apart = || ways.iter().find_map(|parts| all(parts).ok());
+    whole.map(|stack| vec![stack]).or_else(|fault| apart().ok_or(fault))
+}
+
+/// An attribute that is equal in all images of a reconstruction.
+type Discriminator = fn(&Frame) -> Option<String>;
+
+/// Attributes of which each tells reconstructions apart, the surest first.
+const DISCRIMINATORS: [Discriminator; 7] = [
+    |frame| frame.reconstruction.kernel.clone(),
+    |frame| frame.reconstruction.thickness_um.map(|value| value.to_string()),
+    |frame| frame.reconstruction.voltage.map(|value| value.to_string()),
+    |frame| frame.acquisition_number.map(|value| value.to_string()),
+    |frame| frame.reconstruction.temporal_position.map(|value| value.to_string()),
+    |frame| frame.reconstruction.series_number.map(|value| value.to_string()),
+    |frame| Some(frame.reconstruction.description.to_string()),
+];
+
+fn parts_by(images: &[ImageRef], value: Discriminator) -> Vec<Vec<ImageRef>> {
+    let mut parts: BTreeMap<Option<String>, Vec<ImageRef>> = BTreeMap::new();
+    for image in images {
+        parts.entry(value(image.frame())).or_default().push(image.clone());
+    }
+    parts.into_values().collect()
+}
+
+/// Two phases of one examination, told apart by the longest pause between acquisition times:
+/// both must cover the same part of the body, each with even distances, so that times which
+/// mean nothing divide nothing.
+fn phases(
+    group: &Group,
+    images: &[ImageRef],
+    same_pixels: &dyn Fn(&ImageRef, &ImageRef) -> bool,
+) -> Option<[Vec<ImageRef>; 2]> {
+    let time = |image: &ImageRef| image.frame().acquisition_seconds;
+    let mut timed: Vec<(f64, &ImageRef)> =
+        images.iter().map(|image| Some((time(image)?, image))).collect::<Option<_>>()?;
+    timed.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let pause = |pair: &[(f64, &ImageRef)]| pair[1].0 - pair[0].0;
+    let longest =
+        (1..timed.len()).max_by(|a, b| pause(&timed[a - 1..=*a]).total_cmp(&pause(&timed[b - 1..=*b])))?;
+    if pause(&timed[longest - 1..=longest]) <= 0.0 {
+        return None;
+    }
+    let (early, late) = timed.split_at(longest);
+    let parts = [early, late].map(|part| part.iter().map(|(_, image)| (*image).clone()).collect::<Vec<_>>());
+    let is_even = |part: &Vec<ImageRef>| {
+        part.len() > 1 && order(group, part, same_pixels).is_ok_and(|stack| stack.gaps().is_none())
+    };
+    (overlap(group, &parts) && parts.iter().all(is_even)).then_some(parts)
+}
+
+/// Whether two parts of a group cover the same part of the body.
+fn overlap(group: &Group, parts: &[Vec<ImageRef>]) -> bool {
     let normal = normal(group.key.orientation);
     let extent = |images: &Vec<ImageRef>| {
         let heights = images.iter().filter_map(|image| image.frame().position.as_ref().ok());
         let heights = heights.map(|position| dot(normal, *position));
         heights.fold((f64::INFINITY, f64::NEG_INFINITY), |(lo, hi), z| (lo.min(z), hi.max(z)))
     };
-    let extents: Vec<(f64, f64)> = acquisitions.values().map(extent).collect();
+    let extents: Vec<(f64, f64)> = parts.iter().map(extent).collect();
     let shares = |a: &(f64, f64), b: &(f64, f64)| {
         let shorter = (a.1 - a.0).min(b.1 - b.0);
         a.1.min(b.1) - a.0.max(b.0) > MAX_SHARED_LENGTH * shorter
@@ -197,9 +295,9 @@ fn overlap(group: &Group, acquisitions: &BTreeMap<Option<i64>, Vec<ImageRef>>) -
 fn order(
     group: &Group,
     images: &[ImageRef],
-    same_bytes: &dyn Fn(usize, usize) -> bool,
+    same_pixels: &dyn Fn(&ImageRef, &ImageRef) -> bool,
 ) -> Result<Stack, Fault> {
-    let normal = normal(group.key.orientation);
+    let normal = upward(group);
     let mut placed = Vec::with_capacity(images.len());
     for image in images {
         let position = image.frame().position.clone()?;
@@ -214,9 +312,8 @@ fn order(
     for entry in placed {
         match kept.last() {
             Some(last) if (entry.0 - last.0).abs() < SAME_POSITION_MM => {
-                let uid = |image: &ImageRef| image.header.identity.sop_uid.clone();
-                let same_object = uid(last.2).is_some() && uid(last.2) == uid(entry.2);
-                if last.2.file != entry.2.file && (same_object || same_bytes(last.2.file, entry.2.file)) {
+                // Whatever their UIDs say: what is the same picture at the same place is a repeat.
+                if last.2.file != entry.2.file && same_pixels(last.2, entry.2) {
                     repeated.push(entry.2.file);
                 } else {
                     n_clashes += 1;
@@ -232,8 +329,23 @@ fn order(
     let slices = place(&kept, &distances, median(&mut distances.clone()));
     let step = median(&mut distances).map(Mm);
     let tilt_deg = tilt(normal, kept.first().map(|k| k.1), kept.last().map(|k| k.1));
-    let mut stack =
-        Stack { slices, spacing: group.key.spacing, tilt_deg, step, repeated, warnings: Vec::new() };
+    let view = if group.is_axial() { View::of_axial(group.key.orientation) } else { View::default() };
+    let spacing = view.spacing(group.key.spacing);
+    let mut stack = Stack { slices, view, spacing, tilt_deg, step, repeated, warnings: Vec::new() };
+    stack.warnings.extend(view.describe());
+    if let (SeriesKey::Apart(..), 2..) = (&group.key.series, kept.len()) {
+        stack.warnings.push(format!(
+            "{} series of one image each, taken as one: study, frame of reference, series number and \
+             geometry agree",
+            kept.len()
+        ));
+    }
+    if let Some((a, b)) = alternating(&kept.windows(2).map(|pair| pair[1].0 - pair[0].0).collect::<Vec<_>>())
+    {
+        stack.warnings.push(format!(
+            "distances between slices alternate between {a:.1} and {b:.1} mm: two reconstructions may be mixed"
+        ));
+    }
     if let Some((count, largest)) = stack.gaps() {
         stack.warnings.push(format!("{count} gaps between slices, the largest {:.1} mm", largest.0));
     }
@@ -260,6 +372,20 @@ fn place(kept: &[(f64, [f64; 3], &ImageRef)], distances: &[f64], usual: Option<f
 fn normal(cosines: [f64; 6]) -> [f64; 3] {
     let [a, b, c, d, e, f] = cosines;
     [b * f - c * e, c * d - a * f, a * e - b * d]
+}
+
+/// The normal of a group; of an axial one, the end that points to the head.
+fn upward(group: &Group) -> [f64; 3] {
+    let normal = normal(group.key.orientation);
+    if group.is_axial() && normal[2] < 0.0 { normal.map(|part| -part) } else { normal }
+}
+
+/// Two distances that take turns, where they do.
+fn alternating(distances: &[f64]) -> Option<(f64, f64)> {
+    let (a, b) = (*distances.first()?, *distances.get(1)?);
+    let is_near = |x: f64, y: f64| (x - y).abs() < 0.05 * x.max(y);
+    let is_pair = |pair: &[f64]| is_near(pair[0], a) && pair.get(1).is_none_or(|next| is_near(*next, b));
+    (distances.len() >= 5 && !is_near(a, b) && distances.chunks(2).all(is_pair)).then_some((a, b))
 }
 
 fn dot(a: [f64; 3], b: [f64; 3]) -> f64 {

@@ -171,7 +171,7 @@ document.querySelectorAll(".viewer").forEach((viewer) => {
     id: article.dataset.case,
     truth: Number(article.dataset.truth),
     called: Number(article.dataset.called),
-    mean: article.dataset.mean.split(",").map(Number),
+    probability: article.dataset.probability.split(",").map(Number),
     slices: article.dataset.slices.split(";").map((text) => {
       const [index, probs] = text.split(":");
       const image = article.querySelector(`figure.slice[data-index="${index}"] img`);
@@ -226,7 +226,7 @@ document.querySelectorAll(".viewer").forEach((viewer) => {
     const mark = item.truth === item.called ? "✓" : "✗";
     make("span", "mark", button, mark);
     make("span", "id", button, item.id);
-    make("span", "p", button, item.mean[item.truth].toFixed(3));
+    make("span", "p", button, item.probability[item.truth].toFixed(3));
     button.title = `true ${labels[item.truth]}, called ${labels[item.called]}`;
     button.addEventListener("click", () => show(i, middle(i)));
     return button;

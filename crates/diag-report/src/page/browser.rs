@@ -137,7 +137,7 @@ fn case(
     html! {
         article.case id=(format!("{}case{}", context.anchor, rank + 1))
             data-case=(result.case_id) data-truth=(result.label) data-called=(result.predicted)
-            data-slices=(rows.join(";")) data-mean=(joined(&result.probabilities)) {
+            data-slices=(rows.join(";")) data-probability=(joined(&result.probabilities)) {
             h3 {
                 (rank + 1) ". " (result.case_id) " "
                 @if right { span.verdict.good { "✓ right" } } @else { span.verdict.bad { "✗ wrong" } }
@@ -145,12 +145,20 @@ fn case(
             p {
                 "True class " strong { (labels[result.label]) } ", called " strong { (labels[result.predicted]) }
                 ". Probability of the true class " strong { (plain(result.probabilities[result.label])) }
-                " (mean over " (count(result.n_slices, "slice")) "): "
+                " (from " (count(result.n_slices, "slice")) "): "
                 @for (k, p) in result.probabilities.iter().enumerate() {
                     @if k > 0 { ", " }
                     (labels[k]) " " (plain(*p))
                 }
                 "."
+                @if let Some(set) = &result.set {
+                    @let names: Vec<&str> = set.iter().map(|k| labels[*k].as_str()).collect();
+                    @if set.len() > 1 { " Undecided: " } @else { " Set: " }
+                    (names.join(" or ")) "."
+                }
+                @if let Some(call) = result.call {
+                    " Threshold on " (context.numbers.operating_point.positive) ": " (call.as_str()) "."
+                }
             }
             (strip(labels, slices))
             @if worst {

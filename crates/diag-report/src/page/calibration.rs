@@ -192,44 +192,45 @@ fn prevalence(context: &Context) -> Markup {
 }
 
 fn operating_point(context: &Context) -> Markup {
-    let Some(point) = &context.numbers.operating_point else {
-        return html! { p.note { "Missing: " code { "diag-train evaluate" } " has fixed nothing on validation cases for these weights." } };
-    };
-    let rows = [
-        (
-            format!(
-                "Threshold on {}, chosen for a sensitivity of {:.2}",
-                point.positive, point.wanted_sensitivity
-            ),
-            point.threshold,
-        ),
-        ("Sensitivity at the threshold, on this part".into(), point.sensitivity),
-        ("Specificity at the threshold, on this part".into(), point.specificity),
-        ("Temperature".into(), Some(point.temperature)),
-        (
-            format!(
-                "Share of sets of classes that hold the true one, on this part; wanted {:.2}",
-                point.wanted_coverage
-            ),
-            Some(point.coverage),
-        ),
-        ("Mean number of classes in a set".into(), Some(point.mean_size)),
-        (
-            "Share of cases whose set is one class (the others are left to a reader)".into(),
-            Some(point.singletons),
-        ),
-        ("Share of these sets that name the true class".into(), point.singleton_accuracy),
+    let point = &context.numbers.operating_point;
+    let mut rows = Vec::new();
+    if point.threshold.is_some() {
+        rows.push(("Sensitivity at the threshold, on this split".to_owned(), point.sensitivity));
+        rows.push(("Specificity at the threshold, on this split".into(), point.specificity));
+    }
+    if point.coverage.is_some() {
+        let wanted = point.wanted_coverage;
+        rows.push((
+            format!("Share of sets of classes that hold the true one, on this split; wanted {wanted:.2}"),
+            point.coverage,
+        ));
+        rows.push(("Mean number of classes in a set".into(), point.mean_size));
+        rows.push((
+            "Share of cases whose set is one class (the others are undecided)".into(),
+            point.singletons,
+        ));
+        rows.push(("Share of these sets that name the true class".into(), point.singleton_accuracy));
+    }
+    let words = [
+        ("Slices are joined by", &point.aggregation),
+        ("Temperature", &point.temperature_basis),
+        ("Threshold", &point.threshold_basis),
+        ("Sets of classes", &point.sets_basis),
     ];
     html! {
         div.scroll {
             table {
                 caption {
                     "Unit: case. Fitted on " (count(point.n_validation_cases, "validation case"))
-                    ", without looking at test cases, and as the evaluation recorded it (metrics.json, decision.json); without intervals. "
-                    "Slices are joined by " (point.aggregation) ", chosen there too; the rest of this page uses the plain mean."
+                    ", without looking at test cases (decision.json), for a sensitivity of "
+                    (format!("{:.2}", point.wanted_sensitivity)) " to " (point.positive)
+                    "; what it does here was computed for this page, without intervals. Every number by case on this page is of this rule, unless its column says otherwise."
                 }
                 thead { tr { th { "What" } th.n { "Value" } } }
-                tbody { @for (what, value) in &rows { tr { th scope="row" { (what) } td.n { (number(*value)) } } } }
+                tbody {
+                    @for (what, value) in words { tr { th scope="row" { (what) } td { (value) } } }
+                    @for (what, value) in &rows { tr { th scope="row" { (what) } td.n { (number(*value)) } } }
+                }
             }
         }
     }

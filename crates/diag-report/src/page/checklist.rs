@@ -54,8 +54,7 @@ pub(crate) fn section(context: &Context) -> Markup {
     let maps = context.run.maps.as_ref().ok();
     let has_truth = maps.is_some_and(|maps| !maps.how.lesion_share.is_empty());
     let at_hand = shards.is_some();
-    let has_threshold =
-        context.numbers.operating_point.as_ref().is_some_and(|point| point.threshold.is_some());
+    let has_threshold = context.numbers.operating_point.threshold.is_some();
     let from_shards = [at_hand, at_hand, at_hand, at_hand, has_demographics, maps.is_some(), has_truth];
     html! {
         p {
@@ -99,7 +98,7 @@ pub(crate) fn definitions(options: &Options) -> Markup {
     html! {
         dl {
             dt { "Case, slice" }
-            dd { "A case is one CT series of one patient; a slice is one axial image of it. A case's probability is the mean over its slices, in the top-3 column the mean of its three highest slice probabilities per class, scaled to sum to 1. The called class is the most probable one; no threshold was tuned on this part." }
+            dd { "A case is one CT series of one patient; a slice is one axial image of it. A case's probability is that of the decided rule, which joins its slices and calibrates (see Operating point); in the other columns it is the mean over its slices, or the mean of its three highest slice probabilities per class, scaled to sum to 1. The called class is the most probable one; nothing was tuned on this part." }
             dt { "95 % CI" }
             dd {
                 "Percentile bootstrap with " (options.n_resamples)

@@ -86,8 +86,9 @@ fn per_class(context: &Context, unit: &UnitNumbers) -> Markup {
 
 fn overall(context: &Context) -> Markup {
     let numbers = context.numbers;
-    let columns: [(&str, &[NamedEstimate]); 3] = [
-        ("case, mean over slices", &numbers.by_case.estimates),
+    let columns: [(&str, &[NamedEstimate]); 4] = [
+        ("case, decided", &numbers.by_case.estimates),
+        ("case, mean over slices", &numbers.by_case_mean),
         ("case, mean of top 3 slices", &numbers.by_case_top_3),
         ("slice", &numbers.by_slice.estimates),
     ];

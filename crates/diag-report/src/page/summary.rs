@@ -67,11 +67,13 @@ pub(crate) fn section(context: &Context) -> Markup {
                 }
             }
         }
+        (super::baseline::section(context.run.baseline.as_ref()))
         @for warning in &context.numbers.warnings {
             p.warning { strong { "Caution. " } (warning) }
         }
         p.note {
-            "Unit of analysis: a case, whose probability is the mean over its slices, unless a table says slice. "
+            "Unit of analysis: a case, as the rule that was decided on the validation cases sees it, unless a table says slice: "
+            (context.numbers.operating_point.aggregation) "; temperature " (context.numbers.operating_point.temperature_basis) ". "
             "Intervals: 95 %, " (context.options.n_resamples)
             " bootstrap samples of whole cases within each class (percentile, seed "
             (context.options.seed) "), also for slices. "

@@ -15,6 +15,7 @@ use diag_data::run::{Epoch, LossRecord, RunDir, RunInfo, ShardSource, Validation
 use diag_data::shard::{Job, Outcome, ShardSet, ShardWriter};
 use diag_data::slice::{Acquisition, CtSlice, Geometry, Provenance, Selection};
 use diag_data::units::Mm;
+use diag_decision::{DecisionError, DecisionMetrics, FitSpec, cases_of, fit};
 
 /// What to draw.
 #[derive(Clone, Debug)]
@@ -107,9 +108,9 @@ pub fn write(root: &Path, name: &str, fixture: &Fixture) -> Result<RunDir, DataE
     })?;
     run.write_epochs(&(1..=20).map(|epoch| draw_epoch(epoch, &labels)).collect::<Vec<_>>())?;
     files::write_atomic(&run.plan(), b"# drawn, not run\nseed = 1\n")?;
-    write_decision(&run, &labels)?;
     Predictions { rows: draw_predictions(fixture)?, labels, heads: HEADS.map(String::from).to_vec() }
         .write(&run.predictions())?;
+    write_evaluation(&run, fixture)?;
     Ok(run)
 }
 
@@ -253,25 +254,31 @@ fn write_shards(target: &Path, labels: &LabelSet, fixture: &Fixture) -> Result<(
     Ok(())
 }
 
-/// A drawn operating point, in the form that `diag-train evaluate` writes.
-fn write_decision(run: &RunDir, labels: &LabelSet) -> Result<(), DataError> {
-    let model_sha256 = files::sha256_hex(b"model");
-    let decision = serde_json::json!({
-        "format_version": 1, "model_sha256": model_sha256, "n_validation_cases": 6, "temperature": 1.25,
-        "positive": labels.names()[0], "threshold": 0.4375, "wanted_sensitivity": 0.95,
-        "sets": { "coverage": 0.9 },
-    });
-    let sets = serde_json::json!({
-        "coverage": 0.9, "mean_size": 1.5, "singletons": 0.5, "singleton_accuracy": 0.8, "empty": 0.0,
-    });
-    let at_threshold = serde_json::json!({ "sensitivity": 0.75, "specificity": 0.5 });
-    let applied = serde_json::json!({
-        "aggregation": "top-3 mean", "sets": sets, "at_threshold": at_threshold,
-    });
+/// Records the drawn predictions as an evaluation would, with a rule that is fitted on drawn
+/// validation cases, ten of each class.
+pub fn write_evaluation(run: &RunDir, fixture: &Fixture) -> Result<(), DataError> {
+    let info = run.read_info()?;
+    let model_sha256 = info.model_sha256.unwrap_or_default();
+    let spec = FitSpec { sensitivity: 0.9, ..FitSpec::new(info.labels.clone(), model_sha256.clone()) };
+    let invalid = |why: String| DataError::Malformed { path: run.decision(), why };
+    let drawn = Fixture { test_cases: vec![10; fixture.labels.len()], ..fixture.clone() };
+    let refused = |err: DecisionError| invalid(err.to_string());
+    let validation = cases_of(&draw_predictions(&drawn)?, Split::Test).map_err(refused)?;
+    let decision = fit(&validation, &spec).map_err(refused)?;
+    decision.write(&run.decision()).map_err(refused)?;
+    let table = Predictions::read(&run.predictions(), &info.labels)?;
+    let cases = cases_of(&table.rows, Split::Test).map_err(refused)?;
+    let rows: Vec<_> =
+        cases.iter().map(|case| decision.predict(case)).collect::<Result<_, _>>().map_err(refused)?;
+    let metrics = DecisionMetrics::of(decision.terms(), &rows).map_err(|err| invalid(err.to_string()))?;
     let metrics = serde_json::json!({
-        "format_version": 1, "model_sha256": model_sha256, "splits": { "test": { "decision": applied } },
+        "format_version": 2,
+        "model_sha256": model_sha256,
+        "shards_sha256": info.shards.sha256,
+        "decision_sha256": decision.sha256(),
+        "predictions_sha256": files::sha256_file(&run.predictions())?,
+        "splits": { "test": { "decision": metrics } },
     });
-    files::write_json(&run.decision(), &decision)?;
     files::write_json(&run.metrics(), &metrics)
 }
 

@@ -24,6 +24,29 @@ pub struct AuditJob {
     pub shards: Option<PathBuf>,
 }
 
+/// The shards of a run, divided as for training.
+pub(super) struct AuditedShards {
+    pub plan: TrainPlan,
+    pub shards: ShardSet,
+}
+
+impl AuditedShards {
+    pub fn read(job: &AuditJob) -> Result<Self, TrainError> {
+        let run = RunDir::new(&job.run);
+        if !run.info().exists() {
+            return Err(TrainError::NoRun { what: "run.json", run: job.run.clone() });
+        }
+        let info = run.read_info()?;
+        let plan = TrainPlan::read(&run.plan())?;
+        let shards_path = job.shards.clone().unwrap_or_else(|| run.shards(&info));
+        let shards = ShardSet::open(&shards_path)?;
+        if shards.sha256()? != plan.shards_sha256 {
+            return Err(TrainError::Changed { what: "shards", run: job.run.clone() });
+        }
+        Ok(Self { plan, shards })
+    }
+}
+
 /// A finished run with its shards.
 pub(super) struct AuditedRun {
     pub plan: TrainPlan,
@@ -34,18 +57,10 @@ pub(super) struct AuditedRun {
 impl AuditedRun {
     pub fn read(job: &AuditJob) -> Result<Self, TrainError> {
         let run = RunDir::new(&job.run);
-        for (what, path) in [("run.json", run.info()), ("model.safetensors", run.weights())] {
-            if !path.exists() {
-                return Err(TrainError::NoRun { what, run: job.run.clone() });
-            }
+        if !run.weights().exists() {
+            return Err(TrainError::NoRun { what: "model.safetensors", run: job.run.clone() });
         }
-        let info = run.read_info()?;
-        let plan = TrainPlan::read(&run.plan())?;
-        let shards_path = job.shards.clone().unwrap_or_else(|| run.shards(&info));
-        let shards = ShardSet::open(&shards_path)?;
-        if shards.sha256()? != plan.shards_sha256 {
-            return Err(TrainError::Changed { what: "shards", run: job.run.clone() });
-        }
+        let AuditedShards { plan, shards } = AuditedShards::read(job)?;
         plan.recipe.set_arithmetic();
         Ok(Self { plan, model: SavedModel::read(&run.model(), &run.weights())?, shards })
     }

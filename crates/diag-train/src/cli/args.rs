@@ -64,6 +64,18 @@ pub enum Audit {
         #[arg(long)]
         json: bool,
     },
+    /// Measures what a classifier gets that never looks at the lung: from size, file format,
+    /// scanner and grey levels. Writes trivial.json into the run.
+    Trivial {
+        /// Run folder.
+        run: PathBuf,
+        /// Folder of shards; default: those it was trained on.
+        #[arg(long)]
+        shards: Option<PathBuf>,
+        /// Print one JSON document instead of words.
+        #[arg(long)]
+        json: bool,
+    },
     /// Measures how much a split by slice inflates the results of a recipe.
     Leakage {
         /// Folder of shards.

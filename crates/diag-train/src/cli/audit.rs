@@ -8,7 +8,7 @@ use diag_train::audit::{self, AuditJob};
 use diag_train::{DeviceChoice, TrainError};
 
 use super::args::Audit;
-use super::output::Output;
+use super::output::{Output, UPLOADED_LAST};
 use super::{render, sweep};
 
 pub fn run(audit: Audit, stop: &AtomicBool) -> Result<Output, TrainError> {
@@ -27,6 +27,12 @@ pub fn run(audit: Audit, stop: &AtomicBool) -> Result<Output, TrainError> {
             let (_copy, job) = on_copy(run, shards)?;
             let found = audit::shortcut(&job, attribute, stop)?;
             Ok(Output::complete(if json { render::json(&found) } else { render::shortcut_words(&found) }))
+        }
+        Audit::Trivial { run, shards, json } => {
+            let (copy, job) = on_copy(run, shards)?;
+            let found = audit::trivial(&job)?;
+            copy.hand_in(&UPLOADED_LAST)?;
+            Ok(Output::complete(if json { render::json(&found) } else { render::trivial_table(&found) }))
         }
         Audit::Leakage { shards, recipe, seeds, out, json } => {
             let spec = audit::leakage(&shards, &recipe, seeds);

@@ -23,12 +23,11 @@ impl Bar {
         self.0.finish_and_clear();
     }
 
-    #[expect(clippy::print_stderr, reason = "progress goes to standard error")]
     fn line(&self, text: &str) {
         if std::io::stderr().is_terminal() {
             self.0.println(text);
         } else {
-            eprintln!("{text}");
+            diag_cli::say(text);
         }
     }
 

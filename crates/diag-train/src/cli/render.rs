@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use diag_data::trivial::{Baseline, TrivialAudit};
 use diag_train::audit::{NoiseAudit, ShortcutAudit};
 use diag_train::evaluate::Metrics;
 use diag_train::explain::Explained;
@@ -38,16 +39,16 @@ pub fn fit_json(summary: &FitSummary) -> String {
     .to_string()
 }
 
-/// The measures of an evaluation, and what was decided on validation.
+/// The measures of an evaluation, and the decided rule.
 pub fn metrics_table(metrics: &Metrics) -> String {
     let mut lines = vec![format!(
         "{:<12}{:<18}{:>6}{:>10}{:>10}{:>10}{:>10}",
         "split", "unit", "n", "accuracy", "balanced", "macro-F1", "AUROC"
     )];
     for (split, of_split) in &metrics.splits {
-        let decision = of_split.decision.as_ref().map(|d| (format!("case, {} *", d.aggregation), &d.case));
+        let decided = [("case, decided".to_owned(), &of_split.decision.case)];
         let cases = of_split.case.iter().map(|(how, measures)| (format!("case, {how}"), measures));
-        let cases = cases.chain(decision);
+        let cases = decided.into_iter().chain(cases);
         for (unit, measures) in cases.chain([("slice".to_owned(), &of_split.slice)]) {
             let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.3}"));
             lines.push(format!(
@@ -60,9 +61,16 @@ pub fn metrics_table(metrics: &Metrics) -> String {
             ));
         }
     }
-    if metrics.splits.values().any(|of_split| of_split.decision.is_some()) {
-        lines.push("* chosen and calibrated on the validation cases, see decision.json".to_owned());
+    let rule = &metrics.rule;
+    for (what, words) in [
+        ("slices", &rule.aggregation),
+        ("temperature", &rule.temperature),
+        ("threshold", &rule.threshold),
+        ("sets", &rule.sets),
+    ] {
+        lines.push(format!("decided: {what}: {words}"));
     }
+    lines.extend(rule.warnings.iter().map(|warning| format!("note: {warning}")));
     lines.join("\n")
 }
 
@@ -101,6 +109,37 @@ pub fn shortcut_words(audit: &ShortcutAudit) -> String {
         audit.shuffled,
         audit.p_value
     )
+}
+
+/// What a classifier gets that never looks at the lung.
+pub fn trivial_table(audit: &TrivialAudit) -> String {
+    let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.3}"));
+    let line = |name: &str, found: &Baseline| {
+        let lead = found.network_minus_baseline.map_or(String::new(), |lead| {
+            format!("  network {:+.3} ({:+.3} to {:+.3})", lead.value, lead.low, lead.high)
+        });
+        format!(
+            "{name:<34} macro AUROC {} ({} to {}), balanced accuracy {}{lead}",
+            number(found.macro_auroc),
+            number(found.low),
+            number(found.high),
+            number(found.balanced_accuracy),
+        )
+    };
+    [
+        format!(
+            "A classifier that never looks at the lung, fitted on {} cases, measured on {} ({} {}s):",
+            audit.n_fitting_cases,
+            audit.n_test_cases,
+            audit.n_units,
+            audit.unit.as_str()
+        ),
+        line("size, format and scanner", &audit.acquisition),
+        line("grey levels", &audit.grey),
+        line("both", &audit.both),
+        line("both, labels in random order", &audit.permuted),
+    ]
+    .join("\n")
 }
 
 /// The search for a learning rate.

@@ -7,6 +7,7 @@ use std::ops::Range;
 use diag_data::case::{CaseId, Label, LabelSet, Split};
 use diag_data::shard::ShardSet;
 use diag_data::split::{Ratio, SplitCase, k_folds, stratified};
+use rand::Rng;
 use rand::seq::SliceRandom;
 
 use crate::error::TrainError;
@@ -202,6 +203,10 @@ impl Dataset {
             given.extend((0..cases.len()).map(|i| ((i as f64 + 0.5) * step, label)));
         }
         given.sort_by(|a, b| a.partial_cmp(b).unwrap_or(std::cmp::Ordering::Equal));
+        // A class whose cases do not divide evenly gets some labels once more than others: from a
+        // fixed start its own label would always be among them.
+        let start = stream(seed, Domain::LabelShuffle, 1, 0).random_range(0..given.len().max(1));
+        given.rotate_left(start);
         let mut new_label = BTreeMap::new();
         let mut given = given.into_iter().map(|(_, label)| label);
         for mut cases in by_class.into_values() {
@@ -298,5 +303,20 @@ pub(crate) mod tests {
             let left_out = |i: usize| i / 10 == 1;
             assert!((0..250).all(|i| n_owners[i] == usize::from(!left_out(i))), "{n_owners:?}");
         }
+    }
+
+    /// 25 cases of three classes do not divide evenly: some labels are given once more.
+    #[test]
+    fn shuffled_labels_do_not_favour_the_true_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let shards = shards(folder.path(), 250);
+        let n_kept = |seed: u64| {
+            let mut dataset = Dataset::list(&shards, &[Split::Train, Split::Validation]).unwrap();
+            dataset.shuffle_labels(seed);
+            dataset.items.iter().filter(|item| item.label == item.stored_label).count() / 10
+        };
+        let kept: Vec<usize> = (0..60).map(n_kept).collect();
+        let mean = kept.iter().sum::<usize>() as f64 / 60.0;
+        assert!((mean - 25.0 / 3.0).abs() < 0.3, "{mean} of 25 cases keep their label: {kept:?}");
     }
 }

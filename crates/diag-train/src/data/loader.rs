@@ -26,6 +26,15 @@ use crate::threads::thread_pool;
 /// Prepared batches that may wait while the network works.
 const BATCHES_AHEAD: usize = 3;
 
+/// How the ranks divide the work on the batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Division {
+    /// Every rank computes its rows of every batch.
+    Rows,
+    /// Each batch is computed by one rank, in turn.
+    Batches,
+}
+
 /// How the batches of an epoch are made.
 pub(crate) struct LoaderOptions<'a> {
     pub seed: u64,
@@ -34,6 +43,7 @@ pub(crate) struct LoaderOptions<'a> {
     pub augmentation: AugmentationSpec,
     pub mixing: MixingSpec,
     pub ranks: &'a Ranks,
+    pub division: Division,
     pub epoch: u32,
     /// Batches of the epoch to skip: they were used before a resume.
     pub n_skip: usize,
@@ -70,8 +80,8 @@ impl DeviceCopy {
     }
 }
 
-/// Calls `step` with every batch of an epoch that is not done, in order, until it breaks
-/// or fails. Every rank must end at the same one.
+/// Calls `step` with every batch of an epoch that is not done and of which this rank computes
+/// rows, in order, until it breaks or fails. Every rank must end at the same batch.
 pub(crate) fn for_each_batch(
     dataset: &Dataset,
     order: &[usize],
@@ -103,8 +113,12 @@ pub(crate) fn for_each_batch(
             while n_waiting <= BATCHES_AHEAD
                 && let Some(batch) = pending.next()
             {
+                let batch = batch?;
+                if batch.rows.is_empty() {
+                    continue;
+                }
                 // Fails only where the loader thread panicked; the scope passes the panic on.
-                let _ = to_assemble.send(batch?);
+                let _ = to_assemble.send(batch);
                 n_waiting += 1;
             }
             if n_waiting == 0 {
@@ -121,8 +135,12 @@ pub(crate) fn for_each_batch(
     })
 }
 
-/// The rows of a batch of `n` that a rank works on.
-fn rows(share: RankShare, n: usize) -> Range<usize> {
+/// The rows of batch number `b`, of `n` slices, that a rank works on.
+fn rows(division: Division, share: RankShare, b: u32, n: usize) -> Range<usize> {
+    if division == Division::Batches {
+        let is_own = b as usize % share.n_ranks == share.rank;
+        return if is_own { 0..n } else { 0..0 };
+    }
     let own = share.range(n);
     // A rank without rows computes the first one with weight 0: it must take part in the all-reduce.
     if own.is_empty() { 0..1 } else { own }
@@ -134,6 +152,8 @@ struct PendingBatch<'a> {
     b: u32,
     /// All slices of the batch.
     items: &'a [usize],
+    /// Those that this rank works on.
+    rows: Range<usize>,
     mixture: Option<Mixture>,
     /// Pixels received from the ranks that hold them, by item.
     received: BTreeMap<usize, Vec<u8>>,
@@ -153,7 +173,7 @@ impl<'a> PendingBatch<'a> {
         let ranks = options.ranks;
         // Items that `rank` needs and `owner` holds.
         let needed_from = |rank: usize, owner: usize| -> BTreeSet<usize> {
-            let rows = rows(RankShare { rank, ..ranks.share() }, items.len());
+            let rows = rows(options.division, RankShare { rank, ..ranks.share() }, b, items.len());
             let partners = mixture.iter().flat_map(|mixture| &mixture.partners[rows.clone()]);
             let needed = rows.clone().chain(partners.copied()).map(|row| items[row]);
             needed.filter(|&item| dataset.items[item].owner == owner).collect()
@@ -171,7 +191,8 @@ impl<'a> PendingBatch<'a> {
                 needed_from(own, peer).into_iter().zip(pixels.chunks_exact(size).map(<[u8]>::to_vec)),
             );
         }
-        Ok(Self { b, items, mixture, received })
+        let rows = rows(options.division, ranks.share(), b, items.len());
+        Ok(Self { b, items, rows, mixture, received })
     }
 
     /// The batch: the rows that fall to this rank.
@@ -183,8 +204,7 @@ impl<'a> PendingBatch<'a> {
     ) -> candle_core::Result<Batch> {
         let shape = (dataset.height, dataset.width);
         let size = dataset.height * dataset.width;
-        let (items, n_slices) = (self.items, self.items.len());
-        let rows = rows(options.ranks.share(), n_slices);
+        let (items, n_slices, rows) = (self.items, self.items.len(), &self.rows);
         let augmented = |row: usize, target: &mut [f32]| {
             // Seeded by the row of the epoch, not by the slice: balanced sampling repeats slices.
             let row_of_epoch = self.b as usize * options.batch_size + row;
@@ -219,7 +239,10 @@ impl<'a> PendingBatch<'a> {
             partner,
             n_slices,
             first_row: rows.start,
-            fraction: options.ranks.share().range(n_slices).len() as f64 / n_slices as f64,
+            fraction: match options.division {
+                Division::Rows => options.ranks.share().range(n_slices).len() as f64 / n_slices as f64,
+                Division::Batches => 1.0,
+            },
         })
     }
 }
@@ -246,6 +269,7 @@ mod tests {
                 augmentation: AugmentationSpec { rotation_degrees: 9.0, noise: 0.1, ..Default::default() },
                 mixing: MixingSpec { mixup: 0.4, cutmix: 0.4 },
                 ranks,
+                division: Division::Rows,
                 epoch,
                 n_skip,
                 device: &Device::Cpu,
@@ -304,6 +328,7 @@ mod tests {
                 augmentation: AugmentationSpec::default(),
                 mixing: MixingSpec::default(),
                 ranks,
+                division: Division::Rows,
                 epoch: 1,
                 n_skip: 0,
                 device: &Device::Cpu,

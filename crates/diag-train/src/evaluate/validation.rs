@@ -11,6 +11,7 @@ use diag_model::{Loss, Network};
 use super::inference::{Inference, case_numbers, infer, prediction, scores};
 use crate::data::dataset::{Dataset, owned};
 use crate::error::TrainError;
+use crate::run::notes::Predicted;
 use crate::step::mean_loss::MeanLoss;
 use crate::sync::ranks::Ranks;
 
@@ -22,7 +23,7 @@ pub(crate) fn validate(
     dataset: &Dataset,
     ranks: &Ranks,
     stop: &AtomicBool,
-) -> Result<Option<Validation>, TrainError> {
+) -> Result<Option<(Validation, Predicted)>, TrainError> {
     let items = dataset.of_split(Split::Validation);
     let own = &items[owned(ranks.share(), items.len())];
     let inference = infer(network, Some(loss), dataset, own, stop)?;
@@ -40,14 +41,16 @@ pub(crate) fn validate(
     let slices = scores(&predictions, heads.len() - 1, dataset.labels.len())?;
     let cases = aggregate(&slices, &case_numbers(&predictions), Aggregation::Mean)?;
     let (of_slices, of_cases) = (evaluate(&slices), evaluate(&cases.scores));
-    Ok(Some(Validation {
+    let predicted = Predicted { predicted: cases.scores.predicted(), labels: cases.scores.labels().to_vec() };
+    let validation = Validation {
         loss,
         case_macro_f1: of_cases.macro_f1.unwrap_or_default(),
         case_macro_auroc: of_cases.macro_auroc,
         case_balanced_accuracy: of_cases.balanced_accuracy.unwrap_or_default(),
         slice_macro_f1: of_slices.macro_f1.unwrap_or_default(),
         slice_balanced_accuracy,
-    }))
+    };
+    Ok(Some((validation, predicted)))
 }
 
 /// The inferences of all ranks in the order of `items`, without the features; `None` where one

@@ -153,25 +153,37 @@ pub struct FoldSpec {
     pub of: usize,
 }
 
-/// How slices make a case and when a case is called, fixed on the validation part.
+/// What the decided rule is to reach; see `crates/diag-decision`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DecisionSpec {
     /// The class that the operating threshold calls; absent: the first.
     pub positive: Option<String>,
-    /// Sensitivity that the threshold has on the validation cases, in (0, 1].
+    /// Sensitivity that the threshold is to have on further cases, in (0, 1).
     pub sensitivity: f64,
-    /// Coverage that the conformal sets state, in (0, 1).
+    /// Share of further cases whose set is to hold their class, in (0, 1).
     pub coverage: f64,
-    /// Whether an attention-pooling head is trained on the frozen features and
-    /// takes part in the choice.
+    /// Whether an attention-pooling head is trained on the frozen features and measured as a
+    /// variant; it is never the rule.
     pub attention: bool,
 }
 
 impl Default for DecisionSpec {
     fn default() -> Self {
-        Self { positive: None, sensitivity: 0.95, coverage: 0.9, attention: true }
+        Self { positive: None, sensitivity: 0.95, coverage: 0.9, attention: false }
     }
+}
+
+/// Which statistics the normalisations use in validation and in the saved weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BatchNorm {
+    /// Recomputed after every epoch over many training batches with the weights of that moment
+    /// (Wu and Johnson 2021).
+    #[default]
+    Precise,
+    /// Moving averages over the steps, as PyTorch's.
+    Running,
 }
 
 /// Which slices an epoch sees.

@@ -11,7 +11,8 @@ use crate::data::batch::n_batches;
 use crate::data::dataset::Dataset;
 use crate::data::experiment;
 use crate::error::TrainError;
-use crate::recipe::TrainSpec;
+use crate::recipe::{BatchNorm, TrainSpec};
+use crate::step::population;
 
 /// Folds do not depend on the recipe's seed: runs of several seeds have the same folds.
 const FOLD_SEED: u64 = 0;
@@ -24,6 +25,10 @@ pub struct TrainPlan {
     pub steps_per_epoch: u64,
     /// Training slices by class, in the order of the shards' label set.
     pub slices_per_class: Vec<u64>,
+    /// Training slices of which the batch statistics are recomputed after every epoch; 0 where
+    /// the recipe takes the moving averages.
+    #[serde(default)]
+    pub statistics_slices: usize,
     /// SHA-256 of the shards.
     pub shards_sha256: String,
     /// SHA-256 of the recipe file.
@@ -95,6 +100,10 @@ impl TrainPlan {
         let plan = Self {
             steps_per_epoch: batches_per_epoch.div_ceil(recipe.accumulate) as u64,
             slices_per_class: dataset.slices_per_class(Split::Train),
+            statistics_slices: match recipe.batch_norm {
+                BatchNorm::Precise => population::n_slices(n_training, recipe.batch_size),
+                BatchNorm::Running => 0,
+            },
             shards_sha256: shards.sha256()?,
             recipe_sha256,
             validation,

@@ -69,6 +69,7 @@ impl RunStart {
         let recipe = TrainSpec::read(&job.recipe)?;
         let device = device_for(&recipe, job, ranks)?;
         let shards = ShardSet::open(&job.shards)?;
+        check_positive(&recipe, &shards)?;
         let run = RunDir::new(&job.run);
         // Rank 0 alone looks: it may have begun to write when the others get here.
         let exists =
@@ -98,6 +99,20 @@ impl RunStart {
         let path = self.run.root().to_path_buf();
         std::fs::create_dir_all(&path).map_err(|source| DataError::Io { action: "create", path, source })?;
         self.plan.write(&self.run.plan())
+    }
+}
+
+/// Refuses a class for the operating threshold that the shards do not have: `evaluate` would, after training.
+fn check_positive(recipe: &TrainSpec, shards: &ShardSet) -> Result<(), TrainError> {
+    match &recipe.decision.positive {
+        Some(positive) if shards.manifest().spec.labels.find(positive).is_none() => {
+            Err(TrainError::Setting {
+                key: "decision.positive",
+                value: format!("{positive:?}"),
+                expected: "a class of the shards",
+            })
+        }
+        _ => Ok(()),
     }
 }
 

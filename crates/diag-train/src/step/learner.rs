@@ -184,24 +184,16 @@ impl Learner {
         Ok(())
     }
 
-    /// The weights to validate and to save: the moving average where there is one.
-    pub fn evaluation_state(&self) -> Result<BTreeMap<String, Tensor>, TrainError> {
-        Ok(match &self.ema {
-            Some(ema) => ema.state().clone(),
-            None => self.network.state()?,
-        })
-    }
-
-    /// Runs `measure` while the network holds the weights that are validated and saved.
+    /// Runs `measure` while the network holds the weights that are validated and saved, the moving
+    /// average where there is one; it may change their batch statistics. Restores everything after.
     pub fn with_evaluation_weights<T>(
         &self,
         measure: impl FnOnce(&Self) -> Result<T, TrainError>,
     ) -> Result<T, TrainError> {
-        let Some(ema) = &self.ema else {
-            return measure(self);
-        };
         let own = self.network.state()?;
-        self.network.load_state(ema.state())?;
+        if let Some(ema) = &self.ema {
+            self.network.load_state(ema.state())?;
+        }
         let measured = measure(self);
         self.network.load_state(&own)?;
         measured

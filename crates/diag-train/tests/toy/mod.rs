@@ -16,6 +16,17 @@ pub const SIDE: usize = 32;
 
 /// Writes shards with so many training and test cases of each class, 4 slices each.
 pub fn write_shards(folder: &Path, n_train: usize, n_test: usize) -> PathBuf {
+    // Scanners alternate within each class.
+    write_shards_of(folder, n_train, n_test, |case| ["Alpha", "Beta"][case / 3 % 2])
+}
+
+/// The same with a scanner by case; the class of case `i` is `i % 3`.
+pub fn write_shards_of(
+    folder: &Path,
+    n_train: usize,
+    n_test: usize,
+    scanner: impl Fn(usize) -> &'static str,
+) -> PathBuf {
     let target = folder.join("shards");
     let spec = ShardSpec {
         labels: LabelSet::paper(),
@@ -45,7 +56,7 @@ pub fn write_shards(folder: &Path, n_train: usize, n_test: usize) -> PathBuf {
             patient_hash: None,
             study_uid_hash: None,
             series_uid_hash: None,
-            manufacturer: Some(["Alpha", "Beta"][case / 3 % 2].into()),
+            manufacturer: Some(scanner(case).into()),
             model: None,
             kernel: None,
             slice_thickness_mm: None,

@@ -7,7 +7,6 @@
 
 mod header;
 mod orientation;
-mod plausible;
 
 use std::io::{BufReader, Read};
 
@@ -15,7 +14,6 @@ use flate2::read::MultiGzDecoder;
 
 pub use self::header::{Header, VoxelType};
 pub use self::orientation::Axial;
-pub use self::plausible::HuCheck;
 use crate::fault::Fault;
 use crate::source::listing::{ListedFile, Opened};
 

@@ -4,6 +4,7 @@ use diag_data::units::{Mm, Spacing};
 
 use super::header::Header;
 use crate::fault::Fault;
+use crate::stack::View;
 
 /// As for DICOM: an axial slice has a normal this near to the body's axis.
 const MIN_AXIAL: f64 = 0.9;
@@ -24,6 +25,8 @@ pub struct Axial {
     pub step: Mm,
     /// Angle between stacking direction and normal, in degrees.
     pub tilt_deg: f64,
+    /// What had to be turned.
+    pub view: View,
     /// Position of the lowest slice on the normal.
     lowest: f64,
     /// Index of the first voxel of the lowest slice.
@@ -82,6 +85,7 @@ impl Axial {
             spacing: Spacing { row: Mm(lengths[anterior]), col: Mm(lengths[right]) },
             step: Mm(lengths[superior] * along.abs()),
             tilt_deg: along.abs().min(1.0).acos().to_degrees(),
+            view: View::new(right > anterior, is_flipped[1], is_flipped[2]),
             lowest: dot(corner, normal),
             first,
             strides,

@@ -1,0 +1,17 @@
+//! What all programs share at the terminal.
+//!
+//! Standard output carries the result, standard error everything else: [`log`], progress
+//! [`bar`]s, notes and errors. [`signal`] lets Ctrl-C and SIGTERM end a program in order.
+//! [`output`] writes what a command has to say without a panic where nobody reads it.
+//!
+//! Libraries do not depend on this crate: they return values and errors that know their
+//! remedy, and take a flag that says when to stop.
+
+pub mod bar;
+pub mod log;
+pub mod output;
+pub mod printable;
+pub mod signal;
+
+pub use output::{Outcome, fail, finish, note, say};
+pub use printable::{printable, printable_json};

@@ -1,0 +1,35 @@
+//! Ctrl-C and SIGTERM.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// A flag that the first Ctrl-C or SIGTERM sets. A program that has not ended `grace`
+/// later is ended where it is: every stage leaves its files as a kill would, whole or
+/// under construction, so that the next run continues.
+///
+/// A second signal ends it at once.
+pub fn stop_flag(grace: Duration) -> Arc<AtomicBool> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = stop.clone();
+    let handler = move || {
+        if flag.swap(true, Ordering::Relaxed) {
+            end();
+        }
+        std::thread::spawn(move || {
+            std::thread::sleep(grace);
+            end();
+        });
+    };
+    if let Err(err) = ctrlc::set_handler(handler) {
+        // The signal then ends the process at once, which every stage survives.
+        crate::note(&format!("signals are not handled: {err}"));
+    }
+    stop
+}
+
+/// Ends the program in the middle of its work.
+fn end() -> ! {
+    crate::say("error: interrupted\n  fix: run the same command again; a fit with --resume continues");
+    std::process::exit(1)
+}
