@@ -16,9 +16,13 @@ pub fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
 }
 
-/// A program of this workspace, as built beside the running test.
+/// A program of this workspace, as built beside the running test. What it keeps for its user
+/// is kept for the tests.
 pub fn program(name: &str) -> Command {
-    Command::new(folder_of_programs().join(name))
+    let folder = folder_of_programs();
+    let mut command = Command::new(folder.join(name));
+    command.env("XDG_CONFIG_HOME", folder.join("test-config")).env_remove("COVID19_DIAG_KEY_FILE");
+    command
 }
 
 /// Where the programs of this workspace are.

@@ -11,6 +11,7 @@ use diag_data::manifest::{CaseRow, Flow, Level, Quarantined};
 use diag_data::slice::CtSlice;
 use serde::{Deserialize, Serialize};
 
+use crate::IngestError;
 use crate::fault::Fault;
 use crate::leakage::Mark;
 use crate::run::Quarantine;
@@ -76,6 +77,30 @@ impl CaseTask {
     }
 }
 
+/// Whether the images of a cohort are synthetic, and the case by which that is known.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// The case.
+    pub case: CaseId,
+    /// Whether its images bear the mark of synthetic ones.
+    pub synthetic: bool,
+}
+
+impl Origin {
+    /// Whether another case is of the same origin.
+    ///
+    /// # Errors
+    /// [`IngestError::Mixture`] when it is not.
+    pub fn check(&self, case: &CaseId, synthetic: bool) -> Result<(), IngestError> {
+        let (one, other) = (self.case.clone(), case.clone());
+        match (self.synthetic, synthetic) {
+            (true, false) => Err(IngestError::Mixture { synthetic: one, other }),
+            (false, true) => Err(IngestError::Mixture { synthetic: other, other: one }),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// What is counted before the first case is read, and what reading needs to account for it.
 #[derive(Debug)]
 pub struct Accounting<'a> {
@@ -84,6 +109,8 @@ pub struct Accounting<'a> {
     pseudonyms: &'a Pseudonyms,
     /// What is set aside.
     pub quarantine: Quarantine<'a>,
+    /// What the first case decides for the cohort; absent where no case can be synthetic.
+    pub origin: Option<Origin>,
     /// Inclusion and exclusion.
     pub flow: Flow,
 }
@@ -92,7 +119,7 @@ impl<'a> Accounting<'a> {
     /// An empty account over a listing.
     pub fn open(listing: &'a Listing, settings: &'a Settings, pseudonyms: &'a Pseudonyms) -> Self {
         let quarantine = Quarantine::new(settings, pseudonyms);
-        Self { listing, settings, pseudonyms, quarantine, flow: Flow::default() }
+        Self { listing, settings, pseudonyms, quarantine, origin: None, flow: Flow::default() }
     }
 
     /// What a case depends on beside the job: a stored one is used again only if
@@ -128,6 +155,7 @@ pub(crate) struct CaseAccount {
     /// Absent where the case was set aside.
     pub(crate) row: Option<CaseRow>,
     pub(crate) synthetic: bool,
+    pub(crate) burned_in_unknown: bool,
     pub(crate) flow: Flow,
     pub(crate) quarantined: Vec<Quarantined>,
     pub(crate) marks: Vec<Mark>,
@@ -144,10 +172,13 @@ impl CaseAccount {
         (case.files_aside.len()..task.files.len()).for_each(|_| flow.files.keep());
         case.slices_aside.iter().for_each(|reason| flow.slices.drop_for(*reason));
         case.slices.iter().for_each(|_| flow.slices.keep());
-        let (row, synthetic) = (task.row(&case), case.synthetic);
+        let row = task.row(&case);
+        let (synthetic, burned_in_unknown) = (case.synthetic, case.burned_in_unknown);
         let slices = task.slices(case);
         let marks = slices.iter().map(Mark::of).collect();
-        (Self { row: Some(row), synthetic, flow, quarantined: Vec::new(), marks }, slices)
+        let account =
+            Self { row: Some(row), synthetic, burned_in_unknown, flow, quarantined: Vec::new(), marks };
+        (account, slices)
     }
 
     /// Of a case that was set aside.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use ct_ingest::key::{KEY_FILE_VARIABLE, KeySource};
 use ct_ingest::partition::Partition;
 use ct_ingest::settings::{Match, Settings};
 use diag_data::manifest::Layout;
@@ -200,7 +201,7 @@ pub struct SharedArgs {
     /// Shares of training and test cases, where no split is given.
     #[arg(long, default_value = "7:3")]
     pub split: Ratio,
-    /// Seed of the split, and of the default key of the pseudonyms.
+    /// Seed of the split.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     /// Table case_id,split instead of a drawn split.
@@ -212,10 +213,19 @@ pub struct SharedArgs {
     /// How pixels are stored: bytes, or PNG for Hugging Face data sets.
     #[arg(long, value_enum, default_value = "raw")]
     pub layout: Layout,
-    /// Secret key of the pseudonyms, at least 32 bytes. Needed before publishing:
-    /// the default key follows from the seed and is no secret.
+    /// Secret key of the pseudonyms, at least 32 random bytes; or the variable
+    /// COVID19_DIAG_KEY_FILE. By default a key of this machine's user, drawn at first use; for
+    /// a synthetic cohort the public one.
     #[arg(long, value_name = "FILE")]
     pub key_file: Option<PathBuf>,
+    /// Use the key that is in the source code: whoever guesses a name or a number can then
+    /// test it against the hashes.
+    #[arg(long, conflicts_with = "key_file")]
+    pub public_key_anyone_can_test_names: bool,
+    /// Salt the pseudonyms of cases with this name: those of two cohorts are then never
+    /// equal. Hashes of patients are not salted.
+    #[arg(long, value_name = "NAME")]
+    pub cohort: Option<String>,
     /// Makers, models and kernels that are stored as they stand beside the known ones, one a
     /// line. Any other value becomes a token, such as model-3fa9c1.
     #[arg(long, value_name = "FILE")]
@@ -244,6 +254,15 @@ fn read_partition(text: &str) -> Result<Partition, String> {
 }
 
 impl SharedArgs {
+    fn key(&self) -> KeySource {
+        if self.public_key_anyone_can_test_names {
+            return KeySource::Public;
+        }
+        let variable = || std::env::var_os(KEY_FILE_VARIABLE).filter(|value| !value.is_empty());
+        let file = self.key_file.clone().or_else(|| variable().map(PathBuf::from));
+        file.map_or(KeySource::Machine, KeySource::File)
+    }
+
     /// As the library wants them, for images.
     pub fn settings(&self) -> Settings {
         Settings {
@@ -254,7 +273,8 @@ impl SharedArgs {
             label_set: self.label_set.clone(),
             layout: self.layout,
             with_hu: false,
-            key_file: self.key_file.clone(),
+            key: self.key(),
+            cohort: self.cohort.clone(),
             allow_values: self.allow_values.clone(),
             keep_case_ids: self.keep_case_ids,
             keep_paths: self.keep_paths,

@@ -12,7 +12,7 @@ use diag_data::shard::{Job, Outcome};
 use serde::{Deserialize, Serialize};
 
 use crate::IngestError;
-use crate::accounting::{CaseAccount, Opening};
+use crate::accounting::{CaseAccount, Opening, Origin};
 use crate::cards;
 use crate::leakage::LeakCheck;
 use crate::partition::Partition;
@@ -23,17 +23,22 @@ pub(crate) fn account(opening: Opening, pieces: &[Piece]) -> Result<(Outcome, Le
     let mut leaks = LeakCheck::default();
     let Opening { flow, quarantined } = opening;
     let mut outcome = Outcome { flow, quarantined, ..Outcome::default() };
+    let mut origin: Option<Origin> = None;
     for piece in pieces {
         let account: CaseAccount = serde_json::from_str(&piece.content()?)
             .map_err(|err| DataError::Invalid { what: "account of a case", why: err.to_string() })?;
         outcome.flow.add(&account.flow);
         outcome.quarantined.extend(account.quarantined);
-        outcome.synthetic |= account.synthetic;
+        outcome.n_burned_in_unknown += u64::from(account.burned_in_unknown);
         if let Some(row) = account.row {
+            let synthetic = account.synthetic;
+            let origin = origin.get_or_insert_with(|| Origin { case: row.case_id.clone(), synthetic });
+            origin.check(&row.case_id, synthetic)?;
             leaks.add_case(&row, &account.marks);
             outcome.cases.push(row);
         }
     }
+    outcome.synthetic = origin.is_some_and(|origin| origin.synthetic);
     Ok((outcome, leaks))
 }
 
@@ -48,7 +53,7 @@ pub(crate) fn close(
     pieces: &[Piece],
     control: &Control<'_>,
 ) -> Result<Summary, IngestError> {
-    let (mut outcome, leaks) = account(opening, pieces)?;
+    let (mut outcome, leaks) = account(opening, pieces).inspect_err(|_| staging.discard())?;
     if outcome.cases.is_empty() {
         staging.discard();
         return Err(IngestError::NothingUsable { n_cases: pieces.len() });
@@ -119,6 +124,13 @@ pub fn merge(folders: &[PathBuf], out: &Path, control: &Control<'_>) -> Result<S
     };
     let first = first.clone();
     for (folder, file) in partitions.values() {
+        if file.key != first.key {
+            return Err(IngestError::Keys {
+                path: folder.to_path_buf(),
+                found: file.key.clone(),
+                first: first.key,
+            });
+        }
         if *file != (PartitionFile { partition: file.partition, ..first.clone() })
             || file.partition.count != first.partition.count
         {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use diag_data::case::Split;
-use diag_data::manifest::{Layout, Manifest};
+use diag_data::manifest::{KeyKind, Layout, Manifest};
 use serde_json::json;
 
 /// All cards of a shard folder, by name.
@@ -21,8 +21,9 @@ fn title(synthetic: bool) -> &'static str {
 }
 
 /// What may be said about the data without knowing more than the manifest.
-fn description(manifest: &Manifest, synthetic: bool) -> String {
-    let labels = manifest.spec.labels.names().join(", ");
+fn description(manifest: &Manifest, synthetic: bool, shown: fn(&str) -> String) -> String {
+    let labels: Vec<String> = manifest.spec.labels.names().iter().map(|name| shown(name)).collect();
+    let labels = labels.join(", ");
     let origin =
         if synthetic { "The images are SYNTHETIC: no patient was ever scanned for them. " } else { "" };
     format!(
@@ -44,11 +45,30 @@ fn readme(manifest: &Manifest, synthetic: bool) -> String {
     text.push_str(&format!("dataset_info:\n  config_name: default\n  features: {features}\n"));
     text.push_str("---\n\n# ");
     text.push_str(title(synthetic));
-    text.push_str(&format!("\n\n{}\n\n", description(manifest, synthetic)));
+    text.push_str(&format!("\n\n{}\n\n", description(manifest, synthetic, markdown)));
     text.push_str("| class | part | cases | slices |\n| --- | --- | ---: | ---: |\n");
     for row in &manifest.table {
-        text.push_str(&format!("| {} | {} | {} | {} |\n", row.label, row.split, row.n_cases, row.n_slices));
+        text.push_str(&format!(
+            "| {} | {} | {} | {} |\n",
+            markdown(&row.label),
+            row.split,
+            row.n_cases,
+            row.n_slices
+        ));
     }
+    if manifest.key.kind == KeyKind::Public && !synthetic {
+        text.push_str(
+            "\n**The key of these pseudonyms is public: whoever guesses a name or a number can test it against the \
+             hashes. Do not publish them.**\n",
+        );
+    }
+    text.push_str(&match manifest.n_cases_burned_in_unknown {
+        0 => "\nEvery used file says that no text is burned into its pixels; pixels are not searched for text.\n".into(),
+        n => format!(
+            "\nOf {n} cases nothing says whether text is burned into the pixels (BurnedInAnnotation); pixels are not \
+             searched for text: look at the images before they are published.\n"
+        ),
+    });
     let image = match manifest.spec.layout {
         Layout::Raw => "`pixels`: one byte a pixel, row by row",
         Layout::Hf => "`image`: PNG",
@@ -60,6 +80,19 @@ fn readme(manifest: &Manifest, synthetic: bool) -> String {
         manifest.tool
     ));
     text
+}
+
+/// A text from outside, without a meaning in Markdown or HTML.
+fn markdown(text: &str) -> String {
+    let escaped = |c: char| match c {
+        c if c.is_control() => " ".into(),
+        '<' => "&lt;".into(),
+        '>' => "&gt;".into(),
+        '&' => "&amp;".into(),
+        '\\' | '`' | '*' | '_' | '[' | ']' | '|' | '~' | '!' | '#' | '$' => format!("\\{c}"),
+        c => c.to_string(),
+    };
+    text.chars().map(escaped).collect()
 }
 
 fn splits(manifest: &Manifest) -> Vec<Split> {
@@ -137,7 +170,7 @@ fn croissant(manifest: &Manifest, synthetic: bool) -> serde_json::Value {
         "@type": "sc:Dataset",
         "conformsTo": "http://mlcommons.org/croissant/1.0",
         "name": title(synthetic),
-        "description": description(manifest, synthetic),
+        "description": description(manifest, synthetic, str::to_string),
         "distribution": files,
         "recordSet": [{
             "@type": "cr:RecordSet",
@@ -156,4 +189,15 @@ fn croissant(manifest: &Manifest, synthetic: bool) -> serde_json::Value {
             ],
         }],
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::markdown;
+
+    #[test]
+    fn no_name_is_markup() {
+        assert_eq!(markdown("<b>|a_b*\n[x](y)"), "&lt;b&gt;\\|a\\_b\\* \\[x\\](y)");
+        assert_eq!(markdown("covid-19"), "covid-19");
+    }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ct_ingest::IngestError;
 use ct_ingest::run::{Control, Event, Summary};
-use diag_cli::Outcome;
+use diag_cli::{Outcome, printable, printable_json};
 use diag_data::manifest::{Level, SelectionRow};
 use indicatif::ProgressBar;
 use serde_json::json;
@@ -58,10 +58,10 @@ impl Console {
                 "flow": manifest.flow,
                 "n_quarantined": summary.n_quarantined,
             });
-            lines.push(format!("{document:#}"));
+            lines.push(printable_json(&format!("{document:#}")));
         } else {
             let flow = &manifest.flow;
-            lines.push(out.display().to_string());
+            lines.push(printable(&out.display().to_string()));
             for (name, level) in [
                 ("files", &flow.files),
                 ("series", &flow.series),
@@ -73,7 +73,10 @@ impl Console {
             for row in &manifest.table {
                 lines.push(format!(
                     "  {:<22} {:<10} {:>5} cases {:>7} slices",
-                    row.label, row.split, row.n_cases, row.n_slices
+                    printable(&row.label),
+                    row.split,
+                    row.n_cases,
+                    row.n_slices
                 ));
             }
             manifest.selection.iter().filter_map(selection).for_each(|line| lines.push(format!("  {line}")));
@@ -93,7 +96,11 @@ impl Console {
 fn selection(row: &SelectionRow) -> Option<String> {
     Some(format!(
         "{:<22} kept {} of {} slices, mean lung fraction {:.3} (of all {:.3})",
-        row.label, row.n_slices, row.n_source_slices, row.lung_fraction?, row.lung_fraction_source?
+        printable(&row.label),
+        row.n_slices,
+        row.n_source_slices,
+        row.lung_fraction?,
+        row.lung_fraction_source?
     ))
 }
 
@@ -113,10 +120,9 @@ fn show(bar: &ProgressBar, event: Event<'_>) {
         }
         Event::Advanced { n_done, .. } => bar.set_position(n_done as u64),
         Event::SetAside { source, fault } => {
-            bar.suspend(|| {
-                diag_cli::say(&format!("set aside: {source}: {fault}\n  fix: {}", fault.remedy()))
-            });
+            let (source, why) = (printable(source), printable(&fault.to_string()));
+            bar.suspend(|| diag_cli::say(&format!("set aside: {source}: {why}\n  fix: {}", fault.remedy())));
         }
-        Event::Note(text) => bar.suspend(|| diag_cli::say(&format!("note: {text}"))),
+        Event::Note(text) => bar.suspend(|| diag_cli::note(&printable(text))),
     }
 }

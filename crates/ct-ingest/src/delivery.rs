@@ -24,7 +24,8 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    /// `out` itself, or for a store a folder among the system's temporary files (`TMPDIR`).
+    /// `out` itself, or for a store a folder among the system's temporary files (`TMPDIR`), into
+    /// which only its owner can look.
     ///
     /// # Errors
     /// When the store already holds finished output there, or does not answer.
@@ -36,8 +37,11 @@ impl Delivery {
         }
         refuse_finished(out)?;
         let name = &files::sha256_hex(out.to_string_lossy().as_bytes())[..16];
-        let folder = std::env::temp_dir().join(format!("ct-ingest-{name}"));
-        Ok(Self { folder, store: Some(out.into()) })
+        let closed = std::env::temp_dir().join(format!("ct-ingest-{name}"));
+        let refused = |source| IngestError::Folder { path: closed.clone(), source };
+        std::fs::create_dir_all(&closed).map_err(refused)?;
+        files::close_to_others(&closed)?;
+        Ok(Self { folder: closed.join("shards"), store: Some(out.into()) })
     }
 
     /// Where the run writes.
@@ -52,8 +56,11 @@ impl Delivery {
     pub fn deliver(self) -> Result<(), IngestError> {
         let Some(store) = self.store else { return Ok(()) };
         match place::copy(&self.folder, &store, &LAST) {
-            Ok(_) => std::fs::remove_dir_all(&self.folder)
-                .map_err(|source| IngestError::Folder { path: self.folder, source }),
+            Ok(_) => {
+                let closed = self.folder.parent().unwrap_or(&self.folder);
+                let refused = |source| IngestError::Folder { path: closed.into(), source };
+                std::fs::remove_dir_all(closed).map_err(refused)
+            }
             Err(source) => Err(IngestError::NotDelivered { folder: self.folder, store, source }),
         }
     }

@@ -7,12 +7,13 @@ use ct_read::case::{self, CaseFault, CaseFiles, ReadCase, Reader};
 use ct_read::pseudonyms::Kind;
 use ct_read::scan::{Format, Scan, scan_file};
 use ct_read::source::Listing;
+use diag_data::files;
 use diag_data::manifest::ShardSpec;
 use diag_data::shard::Job;
 use rayon::prelude::*;
 
 use crate::IngestError;
-use crate::accounting::{Accounting, CaseTask};
+use crate::accounting::{Accounting, CaseTask, Origin};
 use crate::fault::Fault;
 use crate::labels::{self, LabelTable};
 use crate::matching::{self, Assigned};
@@ -58,17 +59,33 @@ fn ingest_in_pool(run: &DicomRun, control: &Control<'_>) -> Result<Summary, Inge
     }
     table.notes.iter().for_each(|note| (control.on_event)(Event::Note(note)));
     let split_given = table.rows.iter().any(|row| row.split.is_some());
-    let pseudonyms = settings.pseudonyms()?;
+    // Known before the work begins, and again when the folder is made.
+    files::refuse_occupied(&run.out)?;
+    let listing = Listing::of(&run.root)?;
+    if listing.files.is_empty() {
+        return Err(IngestError::Empty { what: "files", path: run.root.clone() });
+    }
+    let (command, wanted) = match run.format {
+        Format::Dicom => ("dicom", "CT images in DICOM files"),
+        Format::Nifti => ("nifti", "NIfTI volumes (.nii, .nii.gz)"),
+    };
+    let mut assigned = matching::assign(&listing, run.format, &table, run.matching);
+    control.check()?;
+    if let Some(note) = matching::no_match(&assigned, &listing, &table, run.matching, settings.keep_paths) {
+        (control.on_event)(Event::Note(&note));
+    }
+    if !assigned.holds_any(&listing, run.format) {
+        return Err(IngestError::Empty { what: wanted, path: run.root.clone() });
+    }
+    let first = first_image(&listing, run.format, &assigned);
+    let synthetic = first.is_some_and(|(_, synthetic)| synthetic);
+    let pseudonyms = settings.pseudonyms(synthetic, control)?;
     let spec = ShardSpec {
         labels: table.labels.clone(),
         reader: settings.reader.clone(),
         layout: settings.layout,
         with_hu: settings.with_hu,
         split_seed: (!split_given).then_some(settings.seed),
-    };
-    let (command, wanted) = match run.format {
-        Format::Dicom => ("dicom", "CT images in DICOM files"),
-        Format::Nifti => ("nifti", "NIfTI volumes (.nii, .nii.gz)"),
     };
     let mut config = settings.to_json(command, split_given, &pseudonyms)?;
     config["match"] = serde_json::json!(run.matching);
@@ -78,21 +95,12 @@ fn ingest_in_pool(run: &DicomRun, control: &Control<'_>) -> Result<Summary, Inge
     }
     let writer =
         run::create_writer(&run.out, Job { spec, key: pseudonyms.info(), tool: run::TOOL.into(), config })?;
-
-    let listing = Listing::of(&run.root)?;
-    if listing.files.is_empty() {
-        return Err(IngestError::Empty { what: "files", path: run.root.clone() });
-    }
-    let mut assigned = matching::assign(&listing, run.format, &table, run.matching);
-    control.check()?;
-    if let Some(note) = matching::no_match(&assigned, &listing, &table, run.matching, settings.keep_paths) {
-        (control.on_event)(Event::Note(&note));
-    }
-    if !assigned.holds_any(&listing, run.format) {
-        return Err(IngestError::Empty { what: wanted, path: run.root.clone() });
-    }
     let reader = Reader::new(&listing, &settings.reader, &pseudonyms, settings.with_hu)?;
     let mut accounting = Accounting::open(&listing, settings, &pseudonyms);
+    if let Some((row, synthetic)) = first {
+        let case = settings.shown_id(&table.rows[row].case, &pseudonyms)?;
+        accounting.origin = Some(Origin { case, synthetic });
+    }
     enter_unassigned(&listing, &assigned, &mut accounting, control);
     let tasks = tasks(run, &table, &mut assigned, &reader, &mut accounting, control)?;
     drop(assigned);
@@ -102,6 +110,21 @@ fn ingest_in_pool(run: &DicomRun, control: &Control<'_>) -> Result<Summary, Inge
     drop(reader);
     drop(listing);
     stored.finish(control)
+}
+
+/// The row of the table whose image is read first, and whether it is synthetic: this decides
+/// for the cohort.
+fn first_image(listing: &Listing, format: Format, assigned: &Assigned) -> Option<(usize, bool)> {
+    let files = assigned
+        .cases
+        .iter()
+        .enumerate()
+        .flat_map(|(row, files)| files.iter().flatten().map(move |&file| (row, file)));
+    files.into_iter().find_map(|(row, file)| match scan_file(&listing.files[file], format) {
+        Scan::Ct(header) => Some((row, header.identity.synthetic)),
+        Scan::Volume(header) => Some((row, header.synthetic)),
+        Scan::Other(_) | Scan::Broken { .. } => None,
+    })
 }
 
 fn read_case(task: &CaseTask, reader: &Reader<'_>, run: &DicomRun) -> Result<ReadCase, CaseFault> {

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use ct_read::ReadError;
 use diag_data::DataError;
+use diag_data::case::CaseId;
+use diag_data::manifest::{KeyInfo, KeyKind};
 
 /// What stops a run. A fault of one file or case is a [`crate::fault::Fault`] instead.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +87,35 @@ pub enum IngestError {
         /// What is missing or wrong.
         why: String,
     },
+    /// Partitions with pseudonyms by different keys.
+    #[error(
+        "the partitions cannot be joined: their pseudonyms are by different keys ({} and {}): {}",
+        name_of(first), name_of(found), path.display()
+    )]
+    Keys {
+        /// The partition with the other key.
+        path: PathBuf,
+        /// Its key.
+        found: KeyInfo,
+        /// That of the first partition.
+        first: KeyInfo,
+    },
+    /// Synthetic and other images in one cohort.
+    #[error("the images of {synthetic} are synthetic, those of {other} are not")]
+    Mixture {
+        /// A case of synthetic images.
+        synthetic: CaseId,
+        /// A case of others.
+        other: CaseId,
+    },
+    /// A key of the pseudonyms could not be kept.
+    #[error("cannot keep a key of the pseudonyms in {}", path.display())]
+    MachineKey {
+        /// Its file.
+        path: PathBuf,
+        /// The system's words.
+        source: std::io::Error,
+    },
     /// Finished output could not be copied to its store.
     #[error("the output is finished in {}, but not in {}", folder.display(), store.display())]
     NotDelivered {
@@ -123,6 +154,17 @@ impl IngestError {
             Self::Partitions { .. } => {
                 "give every partition of one run once, as --partition 0/N to N-1/N made them".into()
             }
+            Self::Keys { .. } => {
+                "make every partition again with the same --key-file (or the variable COVID19_DIAG_KEY_FILE)"
+                    .into()
+            }
+            Self::Mixture { .. } => {
+                "run ct-ingest once for the synthetic and once for the other cases, into folders of their own"
+                    .into()
+            }
+            Self::MachineKey { .. } => {
+                "make that folder writable, or give a file of at least 32 random bytes with --key-file".into()
+            }
             Self::NotDelivered { folder, store, source } => format!(
                 "{}; then `ct-ingest copy {} --out {}` repeats the copy alone",
                 source.remedy(),
@@ -136,6 +178,16 @@ impl IngestError {
             Self::Data(err) => err.remedy(),
         }
     }
+}
+
+/// A key in words.
+fn name_of(key: &KeyInfo) -> String {
+    let kind = match key.kind {
+        KeyKind::Machine => "a machine's",
+        KeyKind::File => "of a file",
+        KeyKind::Public => "public",
+    };
+    format!("{} {kind}", key.id)
 }
 
 /// Whether a full disk lies behind an error: encoders wrap the system's error

@@ -62,7 +62,8 @@ struct Found {
 
 fn ingest_in_pool(run: &ImagesRun, control: &Control<'_>) -> Result<Summary, IngestError> {
     let settings = &run.settings;
-    let pseudonyms = settings.pseudonyms()?;
+    // A picture bears no mark of synthetic images.
+    let pseudonyms = settings.pseudonyms(false, control)?;
     let known = settings.label_set.as_deref().map(labels::read_label_set).transpose()?;
     let table = match &run.labels {
         Some(path) => {

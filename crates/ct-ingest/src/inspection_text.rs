@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use ct_ingest::inspect::{Inspection, PatientLine, SeriesLine};
+use diag_cli::printable;
 
 /// Most broken files that are listed one by one.
 const MAX_LISTED: usize = 20;
@@ -45,7 +46,7 @@ fn write(text: &mut String, found: &Inspection) -> std::fmt::Result {
         writeln!(text, "\n{}:", count(found.volumes.len(), "NIfTI volume", "NIfTI volumes"))?;
         for volume in &found.volumes {
             let [slices, rows, cols] = volume.shape;
-            let name = volume.path.as_ref().map(|path| format!("{path}: ")).unwrap_or_default();
+            let name = volume.path.as_ref().map(|path| format!("{}: ", printable(path))).unwrap_or_default();
             writeln!(
                 text,
                 "  {name}{slices} slices of {rows} x {cols}, pixels {}, every {} mm",
@@ -94,7 +95,7 @@ fn patient_text(index: usize, patient: &PatientLine) -> String {
 fn series(text: &mut String, line: &SeriesLine, with_study: bool, is_choice: bool) -> std::fmt::Result {
     let number = line.number.map_or("without number".into(), |number| number.to_string());
     let study = if with_study { format!("study {}, ", line.study) } else { String::new() };
-    let folder = line.folder.as_ref().map(|folder| format!(", in {folder}")).unwrap_or_default();
+    let folder = line.folder.as_ref().map(|folder| format!(", in {}", printable(folder))).unwrap_or_default();
     let synthetic = if line.synthetic { ", SYNTHETIC" } else { "" };
     let plane = line.plane;
     let images = count(line.n_images, "image", "images");
@@ -140,7 +141,7 @@ fn broken(text: &mut String, found: &Inspection) -> std::fmt::Result {
     }
     let paths: Vec<&String> = found.broken.iter().filter_map(|file| file.path.as_ref()).collect();
     for path in paths.iter().take(MAX_LISTED) {
-        writeln!(text, "         {path}")?;
+        writeln!(text, "         {}", printable(path))?;
     }
     if paths.len() > MAX_LISTED {
         writeln!(text, "         and {} more", paths.len() - MAX_LISTED)?;

@@ -40,6 +40,9 @@ pub struct LabelRow {
     pub line: u64,
 }
 
+/// What is said of a split that is none. No message repeats a cell: it may name somebody.
+const NO_SPLIT: &str = "the split is not train, validation or test";
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawLabelSet {
@@ -89,10 +92,10 @@ impl LabelTable {
             let wrong = |why: String| IngestError::TableRow { path: path.into(), line: row.line, why };
             let name = row.required("label");
             let label = labels.find(name).ok_or_else(|| {
-                wrong(format!("label `{name}` is not one of {}", labels.names().join(", ")))
+                wrong(format!("the label is not one of {}", labels.names().join(", ")))
             })?;
             let split = row.optional("split").map(str::parse).transpose();
-            let split = split.map_err(|err: diag_data::DataError| wrong(err.to_string()))?;
+            let split = split.map_err(|_: diag_data::DataError| wrong(NO_SPLIT.into()))?;
             let case = row.required("case_id").trim_end_matches('/').to_string();
             if case.is_empty() {
                 return Err(wrong("the case_id is empty".into()));
@@ -224,7 +227,7 @@ pub fn read_split_file(path: &Path) -> Result<BTreeMap<String, Split>, IngestErr
     for row in &table.rows {
         let wrong = |why: String| IngestError::TableRow { path: path.into(), line: row.line, why };
         let split = row.required("split").parse();
-        let split = split.map_err(|err: diag_data::DataError| wrong(err.to_string()))?;
+        let split = split.map_err(|_: diag_data::DataError| wrong(NO_SPLIT.into()))?;
         if splits.insert(row.required("case_id").to_string(), split).is_some() {
             return Err(wrong("the case_id occurs twice".into()));
         }

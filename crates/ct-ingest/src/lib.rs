@@ -26,6 +26,7 @@ pub mod fault;
 pub mod fuzz_targets;
 pub mod images_run;
 pub mod inspect;
+pub mod key;
 mod labels;
 pub mod leakage;
 mod matching;

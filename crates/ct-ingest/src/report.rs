@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use ct_ingest::inspect::Inspection;
 use ct_ingest::table::{Comparison, Counts, Line};
 use ct_ingest::verify::Verified;
-use diag_cli::Outcome;
+use diag_cli::{Outcome, printable, printable_json};
 use serde_json::json;
 
 use crate::inspection_text;
@@ -18,14 +18,20 @@ fn outcome(all_good: bool) -> Outcome {
 /// What a folder holds; exit code 3 when some of it is broken.
 pub fn inspection(found: &Inspection, as_json: bool) -> ExitCode {
     if as_json {
-        return diag_cli::finish(&format!("{:#}", json!(found)), outcome(found.broken.is_empty()));
+        return diag_cli::finish(
+            &printable_json(&format!("{:#}", json!(found))),
+            outcome(found.broken.is_empty()),
+        );
     }
     diag_cli::finish(inspection_text::of(found).trim_end(), outcome(found.broken.is_empty()))
 }
 
 /// What was copied.
 pub fn copied(n_files: usize, to: &Path) -> ExitCode {
-    diag_cli::finish(&format!("{n_files} files are in {}", to.display()), Outcome::Done)
+    diag_cli::finish(
+        &format!("{n_files} files are in {}", printable(&to.display().to_string())),
+        Outcome::Done,
+    )
 }
 
 /// What was checked; exit code 3 when something crosses the split.
@@ -45,7 +51,7 @@ pub fn verified(verified: &Verified, as_json: bool) -> ExitCode {
             "n_slices": verified.n_slices,
             "leaks": leaks,
         });
-        return diag_cli::finish(&format!("{document:#}"), outcome(sound));
+        return diag_cli::finish(&printable_json(&format!("{document:#}")), outcome(sound));
     }
     let mut lines = Vec::new();
     lines.push(format!(
@@ -65,9 +71,10 @@ pub fn verified(verified: &Verified, as_json: bool) -> ExitCode {
         }
     }
     if sound {
-        lines.push(format!(
+        lines.push(
             "no patient, study, series or image is in two parts, and no two images in two parts look alike"
-        ));
+                .to_string(),
+        );
     }
     diag_cli::finish(&lines.join("\n"), outcome(sound))
 }
@@ -75,7 +82,10 @@ pub fn verified(verified: &Verified, as_json: bool) -> ExitCode {
 /// Table 1; exit code 3 when it is not as declared.
 pub fn comparison(comparison: &Comparison, as_json: bool) -> ExitCode {
     if as_json {
-        return diag_cli::finish(&format!("{:#}", json!(comparison)), outcome(comparison.equal));
+        return diag_cli::finish(
+            &printable_json(&format!("{:#}", json!(comparison))),
+            outcome(comparison.equal),
+        );
     }
     let is_declared = comparison.source.is_some();
     let mut lines = Vec::new();
@@ -83,19 +93,23 @@ pub fn comparison(comparison: &Comparison, as_json: bool) -> ExitCode {
     for line in &comparison.lines {
         let cell = |count: fn(&Counts) -> u64| cell_text(line, count);
         let (cases, slices) = (cell(|counts| counts.cases), cell(|counts| counts.slices));
-        lines.push(format!("{:<22} {:<10} {cases:>16} {slices:>16}", line.class, line.split.as_str()));
+        lines.push(format!(
+            "{:<22} {:<10} {cases:>16} {slices:>16}",
+            printable(&line.class),
+            line.split.as_str()
+        ));
     }
     if let Some(source) = &comparison.source {
-        lines.push(format!("\ndeclared (in brackets where different): {source}"));
+        lines.push(format!("\ndeclared (in brackets where different): {}", printable(source)));
     }
     for sentence in &comparison.contradictions {
-        lines.push(format!("the declared table contradicts its source: {sentence}"));
+        lines.push(format!("the declared table contradicts its source: {}", printable(sentence)));
     }
     for sentence in &comparison.explanations {
-        lines.push(format!("difference: {sentence}"));
+        lines.push(format!("difference: {}", printable(sentence)));
     }
     if is_declared && comparison.equal {
-        lines.push(format!("every count is as declared"));
+        lines.push("every count is as declared".to_string());
     }
     diag_cli::finish(&lines.join("\n"), outcome(comparison.equal))
 }

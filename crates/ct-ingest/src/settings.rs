@@ -12,7 +12,9 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::IngestError;
+use crate::key::{self, KeySource};
 use crate::partition::Partition;
+use crate::run::Control;
 
 /// What a `case_id` of the label table names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
@@ -33,7 +35,7 @@ pub struct Settings {
     pub reader: ReaderSettings,
     /// Shares of training and test, where no split is given.
     pub ratio: Ratio,
-    /// Seed of the split, and of the default key.
+    /// Seed of the split.
     pub seed: u64,
     /// Table `case_id,split` that overrides the ratio.
     pub split_file: Option<PathBuf>,
@@ -43,8 +45,10 @@ pub struct Settings {
     pub layout: Layout,
     /// Whether HU are stored beside the grey levels.
     pub with_hu: bool,
-    /// Secret key of the pseudonyms.
-    pub key_file: Option<PathBuf>,
+    /// Key of the pseudonyms.
+    pub key: KeySource,
+    /// Name of the cohort, with which the pseudonyms of its cases are salted.
+    pub cohort: Option<String>,
     /// File of makers, models and kernels that are stored as they stand, one a line.
     pub allow_values: Option<PathBuf>,
     /// Whether the label table's case ids are kept instead of pseudonyms.
@@ -79,33 +83,34 @@ impl Settings {
             "layout": self.layout,
             "with_hu": self.with_hu,
             "keep_case_ids": self.keep_case_ids,
+            "case_ids_salted": self.cohort.is_some(),
             "allow_values_blake3": self.allow_values.as_ref().map(hash).transpose()?,
         }))
     }
 
-    /// The hashes by the key that is asked for.
+    /// The hashes by the key that is asked for; `synthetic` says whether the cohort is.
     ///
     /// # Errors
-    /// When the key file cannot be used.
-    pub fn pseudonyms(&self) -> Result<Pseudonyms, IngestError> {
-        let pseudonyms = match &self.key_file {
-            Some(path) => Pseudonyms::of_file(path)?,
-            None => Pseudonyms::of_seed(self.seed)?,
-        };
+    /// When the key or the list of allowed values cannot be used.
+    pub fn pseudonyms(&self, synthetic: bool, control: &Control<'_>) -> Result<Pseudonyms, IngestError> {
+        let pseudonyms = key::pseudonyms(&self.key, synthetic, control)?;
         Ok(match &self.allow_values {
             Some(path) => pseudonyms.allowing(path)?,
             None => pseudonyms,
         })
     }
 
-    /// Name of a case in the shards: `case-` and 10 hex digits, or its own name
-    /// where that is asked for.
+    /// Name of a case in the shards: `case-` and 10 hex digits, salted with the name of the
+    /// cohort where there is one; or its own name where that is asked for.
     ///
     /// # Errors
     /// When its own name shall be kept and is no valid case id.
     pub fn shown_id(&self, name: &str, pseudonyms: &Pseudonyms) -> Result<CaseId, IngestError> {
         if !self.keep_case_ids {
-            return Ok(CaseId::new(format!("case-{}", &pseudonyms.hash(Kind::Case, name)[..10]))?);
+            // No name has a NUL: two cohorts never salt two names to one text.
+            let salted = self.cohort.as_ref().map(|cohort| format!("{cohort}\0{name}"));
+            let hash = pseudonyms.hash(Kind::Case, salted.as_deref().unwrap_or(name));
+            return Ok(CaseId::new(format!("case-{}", &hash[..10]))?);
         }
         CaseId::new(name).map_err(|_| IngestError::Settings {
             why: "--keep-case-ids needs case ids of 1 to 64 characters of A-Z a-z 0-9 . _ -".into(),

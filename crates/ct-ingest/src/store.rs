@@ -39,7 +39,10 @@ pub fn store_cases(
     tasks.sort_by(|a, b| a.0.case_id.cmp(&b.0.case_id));
     if let Some(pair) = tasks.windows(2).find(|pair| pair[0].0.case_id == pair[1].0.case_id) {
         let why = format!("two cases get the name {}", pair[0].0.case_id);
-        return Err(IngestError::Settings { why, fix: "use another --seed or --key-file".into() });
+        return Err(IngestError::Settings {
+            why,
+            fix: "give the cohort a --cohort NAME, or another --key-file".into(),
+        });
     }
     let opening = Opening {
         flow: std::mem::take(&mut accounting.flow),
@@ -136,7 +139,12 @@ fn read_case(
         return Ok(piece);
     }
     let (account, slices) = match read(task) {
-        Ok(case) => CaseAccount::of_read(task, case),
+        Ok(case) => {
+            if let Some(origin) = &accounting.origin {
+                origin.check(&task.case_id, case.synthetic)?;
+            }
+            CaseAccount::of_read(task, case)
+        }
         Err((file, fault)) => {
             let fault = Fault::from(fault);
             let line = match file {

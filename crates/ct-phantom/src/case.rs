@@ -31,7 +31,7 @@ pub(crate) fn make(
     keep_going: &dyn Fn() -> bool,
 ) -> Result<CaseTruth, PhantomError> {
     let named = |part: &str| stream(cohort_seed, &[&plan.case_id, part]);
-    let uid = |part: &str| uid(cohort_seed, &[&plan.case_id, part]);
+    let uid = |part: &str| uid(cohort_seed, &[&spec.name, &plan.case_id, part]);
 
     let [low, high] = spec.z_coverage;
     let length = (plan.n_slices - 1) as f32 * SLICE_MM;
@@ -58,7 +58,7 @@ pub(crate) fn make(
     let header = SeriesHeader {
         scanner: &scanner,
         implicit_vr: plan.implicit_vr,
-        patient_id: patient_id(plan),
+        patient_id: patient_id(&spec.name, cohort_seed, plan),
         patient_name: format!("SYNTHETIC^CASE-{number}"),
         study_uid: uid("study"),
         series_uid: uid("series"),
@@ -114,9 +114,15 @@ pub(crate) fn make(
     })
 }
 
-/// PatientID of a case: fake, and says so.
-pub(crate) fn patient_id(plan: &CasePlan) -> String {
-    format!("SYNTHETIC-{}", plan.case_id.rsplit('-').next().unwrap_or_default())
+/// Longest part of a cohort's name in a PatientID, which has 64 characters.
+const MAX_COHORT_LEN: usize = 24;
+
+/// PatientID of a case: fake, and says so; no two cohorts share one.
+pub(crate) fn patient_id(cohort: &str, seed: u64, plan: &CasePlan) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
+    let cohort: String = cohort.chars().map(plain).take(MAX_COHORT_LEN).collect();
+    let number = plan.case_id.rsplit('-').next().unwrap_or_default();
+    format!("SYNTHETIC-{cohort}-{seed}-{number}")
 }
 
 /// Heights of the slices above the lungs' lowest edge, rising, in half millimetres.

@@ -1,6 +1,7 @@
 //! Writes one image as a CT Image Storage file.
 
 use crate::{PhantomError, geometry::SLICE_MM, noise::SIZE, scanner::Scanner};
+use diag_data::case::SYNTHETIC_MARK;
 use dicom::{
     core::{DataElement, PrimitiveValue, VR, dicom_value, smallvec::SmallVec},
     dictionary_std::{tags, uids},
@@ -88,7 +89,7 @@ pub(crate) fn write(
     text(tags::FRAME_OF_REFERENCE_UID, VR::UI, &series.frame_uid);
     text(tags::POSITION_REFERENCE_INDICATOR, VR::LO, "SN");
     text(tags::SLICE_LOCATION, VR::DS, &decimals(&image.position[2..]));
-    text(tags::IMAGE_COMMENTS, VR::LT, "SYNTHETIC: made by ct-phantom, not a patient");
+    text(tags::IMAGE_COMMENTS, VR::LT, SYNTHETIC_MARK);
     text(tags::PHOTOMETRIC_INTERPRETATION, VR::CS, "MONOCHROME2");
     text(tags::PIXEL_SPACING, VR::DS, &decimals(&[series.spacing_mm; 2]));
     text(tags::BURNED_IN_ANNOTATION, VR::CS, "NO");

@@ -4,9 +4,12 @@
 //! - **Out:** a folder with one DICOM series a case, `labels.csv` and `truth.json` ([`Truth`]).
 //!   The same cohort, seed and version give the same bytes with any number of threads.
 //! - **Refuses to know:** how a series is read, selected or learned from. It shares no code with
-//!   the reader that it tests.
+//!   the reader that it tests; only the mark of synthetic files
+//!   ([`diag_data::case::SYNTHETIC_MARK`]) is that of both.
 //!
-//! Every file says that it is synthetic: in the patient's name, the descriptions and the comments.
+//! Every file says that it is synthetic: by that mark in ImageComments, which readers demand, and
+//! for people in the patient's name and the descriptions. PatientIDs and UIDs follow from the
+//! cohort's name and the seed: two cohorts are two populations.
 //! The images imitate the look of CT; they are no model of disease and prove nothing about patients.
 
 mod anatomy;

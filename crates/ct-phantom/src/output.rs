@@ -40,7 +40,11 @@ impl Output {
         header.extend(has_split.then_some("split"));
         table.write_record(&header).map_err(fail)?;
         for plan in plans {
-            let mut row = vec![plan.case_id.clone(), plan.given_label.name().into(), patient_id(plan)];
+            let mut row = vec![
+                plan.case_id.clone(),
+                plan.given_label.name().into(),
+                patient_id(&truth.cohort.name, truth.seed, plan),
+            ];
             if has_split {
                 row.push(plan.split.map(|split| split.name().into()).unwrap_or_default());
             }

@@ -110,6 +110,9 @@ fn headers_are_those_of_a_ct_and_match_the_truth() {
             {
                 assert!(text(&object, tag).contains("SYNTHETIC"), "{tag}");
             }
+            assert_eq!(text(&object, tags::IMAGE_COMMENTS), diag_data::case::SYNTHETIC_MARK);
+            let population = format!("SYNTHETIC-{}-{}-", MADE.truth.cohort.name, MADE.truth.seed);
+            assert!(text(&object, tags::PATIENT_ID).starts_with(&population));
             assert_eq!((number(&object, tags::ROWS), number(&object, tags::COLUMNS)), (512.0, 512.0));
             assert_eq!(number(&object, tags::SLICE_THICKNESS), f64::from(SLICE_MM));
             let spacing =

@@ -49,7 +49,7 @@ impl ReadError {
     pub fn remedy(&self) -> String {
         match self {
             Self::Folder { .. } => "check the path and its permissions".into(),
-            Self::Key { .. } => "correct the file and run again".into(),
+            Self::Key { .. } => "give a file of at least 32 random bytes with --key-file".into(),
             Self::Words { .. } => "give a text file with one manufacturer, model or kernel a line".into(),
             Self::Settings { fix, .. } => fix.clone(),
             Self::Data(err) => err.remedy(),

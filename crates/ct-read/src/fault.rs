@@ -68,6 +68,9 @@ pub enum Fault {
     /// The image may show a name.
     #[error("it says that text is burned into its pixels")]
     BurnedIn,
+    /// Some slices of a series were made by a scanner, others not.
+    #[error("some of its slices bear the mark of synthetic images, others do not")]
+    MixedOrigin,
     /// Two slices at one position differ.
     #[error("two different slices lie at the same position ({count} positions)")]
     SamePosition {
@@ -152,6 +155,7 @@ impl Fault {
             Self::Rescale { .. } => "rescale",
             Self::Pixels { .. } => "pixels",
             Self::BurnedIn => "burned-in",
+            Self::MixedOrigin => "mixed-origin",
             Self::SamePosition { .. } => "same-position",
             Self::SeveralPatients { .. } => "several-patients",
             Self::Gaps { .. } => "gaps",
@@ -184,6 +188,7 @@ impl Fault {
             }
             Self::Pixels { .. } => "export the file again; its pixels do not match its header".into(),
             Self::BurnedIn => "remove the text from the pixels, and set BurnedInAnnotation to NO".into(),
+            Self::MixedOrigin => "keep synthetic and other images in cohorts of their own".into(),
             Self::SamePosition { .. } => "keep one of the acquisitions, in a folder of its own".into(),
             Self::SeveralPatients { .. } => {
                 "give each patient a folder and a line of the label table of its own".into()

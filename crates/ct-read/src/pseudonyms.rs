@@ -3,9 +3,8 @@
 //! Shards hold an allow-list of columns, none of them free text, so there is
 //! nothing to remove; what must stay comparable (is it the same patient?)
 //! becomes an HMAC-SHA256. Without the key nobody can test a guessed name
-//! against a hash. The default key follows from the seed, so that the same
-//! command gives the same bytes, and is therefore no secret: publish only what
-//! was made with a key file of your own.
+//! against a hash. Where a key comes from is the caller's decision; the public one
+//! is in this file, and is meant for images behind which there is nobody.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -20,7 +19,7 @@ use crate::error::ReadError;
 use crate::words::{HeaderText, ScannerText, ScannerWords};
 
 /// Fewest bytes of a key file: as many as the hash has.
-const MIN_KEY_LEN: usize = 32;
+pub const MIN_KEY_LEN: usize = 32;
 /// Hex digits of a key id.
 const KEY_ID_LEN: usize = 8;
 /// Hex digits of a token: two of a hundred texts are confused once in 3,400 cohorts.
@@ -60,25 +59,25 @@ impl std::fmt::Debug for Pseudonyms {
 }
 
 impl Pseudonyms {
-    /// The documented default: a key that follows from the seed. Repeatable, not secret.
+    /// The key that everybody knows: whoever guesses a name can test the guess.
     ///
     /// # Errors
     /// Never in practice: HMAC takes a key of any length.
-    pub fn of_seed(seed: u64) -> Result<Self, ReadError> {
-        Self::of_key(format!("covid19-diag ct-ingest default key, seed {seed}").as_bytes(), KeyKind::Public)
+    pub fn public() -> Result<Self, ReadError> {
+        Self::of_key(b"covid19-diag public key, version 2", KeyKind::Public)
     }
 
-    /// A secret key: the bytes of a file.
+    /// A secret key: the bytes of a file, of which `kind` says whose it is.
     ///
     /// # Errors
     /// When it cannot be read or has fewer than 32 bytes.
-    pub fn of_file(path: &Path) -> Result<Self, ReadError> {
+    pub fn of_file(path: &Path, kind: KeyKind) -> Result<Self, ReadError> {
         let key = files::read(path)?;
         if key.len() < MIN_KEY_LEN {
             let why = format!("the key has {} bytes, at least {MIN_KEY_LEN} are needed", key.len());
             return Err(ReadError::Key { path: path.into(), why });
         }
-        Self::of_key(&key, KeyKind::File)
+        Self::of_key(&key, kind)
     }
 
     fn of_key(key: &[u8], kind: KeyKind) -> Result<Self, ReadError> {
@@ -147,9 +146,14 @@ mod tests {
     use super::*;
     use crate::words::PartsOfNames;
 
+    fn keys() -> (Pseudonyms, Pseudonyms) {
+        let key = |byte: u8| Pseudonyms::of_key(&[byte; 32], KeyKind::File).unwrap();
+        (key(1), key(2))
+    }
+
     #[test]
     fn hashes_differ_by_key_kind_and_text_and_repeat() {
-        let (a, b) = (Pseudonyms::of_seed(1).unwrap(), Pseudonyms::of_seed(2).unwrap());
+        let (a, b) = keys();
         let first = a.hash(Kind::Patient, "x");
         assert_eq!(first, a.hash(Kind::Patient, "x"));
         assert_ne!(first, b.hash(Kind::Patient, "x"));
@@ -161,7 +165,7 @@ mod tests {
 
     #[test]
     fn an_unlisted_text_becomes_a_token_that_only_equal_ones_share() {
-        let (a, b) = (Pseudonyms::of_seed(1).unwrap(), Pseudonyms::of_seed(2).unwrap());
+        let (a, b) = keys();
         let text = |value: &str| HeaderText::new(value.into(), &PartsOfNames::default());
         let shown = |key: &Pseudonyms, value: &str| key.scanner_text(ScannerText::Model, &text(value), None);
         assert_eq!(shown(&a, "somatom force"), "SOMATOM Force");
@@ -177,8 +181,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("key");
         std::fs::write(&path, [7; 31]).unwrap();
-        assert!(matches!(Pseudonyms::of_file(&path), Err(ReadError::Key { .. })));
+        assert!(matches!(Pseudonyms::of_file(&path, KeyKind::File), Err(ReadError::Key { .. })));
         std::fs::write(&path, [7; 32]).unwrap();
-        assert!(Pseudonyms::of_file(&path).is_ok());
+        assert!(Pseudonyms::of_file(&path, KeyKind::File).is_ok());
     }
 }

@@ -10,6 +10,8 @@
 pub mod bar;
 pub mod log;
 pub mod output;
+pub mod printable;
 pub mod signal;
 
 pub use output::{Outcome, fail, finish, note, say};
+pub use printable::{printable, printable_json};

@@ -4,6 +4,8 @@ use std::error::Error;
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
+use crate::printable::printable;
+
 /// How a command ended, beside its result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -40,10 +42,11 @@ pub fn finish(result: &str, outcome: Outcome) -> ExitCode {
     }
 }
 
-/// Shows an error in two lines: what and where with its causes, and what can be done.
+/// Shows an error in two lines: what and where with its causes, and what can be done. Control
+/// characters of names and paths are escaped.
 /// Exit code 1.
 pub fn fail(err: &dyn Error, remedy: &str) -> ExitCode {
-    say(&format!("error: {}\n  fix: {remedy}", chain(err)));
+    say(&format!("error: {}\n  fix: {}", printable(&chain(err)), printable(remedy)));
     ExitCode::FAILURE
 }
 

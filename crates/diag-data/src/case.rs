@@ -4,6 +4,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::DataError;
 
+/// The mark of images that no scanner made. `ct-phantom` writes it as ImageComments (0020,4000) of
+/// every file; a NIfTI volume bears it as its description. Only a file that has exactly this
+/// text there is synthetic: no word in a comment is enough.
+pub const SYNTHETIC_MARK: &str = "SYNTHETIC: made by ct-phantom, not a patient";
+
 /// Name of a case: a pseudonym. Invariant: 1 to 64 characters of
 /// `A-Z a-z 0-9 . _ -`, not starting with a dot, so that it is safe as a file name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

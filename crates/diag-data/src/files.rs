@@ -108,16 +108,10 @@ impl StagedDir {
     /// # Errors
     /// As [`create`](Self::create).
     pub fn resume(target: &Path) -> Result<Self, DataError> {
-        let occupied = match fs::read_dir(target) {
-            Ok(mut entries) => entries.next().is_some(),
-            Err(err) if err.kind() == std::io::ErrorKind::NotFound => false,
-            Err(_) => true,
-        };
-        if occupied {
-            return Err(DataError::OutputExists { path: target.into() });
-        }
+        refuse_occupied(target)?;
         let staged = sibling(target, "partial");
         fs::create_dir_all(&staged).map_err(DataError::io("create", &staged))?;
+        close_to_others(&staged)?;
         let lock = fs::File::create(staged.join(LOCK)).map_err(DataError::io("create", &staged))?;
         match lock.try_lock() {
             Ok(()) => {
@@ -180,6 +174,33 @@ impl Drop for StagedDir {
     }
 }
 
+/// Refuses a place that a new folder cannot take.
+///
+/// # Errors
+/// When the target exists and is not an empty folder.
+pub fn refuse_occupied(target: &Path) -> Result<(), DataError> {
+    let occupied = match fs::read_dir(target) {
+        Ok(mut entries) => entries.next().is_some(),
+        Err(err) => err.kind() != std::io::ErrorKind::NotFound,
+    };
+    if occupied { Err(DataError::OutputExists { path: target.into() }) } else { Ok(()) }
+}
+
+/// Lets only its owner into a folder: a killed run leaves unfinished work in it. Where there
+/// is no such permission, the folder has those of the one above it.
+///
+/// # Errors
+/// When the folder is somebody else's.
+pub fn close_to_others(folder: &Path) -> Result<(), DataError> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
+            .map_err(DataError::io("close to others", folder))?;
+    }
+    Ok(())
+}
+
 /// `dir/name` becomes `dir/.name.suffix`: the same file system, so that a rename is atomic.
 pub(crate) fn sibling(path: &Path, suffix: &str) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -226,6 +247,22 @@ mod tests {
         };
         assert_eq!([made(StagedDir::create), made(StagedDir::resume)], [false, true]);
         assert_eq!([made(StagedDir::create), made(StagedDir::resume)], [false, true]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn unfinished_work_is_closed_to_others_and_finished_work_is_not() {
+        use std::os::unix::fs::PermissionsExt;
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("shards");
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let plain = root.path().join("plain");
+        fs::create_dir(&plain).unwrap();
+        let staged = StagedDir::create(&target).unwrap();
+        assert_eq!(mode(staged.path()), 0o700);
+        fs::create_dir(staged.path().join("inner")).unwrap();
+        staged.commit("inner").unwrap();
+        assert_eq!(mode(&target), mode(&plain));
     }
 
     #[test]

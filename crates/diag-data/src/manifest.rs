@@ -22,6 +22,9 @@ pub struct Manifest {
     pub synthetic: bool,
     /// The key of the pseudonyms.
     pub key: KeyInfo,
+    /// Cases of which nothing says whether text is burned into the pixels: BurnedInAnnotation is
+    /// neither YES (such a case is set aside) nor NO. Pixels are not searched for text.
+    pub n_cases_burned_in_unknown: u64,
     /// What was stored.
     pub spec: ShardSpec,
     /// The command's resolved settings.

@@ -161,6 +161,7 @@ impl WorkingCopy {
         let name = format!("covid19-diag-{}-{}", std::process::id(), &hash[..16]);
         let copy = Self { folder: std::env::temp_dir().join(name), store: Some(path.into()) };
         fs::create_dir_all(&copy.folder).map_err(DataError::io("create", &copy.folder))?;
+        crate::files::close_to_others(&copy.folder)?;
         self::copy(path, &copy.folder, &[])?;
         Ok(copy)
     }

@@ -50,6 +50,8 @@ pub struct Job {
 pub struct Outcome {
     /// Whether every used file bears the mark of ct-phantom.
     pub synthetic: bool,
+    /// Cases of which nothing says whether text is burned into the pixels.
+    pub n_burned_in_unknown: u64,
     /// Inclusion and exclusion.
     pub flow: Flow,
     /// One row a case, in the order of their slices.

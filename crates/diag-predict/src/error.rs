@@ -50,7 +50,7 @@ pub enum PredictError {
     Study {
         /// What is wrong.
         why: String,
-        /// The file at fault, or the folder.
+        /// The folder; or the file at fault, where paths may be shown.
         place: PathBuf,
         /// What can be done about it.
         remedy: String,

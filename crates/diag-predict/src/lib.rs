@@ -13,7 +13,7 @@
 mod error;
 mod report;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use ct_read::case::{self, CaseFiles, ReadCase, Reader};
 use ct_read::pseudonyms::Pseudonyms;
@@ -37,6 +37,8 @@ pub struct PredictJob {
     pub run: PathBuf,
     /// Folder with the DICOM files of one study.
     pub study: PathBuf,
+    /// Whether errors name files below that folder; their paths may name patients.
+    pub keep_paths: bool,
 }
 
 /// Predicts the classes of one study.
@@ -57,7 +59,7 @@ pub fn predict(job: &PredictJob) -> Result<StudyReport, PredictError> {
     if settings.source == Source::Images {
         return Err(PredictError::PlainImages);
     }
-    let case = read_study(&job.study, settings)?;
+    let case = read_study(job, settings)?;
     let network = model.network.folded()?;
     let (height, width) = (settings.size as usize, settings.size as usize);
     let mut slices = Vec::with_capacity(case.slices.len());
@@ -80,7 +82,8 @@ pub fn predict(job: &PredictJob) -> Result<StudyReport, PredictError> {
 }
 
 /// Reads the slices of a folder as one case.
-fn read_study(folder: &Path, settings: &ReaderSettings) -> Result<ReadCase, PredictError> {
+fn read_study(job: &PredictJob, settings: &ReaderSettings) -> Result<ReadCase, PredictError> {
+    let folder = job.study.as_path();
     let listing = Listing::of(folder)?;
     let scans = scan::scan(&listing, Format::Dicom);
     let mut studies: Vec<_> = scans
@@ -95,13 +98,33 @@ fn read_study(folder: &Path, settings: &ReaderSettings) -> Result<ReadCase, Pred
     if studies.len() > 1 {
         return Err(PredictError::ManyStudies { n_studies: studies.len(), folder: folder.into() });
     }
-    // Hashes are made, but none is shown.
-    let pseudonyms = Pseudonyms::of_seed(0)?;
+    // Hashes are made, but none is shown: any key will do.
+    let pseudonyms = Pseudonyms::public()?;
     let reader = Reader::new(&listing, settings, &pseudonyms, false)?;
     let case = CaseFiles { files: (0..listing.files.len()).collect(), name: None, preview: None };
     case::read_volume(&case, Format::Dicom, &reader).map_err(|(file, fault)| PredictError::Study {
         remedy: fault.remedy(),
         why: fault.to_string(),
-        place: file.map_or_else(|| folder.to_path_buf(), |file| listing.files[file].path().into_owned()),
+        place: match file.filter(|_| job.keep_paths) {
+            Some(file) => listing.files[file].path().into_owned(),
+            None => folder.into(),
+        },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_names_files_below_the_study_only_on_request() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("Zbigniew.dcm"), b"broken").unwrap();
+        let error = |keep_paths| {
+            let job = PredictJob { run: PathBuf::new(), study: folder.path().into(), keep_paths };
+            read_study(&job, &ReaderSettings::DEFAULT).unwrap_err().to_string()
+        };
+        assert!(error(true).ends_with("Zbigniew.dcm"), "{}", error(true));
+        assert!(!error(false).contains("Zbigniew"), "{}", error(false));
+    }
 }

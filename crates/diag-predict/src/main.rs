@@ -14,6 +14,9 @@ struct Args {
     run: PathBuf,
     /// Folder with the DICOM files of one study.
     dicom_dir: PathBuf,
+    /// Name files below that folder in errors; their paths may name patients.
+    #[arg(long)]
+    keep_paths: bool,
     /// Print one JSON document instead of a table.
     #[arg(long)]
     json: bool,
@@ -25,7 +28,7 @@ fn main() -> ExitCode {
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
         .with_writer(std::io::stderr)
         .init();
-    match predict(&PredictJob { run: args.run, study: args.dicom_dir }) {
+    match predict(&PredictJob { run: args.run, study: args.dicom_dir, keep_paths: args.keep_paths }) {
         Ok(report) => {
             print_report(&report, args.json);
             ExitCode::SUCCESS

@@ -3,11 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
 use ct_ingest::IngestError;
 use ct_ingest::dicom_run::{self, DicomRun};
+use ct_ingest::key::KeySource;
 use ct_ingest::run::{Control, Event, Summary};
 use ct_ingest::settings::{Match, Settings};
 use ct_read::scan::Format;
@@ -63,6 +65,7 @@ impl Dicom {
         dicom.number(0x0028_0101, "US", 16);
         dicom.number(0x0028_0102, "US", 15);
         dicom.number(0x0028_0103, "US", 1);
+        dicom.text(0x0028_0301, "CS", "NO");
         dicom.text(0x0028_1052, "DS", "-1024");
         dicom.text(0x0028_1053, "DS", "1");
         dicom.stored(&chest_hu(z).map(|hu| hu + 1024));
@@ -268,6 +271,19 @@ pub fn with_control<T>(work: impl FnOnce(&Control<'_>) -> T) -> (T, Vec<String>)
     (result, codes.into_inner().unwrap())
 }
 
+/// A key: tests leave that of the machine's user alone.
+pub fn key_file() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/ingest/key.txt")
+}
+
+/// The command itself, with a folder for settings of its own.
+pub fn program(config_home: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ct-ingest"));
+    command.env("XDG_CONFIG_HOME", config_home).env("HOME", config_home);
+    command.env_remove("COVID19_DIAG_KEY_FILE");
+    command
+}
+
 /// All slices, the size of the source kept, HU beside them.
 pub fn settings() -> Settings {
     Settings {
@@ -278,7 +294,8 @@ pub fn settings() -> Settings {
         label_set: None,
         layout: Layout::Raw,
         with_hu: true,
-        key_file: None,
+        key: KeySource::File(key_file()),
+        cohort: None,
         allow_values: None,
         keep_case_ids: true,
         keep_paths: false,

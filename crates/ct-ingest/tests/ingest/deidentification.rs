@@ -2,12 +2,11 @@
 //! folder names and archives, and searched in every byte that comes out.
 
 use std::path::Path;
-use std::process::Command;
 
 use ct_ingest::settings::Settings;
 use diag_data::shard::ShardSet;
 
-use crate::common::{Cohort, Dicom, Elements, rows, sequence, series, settings, text};
+use crate::common::{Cohort, Dicom, Elements, program, rows, sequence, series, settings, text};
 use crate::tested::aside;
 
 /// Part of every planted name; it occurs nowhere else.
@@ -127,7 +126,7 @@ fn no_byte_that_comes_out_names_anybody() {
     // The command itself, with all it logs. It runs beside its input: a path that
     // the operator typed may come back in a message.
     let run = |arguments: &[&str]| {
-        let program = Command::new(env!("CARGO_BIN_EXE_ct-ingest"))
+        let program = program(&cohort.folder.path().join("config"))
             .args(arguments)
             .current_dir(cohort.folder.path())
             .env("RUST_LOG", "trace")

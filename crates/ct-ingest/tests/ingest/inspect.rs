@@ -1,10 +1,8 @@
 //! What `inspect` tells of a messy folder.
 
-use std::process::Command;
-
 use ct_ingest::inspect;
 
-use crate::common::{Cohort, Dicom, series};
+use crate::common::{Cohort, Dicom, program, series};
 
 /// Two patients, one with two series and a localizer, one coronal; a report, a
 /// broken file, a NIfTI volume, a note.
@@ -113,8 +111,7 @@ fn scanners_off_the_list_are_numbered_and_an_operator_names_them() {
 #[test]
 fn the_text_reads_from_the_whole_to_the_series_to_what_to_decide() {
     let cohort = messy();
-    let output =
-        Command::new(env!("CARGO_BIN_EXE_ct-ingest")).arg("inspect").arg(cohort.dicom()).output().unwrap();
+    let output = program(cohort.folder.path()).arg("inspect").arg(cohort.dicom()).output().unwrap();
     assert_eq!(output.status.code(), Some(3));
     let text = String::from_utf8(output.stdout).unwrap();
     let mut rest = text.as_str();

@@ -157,6 +157,16 @@ pub fn seed() -> Vec<u8> {
     small.bytes()
 }
 
+/// The crafted chest with texts in the free fields of its header, by first byte and length.
+pub fn chest_with(texts: &[(usize, usize, &str)]) -> Vec<u8> {
+    let mut chest = Crafted::chest();
+    for &(at, length, text) in texts {
+        let bytes = &text.as_bytes()[..text.len().min(length)];
+        chest.header[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+    chest.bytes()
+}
+
 fn packed(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     std::io::Write::write_all(&mut encoder, bytes).unwrap();

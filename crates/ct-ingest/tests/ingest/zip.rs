@@ -31,7 +31,8 @@ fn case_entries(case: usize, folder: &str) -> Vec<(String, Vec<u8>)> {
     slices.iter().enumerate().map(|(i, slice)| (format!("{folder}/{i}.dcm"), slice.bytes())).collect()
 }
 
-fn archive(entries: &[(String, Vec<u8>)], method: CompressionMethod) -> Vec<u8> {
+/// An archive of files.
+pub fn archive(entries: &[(String, Vec<u8>)], method: CompressionMethod) -> Vec<u8> {
     let entries: Vec<(&str, &[u8])> =
         entries.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
     zipped(&entries, method)

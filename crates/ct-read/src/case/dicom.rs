@@ -26,6 +26,11 @@ use crate::words::{HeaderText, ScannerText};
 pub fn read(case: &CaseFiles, reader: &Reader<'_>) -> Result<ReadCase, CaseFault> {
     let mut found = Found::of(case, reader)?;
     let (stack, decoded) = choose(&mut found, case, reader)?;
+    let n_synthetic = stack.slices.iter().filter(|slice| slice.image.header.identity.synthetic).count();
+    let synthetic = n_synthetic == stack.slices.len();
+    if n_synthetic > 0 && !synthetic {
+        return Err((None, Fault::MixedOrigin));
+    }
     let kept = pictures::keep(decoded, stack.spacing, reader.settings, case.preview.as_deref())
         .map_err(|fault| (None, fault))?;
     let Found { mut files_aside, series_aside, mut warnings, .. } = found;
@@ -36,6 +41,10 @@ pub fn read(case: &CaseFiles, reader: &Reader<'_>) -> Result<ReadCase, CaseFault
     files_aside.sort_unstable();
     files_aside.dedup_by_key(|aside| aside.0);
     warnings.extend(stack.warnings.iter().cloned());
+    let burned_in_unknown = stack.slices.iter().any(|slice| slice.image.header.burned_in_unknown);
+    if burned_in_unknown {
+        warnings.push("BurnedInAnnotation is neither YES nor NO: the pixels may show text".into());
+    }
     let first: &Header = &stack.slices[0].image.header;
     let hash = |kind, text: &Option<String>| text.as_deref().map(|text| reader.pseudonyms.hash(kind, text));
     let texts = ScannerTexts::of(first, case.name.as_deref(), reader);
@@ -54,7 +63,8 @@ pub fn read(case: &CaseFiles, reader: &Reader<'_>) -> Result<ReadCase, CaseFault
             patient_age_years: first.identity.patient_age_years,
         },
         warnings,
-        synthetic: stack.slices.iter().any(|slice| slice.image.header.identity.synthetic),
+        synthetic,
+        burned_in_unknown,
         slices_aside: vec![TOO_LITTLE_LUNG; stack.slices.len() - kept.slices.len()],
         slices: kept.slices,
         files_aside,

@@ -40,6 +40,7 @@ pub fn read(
         series: SeriesFacts::default(),
         warnings: Vec::new(),
         synthetic: false,
+        burned_in_unknown: true,
         files_aside: Vec::new(),
         series_aside: Vec::new(),
         slices_aside: Vec::new(),

@@ -74,8 +74,10 @@ pub struct ReadCase {
     pub series: SeriesFacts,
     /// What was odd about the case, in words.
     pub warnings: Vec<String>,
-    /// Whether a used file says that it is synthetic.
+    /// Whether every used file bears the mark of synthetic images.
     pub synthetic: bool,
+    /// Whether nothing says of a used file that no text is burned into its pixels.
+    pub burned_in_unknown: bool,
     /// Files that are not in the used series, with the reason.
     pub files_aside: Vec<(usize, &'static str)>,
     /// Reasons of the series that were not used.

@@ -85,6 +85,7 @@ pub fn read(case: &CaseFiles, reader: &Reader<'_>) -> Result<ReadCase, CaseFault
         slices_aside: vec![TOO_LITTLE_LUNG; n_source_slices - kept.slices.len()],
         slices: kept.slices,
         synthetic: used.synthetic,
+        burned_in_unknown: true,
         files_aside,
         series_aside,
     })

@@ -1,5 +1,6 @@
 //! From the elements of a CT object to checked values.
 
+use diag_data::case::SYNTHETIC_MARK;
 use diag_data::units::Mm;
 
 use super::elements::{DataSet, PixelElement, TagNumber};
@@ -45,6 +46,8 @@ pub struct Header {
     pub identity: Identity,
     /// How it was acquired.
     pub scanner: Scanner,
+    /// Whether BurnedInAnnotation is neither YES (such a file is refused) nor NO.
+    pub burned_in_unknown: bool,
     /// What is odd about the file, in words.
     pub warnings: Vec<String>,
 }
@@ -89,7 +92,7 @@ pub struct Identity {
     pub sop_uid: Option<String>,
     /// FrameOfReferenceUID.
     pub frame_of_reference_uid: Option<String>,
-    /// Whether the object says that it is synthetic.
+    /// Whether the object bears [`SYNTHETIC_MARK`].
     pub synthetic: bool,
     /// PatientSex, if M, F or O.
     pub patient_sex: Option<String>,
@@ -139,7 +142,8 @@ pub fn read(set: &DataSet<'_>, meta: &DataSet<'_>, transfer_syntax: &str) -> Res
     if unit == Unit::Other {
         return Ok(Scanned::Other { reason: "values other than HU" });
     }
-    if set.text(tags::BURNED_IN_ANNOTATION).is_some_and(|text| text.eq_ignore_ascii_case("YES")) {
+    let burned_in = set.text(tags::BURNED_IN_ANNOTATION).map(|text| text.to_ascii_uppercase());
+    if burned_in.as_deref() == Some("YES") {
         return Err(Fault::BurnedIn);
     }
     let pixels = set.pixels.ok_or_else(|| missing("PixelData"))?;
@@ -176,6 +180,7 @@ pub fn read(set: &DataSet<'_>, meta: &DataSet<'_>, transfer_syntax: &str) -> Res
         frames,
         identity: identity(set),
         scanner: scanner(set, &places, lossy)?,
+        burned_in_unknown: burned_in.as_deref() != Some("NO"),
         warnings,
     })))
 }
@@ -297,15 +302,13 @@ fn pixel_format(set: &DataSet<'_>, warnings: &mut Vec<String>) -> Result<PixelFo
 }
 
 fn identity(set: &DataSet<'_>) -> Identity {
-    let says = |tag| set.text(tag).is_some_and(|text| text.to_uppercase().contains("SYNTHETIC"));
-    let named = set.text(tags::PATIENT_NAME).is_some_and(|name| name.starts_with("SYNTHETIC"));
     Identity {
         patient_id: set.text(tags::PATIENT_ID),
         study_uid: set.text(tags::STUDY_INSTANCE_UID),
         series_uid: set.text(tags::SERIES_INSTANCE_UID),
         sop_uid: set.text(tags::SOP_INSTANCE_UID),
         frame_of_reference_uid: set.text(tags::FRAME_OF_REFERENCE_UID),
-        synthetic: named || says(tags::IMAGE_COMMENTS),
+        synthetic: set.text(tags::IMAGE_COMMENTS).as_deref() == Some(SYNTHETIC_MARK),
         patient_sex: set.text(tags::PATIENT_SEX).filter(|sex| matches!(sex.as_str(), "M" | "F" | "O")),
         patient_age_years: set.text(tags::PATIENT_AGE).as_deref().and_then(age_years),
     }

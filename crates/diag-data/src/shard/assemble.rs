@@ -71,6 +71,7 @@ pub(super) fn manifest(job: &Job, outcome: &Outcome, files: Vec<ShardFile>) -> M
         tool: job.tool.clone(),
         synthetic: outcome.synthetic,
         key: job.key.clone(),
+        n_cases_burned_in_unknown: outcome.n_burned_in_unknown,
         spec: job.spec.clone(),
         config_sha256: files::sha256_hex(job.config.to_string().as_bytes()),
         config: job.config.clone(),

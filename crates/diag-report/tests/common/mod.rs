@@ -249,7 +249,7 @@ fn write_shards(target: &Path, labels: &LabelSet, fixture: &Fixture) -> Result<(
     }
     flow.files.drop_for("not DICOM");
     flow.slices.drop_for("outside the lungs");
-    let outcome = Outcome { synthetic: true, flow, cases: rows, quarantined: Vec::new() };
+    let outcome = Outcome { synthetic: true, flow, cases: rows, ..Outcome::default() };
     writer.finish(outcome, |_| BTreeMap::new())?;
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! The header of a NIfTI-1 file (nifti1.h, 348 bytes), checked.
 
+use diag_data::case::SYNTHETIC_MARK;
+
 use crate::fault::Fault;
 
 /// Bytes of the header.
@@ -80,7 +82,7 @@ pub struct Header {
     pub rescale: Option<(f64, f64)>,
     /// Voxel index to millimetres: rows for right, anterior, superior; the last column is the origin.
     pub affine: [[f64; 4]; 3],
-    /// Whether the description says that the volume is synthetic.
+    /// Whether the description is [`SYNTHETIC_MARK`].
     pub synthetic: bool,
     /// What is odd, in words.
     pub warnings: Vec<String>,
@@ -124,7 +126,7 @@ impl Header {
             return Err(wrong("its voxels start at an impossible place"));
         }
         let mut warnings = Vec::new();
-        let description = String::from_utf8_lossy(&fields.bytes[148..228]).to_uppercase();
+        let description = fields.bytes[148..228].split(|byte| *byte == 0).next();
         let header = Self {
             sides,
             voxel_type,
@@ -132,7 +134,7 @@ impl Header {
             voxel_offset: offset as u64,
             rescale: rescale(&fields)?,
             affine: affine(&fields, &mut warnings)?,
-            synthetic: description.contains("SYNTHETIC"),
+            synthetic: description == Some(SYNTHETIC_MARK.as_bytes()),
             warnings,
         };
         if header.volume_len() > MAX_VOLUME_LEN {
