@@ -25,7 +25,7 @@ pub enum Command {
     Dicom(DicomArgs),
     /// Turn NIfTI volumes into shards.
     Nifti(NiftiArgs),
-    /// Turn folders of PNG and JPEG slices into shards.
+    /// Turn folders of pictures (PNG, JPEG, TIFF, BMP, WebP) into shards.
     Images(ImagesArgs),
     /// Show what is below a folder, series by series; writes nothing.
     Inspect(InspectArgs),
@@ -82,6 +82,9 @@ pub struct VolumeArgs {
     /// Store HU beside the grey levels.
     #[arg(long)]
     pub with_hu: bool,
+    /// Fewest slices of a series that is used.
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    pub min_slices: u32,
     /// Set cases with gaps between slices aside.
     #[arg(long)]
     pub strict: bool,
@@ -101,6 +104,7 @@ impl VolumeArgs {
             reader: ReaderSettings {
                 series: self.series,
                 refuse_gaps: self.strict,
+                min_slices: self.min_slices,
                 select: self.select,
                 crop: self.crop,
                 window: Some(self.window),
@@ -124,6 +128,16 @@ pub struct ImagesArgs {
     /// Folder of list files, named like trainCT_COVID.txt, that give the split.
     #[arg(long, value_name = "DIR", conflicts_with = "split_file")]
     pub split_lists: Option<PathBuf>,
+    /// Slope by which stored values become HU: for pictures of CT numbers, 16 bits mostly.
+    #[arg(long, value_name = "S", requires = "hu_intercept", allow_hyphen_values = true)]
+    pub hu_slope: Option<f64>,
+    /// Intercept by which stored values become HU. Columns of these names in the label table
+    /// say it image by image.
+    #[arg(long, value_name = "I", requires = "hu_slope", allow_hyphen_values = true)]
+    pub hu_intercept: Option<f64>,
+    /// HU range that becomes black to white, where stored values become HU.
+    #[arg(long, value_name = "LO:HI", default_value = "-1350:150", allow_hyphen_values = true)]
+    pub window: HuWindow,
     #[command(flatten)]
     pub shared: SharedArgs,
 }
@@ -138,6 +152,10 @@ pub struct InspectArgs {
     /// Makers, models and kernels that are shown beside the known ones, one a line.
     #[arg(long, value_name = "FILE")]
     pub allow_values: Option<PathBuf>,
+    /// Write a label table to fill in: one line a folder of CT objects or a volume. The
+    /// names may be those of patients.
+    #[arg(long, value_name = "FILE.csv")]
+    pub labels_template: Option<PathBuf>,
     /// Print the result as one JSON document.
     #[arg(long)]
     pub json: bool,

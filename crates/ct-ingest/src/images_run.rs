@@ -1,4 +1,4 @@
-//! `ct-ingest images`: folders of PNG and JPEG slices to shards.
+//! `ct-ingest images`: folders of pictures of slices to shards.
 //!
 //! Classes and cases come from a label table, or from the folders: `class/image`
 //! is a case of one slice (nothing says which images share a patient),
@@ -10,12 +10,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use ct_read::case::{self, CaseFiles};
-use ct_read::picture;
+use ct_read::picture::{self, HuLine};
 use ct_read::pseudonyms::{Kind, Pseudonyms};
 use ct_read::source::{Listing, listing};
-use diag_data::case::{Label, LabelSet, Split};
+use diag_data::case::{CaseId, Label, LabelSet, Split};
 use diag_data::manifest::ShardSpec;
 use diag_data::shard::Job;
+use diag_data::units::HuWindow;
 
 use crate::IngestError;
 use crate::accounting::{Accounting, CaseTask};
@@ -38,7 +39,11 @@ pub struct ImagesRun {
     pub split_lists: Option<PathBuf>,
     /// Where the shard folder goes.
     pub out: PathBuf,
-    /// Everything else; what concerns HU plays no part.
+    /// How stored values become HU; absent for pictures of grey levels.
+    pub hu_line: Option<HuLine>,
+    /// HU range that becomes black to white, where stored values become HU.
+    pub window: HuWindow,
+    /// Everything else; what concerns volumes plays no part.
     pub settings: Settings,
 }
 
@@ -57,6 +62,7 @@ struct Found {
     label: Label,
     split: Option<Split>,
     patient: Option<String>,
+    hu_line: Option<HuLine>,
     files: Vec<usize>,
 }
 
@@ -83,7 +89,10 @@ fn ingest_in_pool(run: &ImagesRun, control: &Control<'_>) -> Result<Summary, Ing
     let is_image = |file: usize| picture::is_named_as_image(&listing.files[file].relative);
     let images: Vec<usize> = (0..listing.files.len()).filter(|&file| is_image(file)).collect();
     if images.is_empty() {
-        return Err(IngestError::Empty { what: "PNG or JPEG images", path: run.root.clone() });
+        return Err(IngestError::Empty {
+            what: "pictures (PNG, JPEG, TIFF, BMP, WebP)",
+            path: run.root.clone(),
+        });
     }
     let mut aside = Aside::default();
     let (labels, mut found) = match &table {
@@ -100,9 +109,14 @@ fn ingest_in_pool(run: &ImagesRun, control: &Control<'_>) -> Result<Summary, Ing
     let split_given = found.iter().any(|case| case.split.is_some());
     aside.cases_without_part(split_given, &mut found);
 
+    found.iter_mut().for_each(|case| case.hu_line = case.hu_line.or(run.hu_line));
+    let mut reader = settings.reader.clone();
+    if found.iter().any(|case| case.hu_line.is_some()) {
+        reader.window = Some(run.window);
+    }
     let spec = ShardSpec {
         labels,
-        reader: settings.reader.clone(),
+        reader: reader.clone(),
         layout: settings.layout,
         with_hu: false,
         split_seed: (!split_given).then_some(settings.seed),
@@ -120,7 +134,7 @@ fn ingest_in_pool(run: &ImagesRun, control: &Control<'_>) -> Result<Summary, Ing
         if listing::is_companion(relative) {
             accounting.flow.files.drop_for("not an image");
         } else {
-            let fault = ct_read::Fault::Image { why: "it is neither PNG nor JPEG by its name".into() };
+            let fault = ct_read::Fault::Image { why: "it is no picture by its name".into() };
             let fault = Fault::from(fault);
             accounting.flow.files.drop_for(fault.code());
             accounting.quarantine.add_path(relative, &fault, control);
@@ -135,6 +149,7 @@ fn ingest_in_pool(run: &ImagesRun, control: &Control<'_>) -> Result<Summary, Ing
     });
     let splits = splitting::place(&placeable.collect::<Vec<_>>(), settings)?;
     let mut tasks = Vec::with_capacity(found.len());
+    let mut lines: BTreeMap<CaseId, HuLine> = BTreeMap::new();
     for (case, split) in found.into_iter().zip(splits) {
         let task = CaseTask {
             case_id: settings.shown_id(&case.name, &pseudonyms)?,
@@ -144,11 +159,12 @@ fn ingest_in_pool(run: &ImagesRun, control: &Control<'_>) -> Result<Summary, Ing
             patient_hash: case.patient.as_deref().map(|id| pseudonyms.hash(Kind::Patient, id)),
             files: case.files,
         };
+        case.hu_line.and_then(|line| lines.insert(task.case_id.clone(), line));
         tasks.push((task, case.name));
     }
     let read = |task: &CaseTask| {
         let files = CaseFiles { files: task.files.clone(), name: None, preview: None };
-        case::read_pictures(&files, &listing, &settings.reader, &pseudonyms)
+        case::read_pictures(&files, &listing, &reader, &pseudonyms, lines.get(&task.case_id).copied())
     };
     let stored = store::store_cases(writer, tasks, accounting, &read, control)?;
     // The encoder needs its room.
@@ -231,6 +247,7 @@ fn of_table(table: &LabelTable, listing: &Listing, images: &[usize], aside: &mut
                 label: entry.label,
                 split: entry.split,
                 patient: entry.patient.clone(),
+                hu_line: entry.hu_line,
                 files,
             }),
             None => aside.cases.push((entry.case.clone(), 0, Fault::NoFiles)),
@@ -285,7 +302,7 @@ fn of_folders(
     }
     let found = cases
         .into_iter()
-        .map(|(name, (label, files))| Found { name, label, split: None, patient: None, files })
+        .map(|(name, (label, files))| Found { name, label, split: None, patient: None, hu_line: None, files })
         .collect();
     Ok((labels, found))
 }

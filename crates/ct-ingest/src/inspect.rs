@@ -8,6 +8,7 @@ use std::path::Path;
 use ct_read::Fault;
 use ct_read::case::same_pixels;
 use ct_read::dicom::{self, Header};
+use ct_read::picture;
 use ct_read::scan::{self, Format, Scan};
 use ct_read::slice::MIN_SLICES;
 use ct_read::source::{ListedFile, Listing};
@@ -45,6 +46,23 @@ pub struct Inspection {
     pub broken: Vec<BrokenFile>,
     /// What needs a decision, in words.
     pub advice: Vec<String>,
+    /// What a label table may name: folders of CT objects, and volumes. May name somebody.
+    #[serde(skip)]
+    pub case_ids: BTreeSet<String>,
+    /// Pictures, which `images` reads.
+    pub n_pictures: usize,
+}
+
+impl Inspection {
+    /// A label table to fill in.
+    pub fn labels_template(&self) -> String {
+        let quoted = |case: &String| {
+            let is_plain = !case.contains([',', '"', '\n', '\r']);
+            if is_plain { case.clone() } else { format!("\"{}\"", case.replace('"', "\"\"")) }
+        };
+        let rows = self.case_ids.iter().map(|case| format!("{},,\n", quoted(case)));
+        std::iter::once("case_id,label,patient_id\n".to_string()).chain(rows).collect()
+    }
 }
 
 /// One patient, as far as shards would tell.
@@ -179,21 +197,26 @@ pub fn inspect(
     let mut volumes = Vec::new();
     let mut placed = Vec::new();
     let mut people = People::default();
+    let mut case_ids = BTreeSet::new();
     for (file, scan) in scans.iter().enumerate() {
         let path = &listing.files[file].relative;
         match scan {
             Scan::Other(reason) => *others.entry((*reason).into()).or_default() += 1,
             Scan::Broken { fault, .. } => broken.push(broken_file(path, fault)),
             Scan::Volume(header) => match nifti::Axial::of(header) {
-                Ok(axial) => volumes.push(VolumeLine {
-                    path: shown(path),
-                    shape: [axial.n_slices, axial.rows, axial.cols],
-                    spacing: axial.spacing,
-                    step: axial.step,
-                }),
+                Ok(axial) => {
+                    case_ids.insert(path.to_string());
+                    volumes.push(VolumeLine {
+                        path: shown(path),
+                        shape: [axial.n_slices, axial.rows, axial.cols],
+                        spacing: axial.spacing,
+                        step: axial.step,
+                    });
+                }
                 Err(fault) => broken.push(broken_file(path, &fault)),
             },
             Scan::Ct(header) => {
+                case_ids.insert(folder_of(path).to_string());
                 people.meet(header);
                 let image = |frame| ImageRef { file, frame, header: header.clone() };
                 placed.extend((0..header.frames.len()).map(image));
@@ -222,6 +245,8 @@ pub fn inspect(
         others,
         broken,
         advice: Vec::new(),
+        case_ids,
+        n_pictures: listing.files.iter().filter(|file| picture::is_named_as_image(&file.relative)).count(),
     };
     found.advice = advice(&found, texts.unlisted.len());
     Ok(found)
@@ -412,11 +437,19 @@ fn advice(found: &Inspection, n_unlisted: usize) -> Vec<String> {
             count(n_spread, "series is spread", "series are spread")
         ));
     }
+    if found.series.is_empty() && !found.volumes.is_empty() {
+        advice.push("`ct-ingest nifti` reads these volumes".into());
+    }
+    if found.series.is_empty() && found.volumes.is_empty() && found.n_pictures > 0 {
+        advice.push(format!("`ct-ingest images` reads {}", count(found.n_pictures, "picture", "pictures")));
+    }
     if !found.volumes.is_empty() && !found.series.is_empty() {
         advice.push("DICOM and NIfTI lie side by side: `dicom` and `nifti` each read their own".into());
     }
     if !found.broken.is_empty() {
-        advice.push("a broken file sets its whole case aside: copy it again, or move it away".into());
+        advice.push(
+            "a broken file of the used series sets its case aside: copy it again, or move it away".into(),
+        );
     }
     advice
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use ct_read::picture::HuLine;
 use diag_data::case::{Label, LabelSet, Split};
 use serde::Deserialize;
 
@@ -26,7 +27,7 @@ pub struct LabelTable {
 }
 
 /// One case of the table.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct LabelRow {
     /// Folder, PatientID or SeriesInstanceUID: may name somebody.
     pub case: String,
@@ -36,6 +37,8 @@ pub struct LabelRow {
     pub split: Option<Split>,
     /// Its patient, where the table says so.
     pub patient: Option<String>,
+    /// How the stored values of its pictures become HU, where the table says so.
+    pub hu_line: Option<HuLine>,
     /// Its line in the table, from 1; the header is line 1.
     pub line: u64,
 }
@@ -77,7 +80,7 @@ impl LabelTable {
     /// # Errors
     /// As [`read`](Self::read).
     pub fn parse(bytes: &[u8], path: &Path, known: Option<LabelSet>) -> Result<Self, IngestError> {
-        const OPTIONAL: [&str; 2] = ["split", "patient_id"];
+        const OPTIONAL: [&str; 4] = ["split", "patient_id", "hu_slope", "hu_intercept"];
         let table = Table::parse(bytes, path, &["case_id", "label"], &OPTIONAL)?;
         let names: Vec<(u64, &str)> =
             table.rows.iter().map(|row| (row.line, row.required("label"))).collect();
@@ -91,9 +94,9 @@ impl LabelTable {
         for row in &table.rows {
             let wrong = |why: String| IngestError::TableRow { path: path.into(), line: row.line, why };
             let name = row.required("label");
-            let label = labels.find(name).ok_or_else(|| {
-                wrong(format!("the label is not one of {}", labels.names().join(", ")))
-            })?;
+            let label = labels
+                .find(name)
+                .ok_or_else(|| wrong(format!("the label is not one of {}", labels.names().join(", "))))?;
             let split = row.optional("split").map(str::parse).transpose();
             let split = split.map_err(|_: diag_data::DataError| wrong(NO_SPLIT.into()))?;
             let case = row.required("case_id").trim_end_matches('/').to_string();
@@ -101,7 +104,8 @@ impl LabelTable {
                 return Err(wrong("the case_id is empty".into()));
             }
             let patient = row.optional("patient_id").map(String::from);
-            let checked = LabelRow { case: case.clone(), label, split, patient, line: row.line };
+            let hu_line = hu_line(row.optional("hu_slope"), row.optional("hu_intercept")).map_err(wrong)?;
+            let checked = LabelRow { case: case.clone(), label, split, patient, hu_line, line: row.line };
             if rows.insert(case, checked).is_some() {
                 return Err(wrong("the case_id occurs twice".into()));
             }
@@ -135,6 +139,22 @@ impl LabelTable {
     }
 }
 
+fn hu_line(slope: Option<&str>, intercept: Option<&str>) -> Result<Option<HuLine>, String> {
+    let number = |name: &str, text: &str| {
+        let number = text.parse::<f64>().ok().filter(|number| number.is_finite());
+        number.ok_or_else(|| format!("{name} is not a number"))
+    };
+    match (slope, intercept) {
+        (None, None) => Ok(None),
+        (Some(slope), Some(intercept)) => {
+            let line =
+                HuLine { slope: number("hu_slope", slope)?, intercept: number("hu_intercept", intercept)? };
+            if line.slope == 0.0 { Err("hu_slope is 0".into()) } else { Ok(Some(line)) }
+        }
+        _ => Err("hu_slope and hu_intercept belong together".into()),
+    }
+}
+
 /// The classes of a table: its names, where none is a misspelling of another.
 fn label_set(names: &[(u64, &str)], path: &Path) -> Result<LabelSet, IngestError> {
     let wrong = |line: u64, why: String| IngestError::TableRow { path: path.into(), line, why };
@@ -159,7 +179,9 @@ fn label_set(names: &[(u64, &str)], path: &Path) -> Result<LabelSet, IngestError
             let near = paper.names().iter().find(|known| !is_paper(name) && is_one_edit(name, known))?;
             Some((
                 line,
-                format!("label `{name}` looks like `{near}`; if it is a class, give it in a --label-set"),
+                format!(
+                    "the label looks like `{near}`; if it is a class of its own, give it in a --label-set"
+                ),
             ))
         });
         if let Some((line, why)) = slip {
@@ -296,7 +318,9 @@ mod tests {
         let card = names("case_id,label\na,normal\nb,covid-19\n").unwrap();
         assert_eq!(card, ["covid-19", "normal", "bacterial-pneumonia"]);
         assert!(
-            names("case_id,label\na,normal\nb,covid-91\n").unwrap_err().contains("`covid-91` looks like")
+            names("case_id,label\na,normal\nb,covid-91\n")
+                .unwrap_err()
+                .contains("the label looks like `covid-19`")
         );
     }
 }

@@ -15,10 +15,11 @@ use ct_ingest::dicom_run::{self, DicomRun};
 use ct_ingest::images_run::{self, ImagesRun};
 use ct_ingest::settings::Match;
 use ct_ingest::{assemble, inspect, run, verify};
+use ct_read::picture::HuLine;
 use ct_read::scan::Format;
 use diag_data::place::WorkingCopy;
 
-use crate::args::{Cli, Command, ImagesArgs, MergeArgs, TableArgs, VolumeArgs};
+use crate::args::{Cli, Command, ImagesArgs, InspectArgs, MergeArgs, TableArgs, VolumeArgs};
 use crate::console::Console;
 
 fn main() -> ExitCode {
@@ -29,8 +30,7 @@ fn main() -> ExitCode {
         Command::Nifti(args) => volumes(Format::Nifti, &args.dir, Match::Folder, &args.volume),
         Command::Images(args) => images(&args),
         Command::Merge(args) => merge(&args),
-        Command::Inspect(args) => inspect::inspect(&args.dir, args.keep_paths, args.allow_values.as_deref())
-            .map(|found| report::inspection(&found, args.json)),
+        Command::Inspect(args) => inspect(&args),
         Command::Copy(args) => {
             delivery::copy(&args.from, &args.out).map(|n_files| report::copied(n_files, &args.out))
         }
@@ -58,6 +58,14 @@ fn volumes(format: Format, dir: &Path, matching: Match, args: &VolumeArgs) -> Re
     Ok(console.finish(&summary, &args.shared.out, args.shared.json))
 }
 
+fn inspect(args: &InspectArgs) -> Result<ExitCode, IngestError> {
+    let found = inspect::inspect(&args.dir, args.keep_paths, args.allow_values.as_deref())?;
+    if let Some(path) = &args.labels_template {
+        diag_data::files::write_atomic(path, found.labels_template().as_bytes())?;
+    }
+    Ok(report::inspection(&found, args.json))
+}
+
 fn images(args: &ImagesArgs) -> Result<ExitCode, IngestError> {
     let delivery = Delivery::to(&args.shared.out)?;
     let run = ImagesRun {
@@ -65,6 +73,8 @@ fn images(args: &ImagesArgs) -> Result<ExitCode, IngestError> {
         labels: args.labels.clone(),
         split_lists: args.split_lists.clone(),
         out: delivery.folder().into(),
+        hu_line: args.hu_slope.zip(args.hu_intercept).map(|(slope, intercept)| HuLine { slope, intercept }),
+        window: args.window,
         settings: args.shared.settings(),
     };
     let console = Console::start();

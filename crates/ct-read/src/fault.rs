@@ -132,6 +132,14 @@ pub enum Fault {
         /// What is wrong.
         why: String,
     },
+    /// A picture of 16 bits holds stored values of CT, not grey levels.
+    #[error("its 16 bits hold values from {lowest} to {highest}, as stored CT values do, not grey levels")]
+    StoredValues {
+        /// Lowest value.
+        lowest: i32,
+        /// Highest value.
+        highest: i32,
+    },
     /// An image is not of a kind that can be a CT slice.
     #[error("it is not a usable image: {why}")]
     Image {
@@ -166,6 +174,7 @@ impl Fault {
             Self::Preview { .. } => "preview",
             Self::Volume { .. } => "volume",
             Self::NotHu { .. } => "not-hu",
+            Self::StoredValues { .. } => "stored-values",
             Self::Image { .. } => "image",
         }
     }
@@ -207,6 +216,10 @@ impl Fault {
             Self::NotHu { .. } => {
                 "give the series in Hounsfield units, as the scanner made it; scaled, shifted or windowed \
                  values cannot be turned back with certainty"
+                    .into()
+            }
+            Self::StoredValues { .. } => {
+                "give --hu-slope and --hu-intercept, by which stored values become HU (often 1 and -1024)"
                     .into()
             }
             Self::Image { .. } => "convert the image to 8- or 16-bit grey PNG".into(),

@@ -63,7 +63,9 @@ pub fn scan_file(file: &ListedFile, format: Format) -> Scan {
         Format::Dicom => match guarded(broken, || Ok(dicom::scan_object(file))) {
             Ok(Ok(Scanned::Ct(header))) => Scan::Ct(Arc::from(header)),
             Ok(Ok(Scanned::Other { reason })) => Scan::Other(reason),
-            Ok(Err(BrokenObject { fault: Fault::NotDicom { .. }, .. })) if listing::is_foreign(file) => {
+            Ok(Err(BrokenObject { fault: Fault::NotDicom { .. } | Fault::Archive { .. }, .. }))
+                if listing::is_foreign(file) =>
+            {
                 Scan::Other("not an image")
             }
             Ok(Err(BrokenObject { fault, series_uid })) => Scan::Broken { fault, series_uid },

@@ -96,6 +96,7 @@ fn what_peers_read() {
     check("pixel-data-too-long", 4, &[]);
     check("fragments-without-table", 4, &[]);
     check("syntax-mismatch", 4, &[]);
+    check("gzip", 4, &[]);
 }
 
 #[test]

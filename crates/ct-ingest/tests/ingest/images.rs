@@ -7,9 +7,11 @@ use ct_ingest::IngestError;
 use ct_ingest::images_run::{self, ImagesRun};
 use ct_ingest::run::Summary;
 use ct_ingest::settings::Settings;
+use ct_read::picture::HuLine;
 use diag_data::case::Split;
 use diag_data::reader::ReaderSettings;
 use diag_data::shard::ShardSet;
+use diag_data::units::HuWindow;
 
 fn run(
     root: &Path,
@@ -22,7 +24,15 @@ fn run(
         keep_case_ids: false,
         ..settings()
     };
-    let mut run = ImagesRun { root: root.into(), labels: None, split_lists: None, out: out.into(), settings };
+    let mut run = ImagesRun {
+        root: root.into(),
+        labels: None,
+        split_lists: None,
+        out: out.into(),
+        hu_line: None,
+        window: HuWindow::LUNG,
+        settings,
+    };
     change(&mut run);
     with_control(|control| images_run::ingest(&run, control))
 }
@@ -151,4 +161,72 @@ fn a_label_table_may_name_images_and_folders() {
     assert_eq!(codes, ["no-files"]);
     let cases = ShardSet::open(&out).unwrap().cases().unwrap();
     assert_eq!(cases.iter().map(|case| case.n_slices).sum::<i32>(), 4);
+}
+
+#[test]
+fn pictures_of_stored_values_become_hu_by_a_line_or_are_set_aside() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("images");
+    let hu = crate::common::chest_hu(30.0);
+    for (class, offset) in [("a", 1024), ("b", 32_768)] {
+        std::fs::create_dir_all(root.join(class)).unwrap();
+        image::ImageBuffer::<image::Luma<u16>, _>::from_fn(64, 64, |x, y| {
+            // Not the same picture in both classes.
+            let shift = if class == "a" { 0 } else { 9 };
+            image::Luma([(i32::from(hu[(y * 64 + x) as usize]) + shift + offset) as u16])
+        })
+        .save(root.join(class).join("1.png"))
+        .unwrap();
+    }
+    let out = folder.path().join("without");
+    let (result, codes) = run(&root, &out, |_| ());
+    assert!(result.is_err());
+    assert_eq!(codes, ["stored-values", "stored-values"]);
+    // One line for all is right for one of them only.
+    let out = folder.path().join("one");
+    let line = HuLine { slope: 1.0, intercept: -1024.0 };
+    let (result, codes) = run(&root, &out, |run| run.hu_line = Some(line));
+    result.unwrap();
+    assert_eq!(codes, ["not-hu"]);
+    // The table says it for each.
+    let table = folder.path().join("labels.csv");
+    std::fs::write(&table, "case_id,label,hu_slope,hu_intercept\na/1.png,x,1,-1024\nb/1.png,y,1,-32768\n")
+        .unwrap();
+    let out = folder.path().join("each");
+    let (result, codes) = run(&root, &out, |run| {
+        run.labels = Some(table);
+        run.settings.reader.size = 64;
+    });
+    result.unwrap();
+    assert_eq!(codes, Vec::<String>::new());
+    let set = ShardSet::open(&out).unwrap();
+    assert_eq!(set.manifest().spec.reader.window, Some(HuWindow::LUNG));
+    let rows: Vec<_> =
+        Split::ALL.into_iter().flat_map(|split| set.slices(split).collect::<Vec<_>>()).collect();
+    assert_eq!(rows.len(), 2);
+    for row in rows {
+        let row = row.unwrap();
+        let shift = if row.acquisition.rescale_intercept == Some(-1024.0) { 0 } else { 9 };
+        let grey = |hu: &i16| HuWindow::LUNG.grey(diag_data::units::Hu(f32::from(*hu + shift)));
+        assert_eq!(row.pixels, hu.iter().map(grey).collect::<Vec<u8>>());
+    }
+}
+
+#[test]
+fn shared_pictures_have_their_outcome() {
+    let folder = tempfile::tempdir().unwrap();
+    if let Some(root) = test_data("cases/truncated-jpeg/images") {
+        let out = folder.path().join("jpeg");
+        let (_, codes) = run(&root, &out, |_| ());
+        assert_eq!(codes, ["image", "image", "image"]);
+    }
+    if let Some(root) = test_data("cases/tiff-16bit/images") {
+        let (_, codes) = run(&root, &folder.path().join("without"), |_| ());
+        assert_eq!(codes, ["stored-values", "stored-values"]);
+        let out = folder.path().join("tiff");
+        let line = HuLine { slope: 1.0, intercept: -1024.0 };
+        let (result, codes) = run(&root, &out, |run| run.hu_line = Some(line));
+        result.unwrap();
+        assert_eq!(codes, Vec::<String>::new());
+    }
 }

@@ -136,3 +136,14 @@ fn the_text_reads_from_the_whole_to_the_series_to_what_to_decide() {
         rest = &rest[at.unwrap_or(0)..];
     }
 }
+
+#[test]
+fn a_label_table_to_fill_in_names_every_case() {
+    let found = inspect::inspect(&messy().dicom(), false, None).unwrap();
+    let want = "case_id,label,patient_id\nfirst,,\nfirst/thin,,\nmixed/volume.nii,,\nsecond,,\n";
+    assert_eq!(found.labels_template(), want);
+    let pictures = tempfile::tempdir().unwrap();
+    image::GrayImage::new(8, 8).save(pictures.path().join("1.png")).unwrap();
+    let found = inspect::inspect(pictures.path(), false, None).unwrap();
+    assert_eq!(found.advice, ["`ct-ingest images` reads 1 picture"]);
+}

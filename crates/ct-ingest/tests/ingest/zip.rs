@@ -175,3 +175,34 @@ fn an_archive_in_an_archive_is_named_not_opened() {
     let outer = zipped(&[("d/inner.zip", &inner)], CompressionMethod::Stored);
     assert_eq!(outcome(outer), ["not-dicom"]);
 }
+
+#[test]
+fn objects_packed_by_gzip_are_read_within_a_cap() {
+    use flate2::write::GzEncoder;
+    let packed = |bytes: &[u8]| {
+        let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    };
+    let cohort = Cohort::new();
+    cohort.write("good", &series(1));
+    let folder = cohort.dicom().join("tested");
+    std::fs::create_dir_all(&folder).unwrap();
+    for (i, slice) in series(2).iter().enumerate() {
+        std::fs::write(folder.join(format!("{i}.dcm.gz")), packed(&slice.bytes())).unwrap();
+    }
+    cohort.label("case_id,label,split\ngood,normal,train\ntested,covid-19,train\n");
+    let (result, codes) = cohort.run(settings());
+    result.unwrap();
+    assert_eq!(codes, Vec::<String>::new());
+    check_hu(&rows(&cohort.shards(), "tested"), -30.0);
+    for (bytes, code) in [
+        (packed(&vec![0; 80 << 20]), "too-large"),
+        (packed(&series(2)[0].bytes())[..400].to_vec(), "truncated"),
+        (b"This is no file that gzip has made.".to_vec(), "archive"),
+    ] {
+        std::fs::remove_dir_all(cohort.shards()).unwrap();
+        std::fs::write(folder.join("6.dcm.gz"), bytes).unwrap();
+        assert_eq!(cohort.run(settings()).1, [code]);
+    }
+}

@@ -18,9 +18,9 @@ use crate::fault::Fault;
 /// Most entries of an archive: a hospital export has tens of thousands.
 const MAX_ENTRIES: usize = 500_000;
 /// An entry may always inflate to this much...
-const MIN_ENTRY_LIMIT: u64 = 64 << 20;
+pub(super) const MIN_ENTRY_LIMIT: u64 = 64 << 20;
 /// ...and to this many times its packed size.
-const MAX_ENTRY_RATIO: u64 = 200;
+pub(super) const MAX_ENTRY_RATIO: u64 = 200;
 /// All entries together may always inflate to this much...
 const MIN_TOTAL_LIMIT: u64 = 4 << 30;
 /// ...and to this many times the archive; CT packs to about a half.

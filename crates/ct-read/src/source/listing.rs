@@ -6,6 +6,7 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
+use flate2::read::MultiGzDecoder;
 use walkdir::WalkDir;
 
 use crate::error::ReadError;
@@ -75,11 +76,20 @@ impl ListedFile {
         }
     }
 
-    /// Opens it.
+    /// Opens it; one that is packed by gzip (`.dcm.gz`) as what it inflates to. Of NIfTI, whose
+    /// volumes are large, the reader inflates itself.
     ///
     /// # Errors
-    /// [`Fault::Unreadable`] when the system refuses, or it is no plain file.
+    /// [`Fault::Unreadable`] when the system refuses, or it is no plain file; [`Fault::TooLarge`]
+    /// when it inflates beyond reason.
     pub fn open(&self) -> Result<Opened, Fault> {
+        let opened = self.open_as_stored()?;
+        let name = self.path();
+        let name = if self.relative.is_empty() { name.to_string_lossy() } else { Cow::from(&*self.relative) };
+        if is_named_as_gzip(&name) { inflated(opened) } else { Ok(opened) }
+    }
+
+    fn open_as_stored(&self) -> Result<Opened, Fault> {
         let unreadable = |err: std::io::Error| Fault::Unreadable { why: err.kind().to_string() };
         if let Place::Packed(archive, entry) = &self.place {
             let reader = entry.open(archive).map_err(unreadable)?;
@@ -129,6 +139,27 @@ impl ListedFile {
         reader.take(MAX_FILE_LEN - n_read as u64).read_to_end(bytes).map_err(unreadable)?;
         Ok(())
     }
+}
+
+fn is_named_as_gzip(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    name.ends_with(".gz") && !name.ends_with(".nii.gz") && !name.ends_with(".tar.gz")
+}
+
+/// Inflates a file in memory, with the caps that entries of zip archives have.
+fn inflated(packed: Opened) -> Result<Opened, Fault> {
+    let limit = archive::MIN_ENTRY_LIMIT.max(archive::MAX_ENTRY_RATIO.saturating_mul(packed.n_bytes));
+    let mut bytes = Vec::new();
+    let n_read = MultiGzDecoder::new(packed.reader).take(limit + 1).read_to_end(&mut bytes);
+    n_read.map_err(|err| match err.kind() {
+        std::io::ErrorKind::UnexpectedEof => Fault::Truncated,
+        _ => Fault::Archive { why: "it does not inflate".into() },
+    })?;
+    if bytes.len() as u64 > limit {
+        return Err(Fault::TooLarge { limit });
+    }
+    let n_bytes = bytes.len() as u64;
+    Ok(Opened { reader: Box::new(std::io::Cursor::new(bytes)), n_bytes })
 }
 
 /// What a folder holds.
@@ -228,6 +259,7 @@ pub fn is_companion(relative: &str) -> bool {
 /// and CDs are full of them.
 pub fn is_foreign(file: &ListedFile) -> bool {
     let name = file.relative.rsplit('/').next().unwrap_or(&file.relative);
+    let name = name.strip_suffix(".gz").unwrap_or(name);
     let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
     let extension = name.rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase());
     match extension.as_deref() {
