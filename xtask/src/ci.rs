@@ -4,14 +4,11 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
+use crate::lints::LINTS_OF_TESTS;
 use crate::{Failure, emulator, process};
 
 /// The other architecture that has vector kernels.
 const ARM: &str = "aarch64-unknown-linux-gnu";
-
-/// In tests, and only there, a failure may panic.
-pub const LINTS_OF_TESTS: [&str; 8] =
-    ["-D", "warnings", "-A", "clippy::unwrap_used", "-A", "clippy::panic", "-A", "clippy::type_complexity"];
 
 #[derive(clap::Args)]
 pub struct Args {

@@ -4,7 +4,8 @@ use std::{ffi::OsString, fs, path::Path, process::Command};
 
 use anyhow::Context;
 
-use crate::{Failure, ci::LINTS_OF_TESTS, process, workspace_root};
+use crate::lints::LINTS_OF_TESTS;
+use crate::{Failure, process, workspace_root};
 
 /// The libraries that the emulator stands in for.
 const LIBRARIES: [&str; 5] =

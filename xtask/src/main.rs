@@ -7,6 +7,7 @@ mod bench;
 mod ci;
 mod emulator;
 mod fingerprint;
+mod lints;
 mod pipeline;
 mod process;
 mod stage;
@@ -27,7 +28,7 @@ struct Args {
 #[derive(Subcommand)]
 enum Command {
     /// From DICOM series to an opened report: phantom, ingest, train, evaluate, report
-    Pipeline(pipeline::Args),
+    Pipeline(Box<pipeline::Args>),
     /// Everything that continuous integration checks
     Ci(ci::Args),
     /// Side-by-side benchmarks

@@ -4,7 +4,7 @@
 use diag_metrics::{Aggregation, join_slices};
 
 use crate::Case;
-use crate::fit::Demands;
+use crate::demands::Demands;
 use crate::temperature::{self, Fitted, Logs};
 use crate::terms::Candidate;
 

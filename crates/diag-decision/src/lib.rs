@@ -38,6 +38,7 @@ mod cases;
 mod choice;
 mod cut;
 mod decision;
+mod demands;
 mod error;
 mod fit;
 mod measure;
@@ -47,10 +48,11 @@ mod terms;
 pub use cases::{Case, cases_of};
 pub use cut::cases_needed;
 pub use decision::{CaseDecision, Decision};
+pub use demands::Demands;
 pub use diag_data::case_predictions::Call;
 pub use diag_metrics::Aggregation;
 pub use error::DecisionError;
-pub use fit::{Demands, FitSpec, fit};
+pub use fit::{FitSpec, fit};
 pub use measure::{DecisionMetrics, SetMetrics, ThresholdMetrics};
 pub use terms::{
     Basis, Candidate, CaseCount, ConformalSets, Coverage, FORMAT_VERSION, FittedOn, PriorCorrection,
