@@ -25,7 +25,7 @@ fn the_pipeline_learns_and_a_control_on_shuffled_labels_does_not() {
     let started = Instant::now();
     let output = succeed(program("xtask").args(["pipeline", "--out"]).arg(&out));
     let again = started.elapsed();
-    assert!(again < Duration::from_secs(3), "an unchanged pipeline took {again:?}");
+    assert!(again < Duration::from_secs(6), "an unchanged pipeline took {again:?}");
     assert_eq!(stderr(&output).matches("skipped, inputs unchanged").count(), 7, "{}", stderr(&output));
 
     let learnt = metric(&out.join("run"), &BALANCED_ACCURACY);

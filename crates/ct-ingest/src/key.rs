@@ -14,7 +14,7 @@ use etcetera::BaseStrategy;
 use rand::TryRngCore;
 
 use crate::IngestError;
-use crate::run::{Control, Event};
+use crate::control::{Control, Event};
 
 /// Environment variable that names a key file, where no flag does.
 pub const KEY_FILE_VARIABLE: &str = "COVID19_DIAG_KEY_FILE";

@@ -17,6 +17,7 @@
 mod accounting;
 pub mod assemble;
 mod cards;
+mod control;
 mod delimited;
 pub mod delivery;
 pub mod dicom_run;

@@ -12,9 +12,9 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::IngestError;
+use crate::control::Control;
 use crate::key::{self, KeySource};
 use crate::partition::Partition;
-use crate::run::Control;
 
 /// What a `case_id` of the label table names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]

@@ -26,25 +26,27 @@ pub(crate) fn section(audit: Option<&TrivialAudit>) -> Markup {
                 (range(audit.both.low, audit.both.high)) " on the same test cases."
             }
         }
-        table {
-            caption {
-                "Trivial baseline: fitted on " (audit.n_fitting_cases) " training and validation cases, measured on "
-                (audit.n_test_cases) " test cases (" (audit.n_units) " " (audit.unit.as_str()) "s)"
-            }
-            thead { tr {
-                th scope="col" { "What it sees" } th scope="col" { "Macro AUROC (95 %)" }
-                th scope="col" { "Balanced accuracy" } th scope="col" { "Network minus baseline, macro AUROC (95 %)" }
-            } }
-            tbody {
-                @for (name, baseline) in rows {
-                    tr {
-                        th scope="row" { (name) }
-                        td { (number(baseline.macro_auroc)) (range(baseline.low, baseline.high)) }
-                        td { (number(baseline.balanced_accuracy)) }
-                        td {
-                            @match baseline.network_minus_baseline {
-                                Some(lead) => { (format!("{:+.3}", lead.value)) (range(Some(lead.low), Some(lead.high))) }
-                                None => "–",
+        div.scroll {
+            table {
+                caption {
+                    "Trivial baseline: fitted on " (audit.n_fitting_cases) " training and validation cases, measured on "
+                    (audit.n_test_cases) " test cases (" (audit.n_units) " " (audit.unit.as_str()) "s)"
+                }
+                thead { tr {
+                    th scope="col" { "What it sees" } th scope="col" { "Macro AUROC (95 %)" }
+                    th scope="col" { "Balanced accuracy" } th scope="col" { "Network minus baseline, macro AUROC (95 %)" }
+                } }
+                tbody {
+                    @for (name, baseline) in rows {
+                        tr {
+                            th scope="row" { (name) }
+                            td { (number(baseline.macro_auroc)) (range(baseline.low, baseline.high)) }
+                            td { (number(baseline.balanced_accuracy)) }
+                            td {
+                                @match baseline.network_minus_baseline {
+                                    Some(lead) => { (format!("{:+.3}", lead.value)) (range(Some(lead.low), Some(lead.high))) }
+                                    None => "–",
+                                }
                             }
                         }
                     }
