@@ -13,5 +13,5 @@ pub mod output;
 pub mod printable;
 pub mod signal;
 
-pub use output::{Outcome, fail, finish, note, say};
+pub use output::{Outcome, fail, fail_in, finish, note, say};
 pub use printable::{printable, printable_json};

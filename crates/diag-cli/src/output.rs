@@ -46,7 +46,12 @@ pub fn finish(result: &str, outcome: Outcome) -> ExitCode {
 /// characters of names and paths are escaped.
 /// Exit code 1.
 pub fn fail(err: &dyn Error, remedy: &str) -> ExitCode {
-    say(&format!("error: {}\n  fix: {}", printable(&chain(err)), printable(remedy)));
+    fail_in("", err, remedy)
+}
+
+/// [`fail`] with the place that the error is from before it, such as `rank 1: `.
+pub fn fail_in(place: &str, err: &dyn Error, remedy: &str) -> ExitCode {
+    say(&format!("error: {place}{}\n  fix: {}", printable(&chain(err)), printable(remedy)));
     ExitCode::FAILURE
 }
 

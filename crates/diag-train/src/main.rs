@@ -38,10 +38,9 @@ fn main() -> ExitCode {
         Err(err) => {
             let common = err.is_common();
             if ranks.is_first() || !common {
-                if ranks.n_ranks() > 1 {
-                    diag_cli::note(&format!("of rank {}:", ranks.rank()));
-                }
-                diag_cli::fail(&err, &err.remedy());
+                let place =
+                    if ranks.n_ranks() > 1 { format!("rank {}: ", ranks.rank()) } else { String::new() };
+                diag_cli::fail_in(&place, &err, &err.remedy());
             }
             if !common {
                 ranks.abort();
