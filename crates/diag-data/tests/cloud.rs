@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 
 use diag_data::case::{CaseId, Label, LabelSet, Split};
-use diag_data::manifest::{Layout, ShardSpec};
+use diag_data::manifest::{KeyInfo, KeyKind, Layout, ShardSpec};
+use diag_data::reader::ReaderSettings;
 use diag_data::shard::{Job, Outcome, ShardWriter};
 use diag_data::slice::{Acquisition, CtSlice, Geometry, Provenance, Selection};
 use serde_json::{Value, json};
