@@ -221,7 +221,7 @@ fn patients(
 }
 
 /// Whether the patients of the table and of the headers group the cases differently. The
-/// identifiers themselves are nobody's business.
+/// identifiers themselves are not shown.
 fn disagreement(of_table: &[Option<String>], of_headers: &[Option<String>]) -> Option<String> {
     let known: Vec<(&String, &String)> =
         of_table.iter().zip(of_headers).filter_map(|(a, b)| Some((a.as_ref()?, b.as_ref()?))).collect();

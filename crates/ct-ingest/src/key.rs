@@ -1,8 +1,8 @@
 //! Where the key of the pseudonyms comes from.
 //!
 //! By default it is drawn at random at first use and kept for this machine's user, so that
-//! cohorts of one user stay comparable and the same command gives the same bytes, while nobody
-//! else can test a guessed name. Synthetic cohorts, behind which there is nobody, have the
+//! cohorts of one user stay comparable and the same command gives the same bytes, while no
+//! other person can test a guessed name. Synthetic cohorts, which show no patient, have the
 //! public key.
 
 use std::io::Write;

@@ -195,7 +195,7 @@ impl PartsOfNames {
     }
 
     /// Whether a value is one of them, or has one of three letters or more as a word: shorter
-    /// ones are words of many a product, and name nobody there.
+    /// ones occur in product names and identify no person.
     fn are_in(&self, value: &str) -> bool {
         let folded = fold(value);
         let mut words = folded.split(|c: char| !c.is_alphanumeric()).filter(|word| word.chars().count() >= 3);

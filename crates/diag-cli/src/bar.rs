@@ -17,7 +17,7 @@ pub fn styled(total: u64, template: &str) -> ProgressBar {
     bar
 }
 
-/// A sign of life for work of unknown length.
+/// A spinner for work of unknown length.
 pub fn spinner(what: &str) -> ProgressBar {
     let bar = ProgressBar::new_spinner();
     bar.set_draw_target(ProgressDrawTarget::stderr());

@@ -2,7 +2,7 @@
 //!
 //! Standard output carries the result, standard error everything else: [`log`], progress
 //! [`bar`]s, notes and errors. [`signal`] lets Ctrl-C and SIGTERM end a program in order.
-//! [`output`] writes what a command has to say without a panic where nobody reads it.
+//! [`output`] writes results and errors, and does not panic when the reader has closed the pipe.
 //!
 //! Libraries do not depend on this crate: they return values and errors that know their
 //! remedy, and take a flag that says when to stop.

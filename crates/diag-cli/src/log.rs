@@ -11,7 +11,7 @@ pub fn start() {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(has_colour())
-        // A log that nobody reads is no reason to end.
+        // A closed standard error must not end the program.
         .log_internal_errors(false);
     // A second start would only repeat the first.
     let _ = log.try_init();

@@ -1,4 +1,4 @@
-//! Results, notes and errors, written so that a reader who has left is no fault.
+//! Results, notes and errors; a reader that has closed the pipe is no error.
 
 use std::error::Error;
 use std::io::{ErrorKind, Write};
@@ -26,8 +26,7 @@ impl From<Outcome> for ExitCode {
 
 /// Writes the result of a command and a newline to standard output; its exit code.
 ///
-/// A reader that closed the pipe has seen what it wanted: that is no error. A disk or
-/// device that takes no more is one.
+/// A closed pipe is no error: its reader has what it wanted. A full disk is one.
 pub fn finish(result: &str, outcome: Outcome) -> ExitCode {
     let mut out = std::io::stdout().lock();
     match writeln!(out, "{result}").and_then(|()| out.flush()) {
@@ -60,7 +59,7 @@ pub fn note(text: &str) {
     say(&format!("note: {text}"));
 }
 
-/// Writes to standard error; where nobody reads it, nothing happens.
+/// Writes to standard error; a failed write is ignored.
 pub fn say(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }

@@ -65,7 +65,7 @@ impl From<Fault> for BrokenObject {
     }
 }
 
-/// As [`scan_file`]; a broken file is told with its series.
+/// As [`scan_file`]; a broken file is reported with its series.
 ///
 /// # Errors
 /// As [`scan_file`].
@@ -139,7 +139,7 @@ fn scan_bytes(bytes: &[u8], file_len: u64) -> Result<Scanned, BrokenObject> {
     let series_uid = set.text(tags::SERIES_INSTANCE_UID);
     let broken = |fault| BrokenObject { fault, series_uid: series_uid.clone() };
     if let Some(fault) = fault {
-        // Damage behind the class of an object that is no CT image concerns nobody.
+        // Damage after the SOP class of an object that is no CT image has no effect.
         let reason = header::other_kind(&set, &opened.meta);
         return reason.map(|reason| Scanned::Other { reason }).ok_or(broken(fault));
     }

@@ -1,7 +1,7 @@
 //! Single images to stacks: group, split by reconstruction, order along the normal, check.
 //!
 //! A group is what shares series UID, orientation, size, spacing and image type. Within a
-//! group, reconstructions and acquisitions are told apart where they cover the same part of
+//! group, reconstructions and acquisitions are separated where they cover the same part of
 //! the body (other kernel, thickness, contrast phase, in- and expiration); step-and-shoot
 //! scanners number every rotation, and those belong together. A stack's order is the
 //! projection of ImagePositionPatient on the normal; file names and instance numbers play no
@@ -250,7 +250,7 @@ fn parts_by(images: &[ImageRef], value: Discriminator) -> Vec<Vec<ImageRef>> {
     parts.into_values().collect()
 }
 
-/// Two phases of one examination, told apart by the longest pause between acquisition times:
+/// Two phases of one examination, separated at the longest pause between acquisition times:
 /// both must cover the same part of the body, each with even distances, so that times which
 /// mean nothing divide nothing.
 fn phases(

@@ -89,7 +89,7 @@ fn warnings(labels: &LabelSet, counts: &Counts) -> Vec<String> {
     if let [class] = present(Split::Train)[..] {
         let name = &labels.names()[class];
         lines.push(format!(
-            "warning: all training slices are of class {name}: nothing can be told apart; pass shards with \
+            "warning: all training slices are of class {name}: there is nothing to separate; pass shards with \
              several classes"
         ));
     }
