@@ -225,7 +225,11 @@ fn trivial(bin: &Path, shards: &Path, run: &Path) -> Stage {
     Stage {
         name: "baseline",
         command,
-        inputs: vec![Input::File(shards.join("SHA256SUMS")), Input::File(run.join("predictions.parquet"))],
+        inputs: vec![
+            Input::File(shards.join("SHA256SUMS")),
+            Input::File(run.join("predictions.parquet")),
+            Input::File(run.join("case_predictions.parquet")),
+        ],
         outputs: vec![run.join("trivial.json")],
         proof: run.join("trivial.json"),
         continues: false,

@@ -29,6 +29,8 @@ pub struct TrivialAudit {
     pub shards_sha256: String,
     /// The network's predictions that it was compared with; absent before `evaluate`.
     pub predictions_sha256: Option<String>,
+    /// The decided rule by which the network was compared; absent before `evaluate`.
+    pub decision_sha256: Option<String>,
 }
 
 /// What one set of features gives away.
@@ -45,7 +47,8 @@ pub struct Baseline {
     pub balanced_accuracy: Option<f64>,
     /// The classifier that did better in cross-validation on the fitting cases.
     pub classifier: Classifier,
-    /// Network minus baseline in macro AUROC, by paired bootstrap; absent before `evaluate`.
+    /// Network minus baseline in macro AUROC, the network by its decided rule, by paired
+    /// bootstrap; absent before `evaluate`.
     pub network_minus_baseline: Option<Interval>,
 }
 

@@ -188,12 +188,14 @@ fn read_baseline(dir: &RunDir, info: &RunInfo, split: Split) -> Result<Option<Tr
     }
     let audit: TrivialAudit = files::read_json(&path).map_err(of_run)?;
     let predictions_sha256 = files::sha256_file(&dir.predictions()).map_err(of_run)?;
+    let decision_sha256 = files::sha256_file(&dir.decision()).map_err(of_run)?;
     let is_of_run = audit.shards_sha256 == info.shards.sha256
-        && audit.predictions_sha256.as_ref().is_none_or(|sha256| *sha256 == predictions_sha256);
+        && audit.predictions_sha256.as_ref().is_none_or(|sha256| *sha256 == predictions_sha256)
+        && audit.decision_sha256.as_ref().is_none_or(|sha256| *sha256 == decision_sha256);
     if is_of_run {
         return Ok(Some(audit));
     }
-    let why = "it was measured on other shards or predictions than predictions.parquet; run diag-train audit \
+    let why = "it was measured with other shards, predictions or rule than this run has; run diag-train audit \
                trivial again";
     Err(of_run(DataError::Malformed { path, why: why.into() }))
 }

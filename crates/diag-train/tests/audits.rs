@@ -120,8 +120,17 @@ fn baseline(scanner: impl Fn(usize) -> &'static str) -> TrivialAudit {
     let after = trivial(&job).unwrap();
     // Same seed, same numbers; the network beside them.
     assert_eq!((after.grey.macro_auroc, after.grey.low), (before.grey.macro_auroc, before.grey.low));
-    assert!(after.both.network_minus_baseline.is_some() && after.predictions_sha256.is_some());
+    assert!(
+        after.both.network_minus_baseline.is_some()
+            && after.predictions_sha256.is_some()
+            && after.decision_sha256.is_some()
+    );
     assert!(folder.join("run/trivial.json").exists());
+    // A rule that was changed since is no longer the one of the predictions.
+    let decision = RunDir::new(folder.join("run")).decision();
+    std::fs::write(&decision, [&std::fs::read(&decision).unwrap()[..], b"\n"].concat()).unwrap();
+    let refused = std::error::Error::source(&trivial(&job).unwrap_err()).unwrap().to_string();
+    assert!(refused.contains("another rule than decision.json"), "{refused}");
     after
 }
 

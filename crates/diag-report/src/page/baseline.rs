@@ -34,7 +34,7 @@ pub(crate) fn section(audit: Option<&TrivialAudit>) -> Markup {
                 }
                 thead { tr {
                     th scope="col" { "What it sees" } th scope="col" { "Macro AUROC (95 %)" }
-                    th scope="col" { "Balanced accuracy" } th scope="col" { "Network minus baseline, macro AUROC (95 %)" }
+                    th scope="col" { "Balanced accuracy" } th scope="col" { "Network (decided rule) minus baseline, macro AUROC (95 %)" }
                 } }
                 tbody {
                     @for (name, baseline) in rows {

@@ -9,12 +9,12 @@ mod features;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use diag_data::case::{CaseId, Label, Split};
-use diag_data::files;
-use diag_data::predictions::Predictions;
+use diag_data::case::{CaseId, Label, LabelSet, Split};
+use diag_data::case_predictions;
 use diag_data::run::RunDir;
 use diag_data::split::{SplitCase, k_folds};
 use diag_data::trivial::{Baseline, Classifier, Interval, ResampledUnit, TrivialAudit};
+use diag_data::{DataError, files};
 use diag_metrics::{Scores, evaluate, percentile_interval};
 use rand::Rng;
 use rand::seq::SliceRandom;
@@ -60,10 +60,10 @@ pub fn trivial(job: &AuditJob) -> Result<TrivialAudit, TrainError> {
     let seed = audited.plan.recipe.seed;
     let units = Units::of(&test);
     let run = RunDir::new(&job.run);
-    let network = network_scores(&run, &audited, &test, n_classes)?;
+    let network = Network::read(&run, &audited.shards.manifest().spec.labels, &test)?;
     let measure = |set: FeatureSet| {
         let (classifier, scores) = best_baseline(set, &fitting, &test, n_classes, seed)?;
-        measured(classifier, &scores, network.as_ref().map(|(scores, _)| scores), &units, seed)
+        measured(classifier, &scores, network.as_ref().map(|network| &network.scores), &units, seed)
     };
     let both = measure(FeatureSet::Both)?;
     let permuted = permuted(both.classifier, &fitting, &test, n_classes, seed)?;
@@ -77,7 +77,8 @@ pub fn trivial(job: &AuditJob) -> Result<TrivialAudit, TrainError> {
         n_fitting_cases: fitting.len(),
         n_test_cases: test.len(),
         shards_sha256: audited.plan.shards_sha256.clone(),
-        predictions_sha256: network.map(|(_, sha256)| sha256),
+        predictions_sha256: network.as_ref().map(|network| network.predictions_sha256.clone()),
+        decision_sha256: network.map(|network| network.decision_sha256),
     };
     files::write_json(&run.trivial(), &audit)?;
     Ok(audit)
@@ -138,34 +139,44 @@ impl Units {
     }
 }
 
-/// The mean of the final head by case, and the hash of the predictions; `None` before `evaluate`.
-fn network_scores(
-    run: &RunDir,
-    audited: &AuditedShards,
-    test: &[Case],
-    n_classes: usize,
-) -> Result<Option<(Scores, String)>, TrainError> {
-    let path = run.predictions();
-    if !path.exists() {
-        return Ok(None);
-    }
-    let predictions = Predictions::read(&path, &audited.shards.manifest().spec.labels)?;
-    let mut sums: BTreeMap<&CaseId, (Vec<f64>, f64)> = BTreeMap::new();
-    for row in predictions.rows.iter().filter(|row| row.split == Split::Test) {
-        let (sum, n) = sums.entry(&row.case_id).or_insert_with(|| (vec![0.0; n_classes], 0.0));
-        let probabilities = Predictions::final_probabilities(row);
-        sum.iter_mut().zip(probabilities).for_each(|(sum, p)| *sum += f64::from(*p));
-        *n += 1.0;
-    }
-    let mut rows = Vec::with_capacity(test.len());
-    for case in test {
-        let Some((sum, n)) = sums.get(&case.id) else {
-            // Another part was evaluated: there is nothing to compare with.
+/// The network's case probabilities by the decided rule; `None` before `evaluate`.
+struct Network {
+    scores: Scores,
+    predictions_sha256: String,
+    decision_sha256: String,
+}
+
+impl Network {
+    /// Reads what `evaluate` wrote of the test cases.
+    ///
+    /// # Errors
+    /// Predictions of another rule than the run's `decision.json`.
+    fn read(run: &RunDir, labels: &LabelSet, test: &[Case]) -> Result<Option<Self>, TrainError> {
+        let path = run.case_predictions();
+        if !path.exists() {
             return Ok(None);
-        };
-        rows.push(sum.iter().map(|sum| sum / n).collect::<Vec<f64>>());
+        }
+        let decision_sha256 = files::sha256_file(&run.decision())?;
+        let mut rows: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+        for row in case_predictions::read_parquet(&path, labels)? {
+            if row.decision_sha256 != decision_sha256 {
+                let why =
+                    "it was made by another rule than decision.json; run diag-train evaluate again".into();
+                return Err(DataError::Malformed { path, why }.into());
+            }
+            if row.split == Some(Split::Test) {
+                rows.insert(row.case_id, row.probability_k);
+            }
+        }
+        let rows: Option<Vec<Vec<f64>>> = test.iter().map(|case| rows.remove(case.id.as_str())).collect();
+        // Where another split was evaluated there is nothing to compare with.
+        let Some(rows) = rows else { return Ok(None) };
+        Ok(Some(Self {
+            scores: scores(&rows, labels.len(), &labels_of(test))?,
+            predictions_sha256: files::sha256_file(&run.predictions())?,
+            decision_sha256,
+        }))
     }
-    Ok(Some((scores(&rows, n_classes, &labels_of(test))?, files::sha256_file(&path)?)))
 }
 
 /// Chooses the classifier by cross-validation on the fitting cases, and predicts the test cases.
