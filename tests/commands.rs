@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use covid19_diag_tests::{
     output, program, smoke_run, stderr, succeed, test_data, tiny_cohort, tiny_cohort_copy, workspace,
@@ -188,4 +188,46 @@ fn no_broken_file_stops_an_inspection() {
     let output = output(program("ct-ingest").arg("inspect").arg(broken));
     assert!(matches!(output.status.code(), Some(0 | 3)), "{}", stderr(&output));
     assert!(!stderr(&output).contains("panicked"), "{}", stderr(&output));
+}
+
+/// Commands with a result on standard output, one of each program.
+fn answering() -> Vec<Command> {
+    let (out, cohort) = (smoke_run(), tiny_cohort());
+    let (run, page) = (out.join("run"), out.join("again.html"));
+    let case = fs::read_dir(out.join("dicom")).unwrap();
+    let case = case.map(|entry| entry.unwrap().path()).find(|path| path.is_dir()).unwrap();
+    let with = |name: &str, arguments: &[&std::ffi::OsStr]| {
+        let mut command = program(name);
+        command.args(arguments);
+        command
+    };
+    let (run, cohort, case) = (run.as_os_str(), cohort.as_os_str(), case.as_os_str());
+    vec![
+        with("ct-ingest", &["inspect".as_ref(), cohort]),
+        with("diag-train", &["audit".as_ref(), "trivial".as_ref(), run]),
+        with("diag-predict", &[run, case, "--json".as_ref()]),
+        with("diag-report", &[run, "--json".as_ref(), "--out".as_ref(), page.as_os_str()]),
+    ]
+}
+
+#[test]
+fn a_closed_pipe_ends_every_program_quietly() {
+    for mut command in answering() {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        let text = stderr(&output);
+        assert!(!text.contains("panicked") && !text.contains("error: "), "{command:?}: {text}");
+        assert!(matches!(output.status.code(), Some(0 | 3)), "{command:?}: {:?}", output.status);
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_full_standard_output_is_an_error() {
+    for mut command in answering() {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = command.stdout(full).stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+        check_refused(&output, 1, "standard output");
+    }
 }

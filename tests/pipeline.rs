@@ -21,12 +21,14 @@ fn the_pipeline_learns_and_a_control_on_shuffled_labels_does_not() {
     assert!(report.trim_end().ends_with("report.html"), "{report}");
     assert!(Path::new(report.trim_end()).is_file());
 
-    // Again, unchanged.
-    let started = Instant::now();
-    let output = succeed(program("xtask").args(["pipeline", "--out"]).arg(&out));
-    let again = started.elapsed();
-    assert!(again < Duration::from_secs(6), "an unchanged pipeline took {again:?}");
-    assert_eq!(stderr(&output).matches("skipped, inputs unchanged").count(), 7, "{}", stderr(&output));
+    // Again, unchanged: three times, as the system may still be writing what the first run left.
+    let again = [(); 3].map(|()| {
+        let started = Instant::now();
+        let output = succeed(program("xtask").args(["pipeline", "--out"]).arg(&out));
+        assert_eq!(stderr(&output).matches("skipped, inputs unchanged").count(), 7, "{}", stderr(&output));
+        started.elapsed()
+    });
+    assert!(again.iter().min() < Some(&Duration::from_secs(3)), "an unchanged pipeline took {again:?}");
 
     let learnt = metric(&out.join("run"), &BALANCED_ACCURACY);
     // Four fifths are no exact number.

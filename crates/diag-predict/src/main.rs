@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
-use diag_predict::{PredictError, PredictJob, StudyReport, predict};
+use diag_cli::Outcome;
+use diag_predict::{PredictJob, predict};
 
 /// Class probabilities of one CT study. Research software, not for clinical use.
 #[derive(Parser)]
@@ -22,35 +24,18 @@ struct Args {
     json: bool,
 }
 
+/// Nothing is written but the result: a signal ends it where it is.
+const GRACE: Duration = Duration::ZERO;
+
 fn main() -> ExitCode {
     let args = Args::parse();
-    tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
-        .with_writer(std::io::stderr)
-        .init();
+    diag_cli::log::start();
+    diag_cli::signal::stop_flag(GRACE);
     match predict(&PredictJob { run: args.run, study: args.dicom_dir, keep_paths: args.keep_paths }) {
-        Ok(report) => {
-            print_report(&report, args.json);
-            ExitCode::SUCCESS
+        Ok(report) if args.json => {
+            diag_cli::finish(&format!("{:#}", serde_json::json!(report)), Outcome::Done)
         }
-        Err(err) => {
-            print_error(err);
-            ExitCode::FAILURE
-        }
+        Ok(report) => diag_cli::finish(&report.table(), Outcome::Done),
+        Err(err) => diag_cli::fail(&err, &err.remedy()),
     }
-}
-
-#[expect(clippy::print_stdout, reason = "standard output carries the result")]
-fn print_report(report: &StudyReport, json: bool) {
-    if json {
-        println!("{}", serde_json::to_string_pretty(report).unwrap_or_default());
-    } else {
-        println!("{}", report.table());
-    }
-}
-
-#[expect(clippy::print_stderr, reason = "errors go to standard error")]
-fn print_error(err: PredictError) {
-    let remedy = err.remedy();
-    eprintln!("error: {:#}\n  fix: {remedy}", anyhow::Error::new(err));
 }
