@@ -71,7 +71,8 @@ fn ingest_in_pool(run: &DicomRun, control: &Control<'_>) -> Result<Summary, Inge
     };
     let mut assigned = matching::assign(&listing, run.format, &table, run.matching);
     control.check()?;
-    if let Some(note) = matching::no_match(&assigned, &listing, &table, run.matching, settings.keep_paths) {
+    let unmatched = matching::unmatched(&assigned, &listing, &table, run.matching, settings.keep_paths);
+    for note in unmatched.into_iter().chain(matching::several_studies(&assigned)) {
         (control.on_event)(Event::Note(&note));
     }
     if !assigned.holds_any(&listing, run.format) {

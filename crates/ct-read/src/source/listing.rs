@@ -271,11 +271,27 @@ pub fn is_foreign(file: &ListedFile) -> bool {
             let mut start = Vec::new();
             let opened = file.open().map(|opened| opened.reader.take(512).read_to_end(&mut start));
             let is_text = !start.is_empty() && start.iter().all(|byte| !matches!(byte, 0..=8 | 14..=31));
+            let is_marked = FOREIGN_MARKS.iter().any(|mark| start.starts_with(mark));
             opened.is_ok_and(|read| read.is_ok())
-                && (is_text || !name.bytes().any(|byte| byte.is_ascii_digit()))
+                && (is_text || is_marked || !name.bytes().any(|byte| byte.is_ascii_digit()))
         }
     }
 }
+
+/// First bytes of files that are common beside images: pictures, documents, programs, NumPy and
+/// HDF5. A zip archive is not among them: it may hold the series.
+const FOREIGN_MARKS: [&[u8]; 10] = [
+    b"\x89PNG",
+    b"\xFF\xD8\xFF",
+    b"GIF8",
+    b"II*\0",
+    b"MM\0*",
+    b"%PDF",
+    b"MZ",
+    b"\x7FELF",
+    b"\x93NUMPY",
+    b"\x89HDF",
+];
 
 fn relative(root: &Path, path: &Path) -> String {
     let below = path.strip_prefix(root).unwrap_or(path);
