@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ct_read::dicom::Header;
 use ct_read::scan::{Format, Scan, scan_case, scan_file};
 use ct_read::source::{ListedFile, Listing, archive, listing};
-use ct_read::volume::nifti;
+use ct_read::volume;
 use rayon::prelude::*;
 
 use crate::fault::Fault;
@@ -118,8 +118,9 @@ fn by_folder(listing: &Listing, format: Format, table: &LabelTable) -> Assigned 
     let mut of_no_row = Vec::new();
     for (file, listed) in listing.files.iter().enumerate() {
         let is_companion = format == Format::Dicom && listing::is_companion(&listed.relative);
-        let is_volume = nifti::is_named_as_nifti(&listed.relative) && !is_companion;
-        let names = if is_volume { file_names(&listed.relative) } else { Vec::new() };
+        let stem = volume::stem(&listed.relative).filter(|_| !is_companion);
+        // With and without its extension.
+        let names = stem.map_or(Vec::new(), |stem| vec![&*listed.relative, stem]);
         let folders = || names.iter().copied().chain(ancestors(&listed.relative));
         let by_path = folders().find_map(|folder| row_of.get(folder).map(|row| (*row, folder)));
         let by_name = || {
@@ -165,13 +166,6 @@ fn by_folder(listing: &Listing, format: Format, table: &LabelTable) -> Assigned 
     assigned.others.extend(ambiguous.into_iter().map(|(file, scan)| (file, why(scan))));
     assigned.others.sort_by_key(|(file, _)| *file);
     assigned
-}
-
-/// The path of a NIfTI file, with and without its extension.
-fn file_names(relative: &str) -> Vec<&str> {
-    let lower = relative.to_ascii_lowercase();
-    let extension = if lower.ends_with(".gz") { ".nii.gz" } else { ".nii" };
-    vec![relative, &relative[..relative.len() - extension.len()]]
 }
 
 /// The folders that hold a file, innermost first, and the root as `.`.
@@ -230,12 +224,6 @@ fn by_header(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_volume_has_two_names() {
-        assert_eq!(file_names("a/b.c.nii.gz"), ["a/b.c.nii.gz", "a/b.c"]);
-        assert_eq!(file_names("B.NII"), ["B.NII", "B"]);
-    }
 
     #[test]
     fn a_file_s_folders_are_named_innermost_first() {

@@ -10,7 +10,7 @@ use ct_read::dicom::{self, HuTable, Scanned};
 use ct_read::slice::hu_check::HuHistogram;
 use ct_read::source::Listing;
 use ct_read::source::listing::ListedFile;
-use ct_read::volume::nifti;
+use ct_read::volume;
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -128,7 +128,7 @@ fn real_series_pass_the_check_of_hu_and_wrong_ones_do_not() {
     }
     for file in Listing::of(&data.join("totalsegmentator-ct")).unwrap().files {
         if file.relative.ends_with(".nii.gz") {
-            let volume = nifti::read_file(&file).unwrap();
+            let volume = volume::read_file(&file, &Listing::default()).unwrap().0;
             let axial = volume.axial();
             let slices = (0..axial.n_slices).map(|i| (volume.slice(i), (axial.rows, axial.cols))).collect();
             series.push((file.relative.to_string(), slices));
