@@ -16,7 +16,7 @@ use diag_data::files;
 use diag_data::predictions::{Prediction, Predictions};
 use diag_data::run::RunDir;
 use diag_data::shard::ShardSet;
-use diag_decision::{Decision, DecisionMetrics, FitSpec, RuleInWords, cases_of};
+use diag_decision::{Decision, DecisionMetrics, FitSpec, PriorCorrection, RuleInWords, cases_of};
 use diag_metrics::{Aggregation, Measures, aggregate, evaluate as measure};
 use diag_model::SavedModel;
 use serde::Serialize;
@@ -194,6 +194,10 @@ impl Evaluation<'_> {
             sensitivity: recipe.decision.sensitivity,
             coverage: recipe.decision.coverage,
             top_ks: vec![recipe.top_k],
+            prior_correction: match recipe.decision.prior_correction {
+                true => PriorCorrection::of_counts(&self.plan.slices_per_class)?,
+                false => PriorCorrection::None,
+            },
             cases_chose_epoch: recipe.selection != Selection::Last
                 && self.plan.validation != ValidationSource::None,
             ..FitSpec::new(card.labels.clone(), self.model_sha256)
