@@ -57,7 +57,7 @@ pub use compare::{
     Comparison, McNemar, PairedDifference, holm, mcnemar, paired_bootstrap, predictive_values,
 };
 pub use confusion::{ClassCounts, ConfusionMatrix};
-pub use crossed::{CrossedDifference, CrossedPlan, CrossedRuns, crossed_bootstrap};
+pub use crossed::{CrossedDifference, CrossedPlan, CrossedRuns, crossed_bootstrap, patients_needed};
 pub use delong::{Delong, DelongDifference, delong, delong_paired};
 pub use error::MetricsError;
 pub use means::mean_by_case;
