@@ -225,6 +225,8 @@ fn the_published_sweeps_ask_for_valid_runs() {
         ("covid-ct-224.toml", 2 * 3),
         ("covid-ct-pretrained.toml", 2 * 3),
         ("covid-ct-scratch.toml", 2 * 3),
+        ("covid-ct-original.toml", 3),
+        ("covid-ct-controlled.toml", 3),
         ("cxr.toml", 7 * 5 * 10),
         ("cxr-heads.toml", 4 * 2 * 5),
         ("cxr-size.toml", 3 * 3),
