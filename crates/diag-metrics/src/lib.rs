@@ -56,7 +56,7 @@ pub use compare::{
     predictive_values,
 };
 pub use confusion::{ClassCounts, ConfusionMatrix};
-pub use crossed::{CrossedDifference, CrossedPlan, CrossedRuns, crossed_bootstrap};
+pub use crossed::{CrossedDifference, CrossedPlan, CrossedRuns, crossed_bootstrap, patients_needed};
 pub use delong::{Delong, DelongDifference, delong, delong_paired};
 pub use error::MetricsError;
 pub use intervals::{IntervalKind, MeasuredInterval, UnitSummary, summarise_units};
