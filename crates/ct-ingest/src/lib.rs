@@ -21,7 +21,6 @@ mod control;
 mod delimited;
 pub mod delivery;
 pub mod dicom_run;
-pub mod difference_hash;
 mod error;
 pub mod fault;
 pub mod fuzz_targets;

@@ -11,7 +11,9 @@
 
 pub mod case;
 pub mod case_predictions;
+pub mod difference_hash;
 mod error;
+pub mod external;
 pub mod files;
 pub mod heatmaps;
 pub mod lesions;
@@ -21,6 +23,7 @@ pub mod predictions;
 pub mod reader;
 pub mod results;
 pub mod run;
+pub mod seen;
 pub mod shard;
 pub mod slice;
 pub mod split;

@@ -28,6 +28,7 @@ use diag_data::DataError;
 use diag_data::files;
 use diag_data::results::{self, ResultRow};
 use diag_data::run::RunDir;
+use diag_data::shard::ShardSet;
 
 use crate::device::DeviceChoice;
 use crate::error::TrainError;
@@ -72,6 +73,7 @@ pub fn sweep(job: &SweepJob, stop: &AtomicBool, progress: &mut Progress<'_>) -> 
     for cell in &cells {
         write_recipe(job, cell)?;
     }
+    check_shards(job, &cells)?;
     let n_processes = job.spec.processes.unwrap_or(1);
     let n_threads = (available_threads() / n_processes).max(1);
     let queue: Mutex<VecDeque<&Cell>> = Mutex::new(cells.iter().collect());
@@ -145,9 +147,30 @@ fn write_recipe(job: &SweepJob, cell: &Cell) -> Result<(), TrainError> {
     let text = toml::to_string(&cell.recipe)
         .map_err(|err| TrainError::Recipe { file: path.clone(), reason: err.to_string() })?;
     if path.exists() && files::read(&path)? != text.as_bytes() {
-        return Err(TrainError::Changed { what: "recipe", run: run_dir(job, cell).root().into() });
+        let how = format!("{} holds another one", path.display());
+        return Err(TrainError::Changed { what: "recipe", how, run: run_dir(job, cell).root().into() });
     }
     Ok(files::write_atomic(&path, text.as_bytes())?)
+}
+
+/// Refuses finished runs on other shards than those of the grid: their table would be read as
+/// one of these. Without the shards, runs that are summed up must at least have equal ones.
+fn check_shards(job: &SweepJob, cells: &[Cell]) -> Result<(), TrainError> {
+    let mut expected = match ShardSet::open(&job.spec.shards) {
+        Ok(shards) => Some(shards.sha256()?),
+        Err(_) if job.finished_only => None,
+        Err(err) => return Err(err.into()),
+    };
+    for run in cells.iter().map(|cell| run_dir(job, cell)).filter(|run| run.metrics().exists()) {
+        let metrics: serde_json::Value = files::read_json(&run.metrics())?;
+        let found = metrics["shards_sha256"].as_str().unwrap_or_default().to_owned();
+        let expected = expected.get_or_insert_with(|| found.clone());
+        if found != *expected {
+            let how = format!("hash {found} before, {expected} now");
+            return Err(TrainError::Changed { what: "shards", how, run: run.root().into() });
+        }
+    }
+    Ok(())
 }
 
 /// Trains and evaluates one cell in processes of their own, unless that is done.

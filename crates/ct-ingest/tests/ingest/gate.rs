@@ -89,7 +89,7 @@ fn slices_that_look_alike_in_two_parts_are_listed() {
     );
     let found = verify::verify(&cohort.shards()).unwrap().leaks;
     assert_eq!(found[0].cases.iter().map(CaseId::as_str).collect::<Vec<_>>(), ["Petersen_Hans", "SMITH"]);
-    assert!(found[0].pairs.iter().all(|pair| pair.distance <= ct_ingest::difference_hash::MAX_DISTANCE));
+    assert!(found[0].pairs.iter().all(|pair| pair.distance <= diag_data::difference_hash::MAX_DISTANCE));
 }
 
 #[test]
