@@ -236,7 +236,8 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 /// Small archives, for the tests of damaged input.
 pub fn tar_seeds() -> Vec<Vec<u8>> {
     let long = "a".repeat(120);
-    let entries = [("a/0.dcm", vec![1; 90]), (&*long, vec![2; 700])].map(|(name, bytes)| (name.into(), bytes));
+    let entries =
+        [("a/0.dcm", vec![1; 90]), (&*long, vec![2; 700])].map(|(name, bytes)| (name.into(), bytes));
     [tar::EntryType::Regular, tar::EntryType::Symlink].map(|kind| tarred(&entries, kind)).into()
 }
 
@@ -287,7 +288,10 @@ fn broken_tar_archives_cost_their_case_only() {
     let first = 512 + case_entries(2, "d")[0].1.len().div_ceil(512) * 512;
     for cut in [100, 5000, first, first + 512, whole.len() - 1024] {
         let codes = tar_outcome("tested.tar", &whole[..cut]);
-        assert!(codes == ["truncated", "no-files"] || codes == ["archive", "no-files"], "cut at {cut}: {codes:?}");
+        assert!(
+            codes == ["truncated", "no-files"] || codes == ["archive", "no-files"],
+            "cut at {cut}: {codes:?}"
+        );
     }
     for cut in [20, packed.len() / 2, packed.len() - 1] {
         assert_eq!(tar_outcome("tested.tgz", &packed[..cut]), ["truncated", "no-files"], "cut at {cut}");

@@ -155,7 +155,11 @@ impl ListedFile {
         }
         let unreadable = |err: std::io::Error| Fault::Unreadable { why: err.kind().to_string() };
         // An entry's length is only announced: it is believed as far as a scan goes.
-        let believed = if matches!(self.place, Place::Packed(..) | Place::Tarred(..)) { n_bytes.min(1 << 20) } else { n_bytes };
+        let believed = if matches!(self.place, Place::Packed(..) | Place::Tarred(..)) {
+            n_bytes.min(1 << 20)
+        } else {
+            n_bytes
+        };
         bytes.resize(believed as usize, 0);
         let mut n_read = 0;
         while n_read < bytes.len() {

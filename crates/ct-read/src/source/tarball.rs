@@ -79,7 +79,8 @@ pub fn read_directory(reader: impl Read) -> Result<Contents, Fault> {
         if kind.is_file() || kind.is_contiguous() {
             contents.entries.push((name, Entry { start, n_bytes }));
         } else {
-            let why = if kind.is_symlink() || kind.is_hard_link() { "it is a link" } else { "it is no plain file" };
+            let why =
+                if kind.is_symlink() || kind.is_hard_link() { "it is a link" } else { "it is no plain file" };
             contents.closed.push((name, wrong(why)));
         }
     }
@@ -120,7 +121,9 @@ fn unreadable(err: &std::io::Error) -> Fault {
 fn broken(err: &std::io::Error) -> Fault {
     match err.kind() {
         std::io::ErrorKind::UnexpectedEof => Fault::Truncated,
-        std::io::ErrorKind::FileTooLarge => Fault::Archive { why: "its entries inflate beyond reason".into() },
+        std::io::ErrorKind::FileTooLarge => {
+            Fault::Archive { why: "its entries inflate beyond reason".into() }
+        }
         std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData | std::io::ErrorKind::Other => {
             Fault::Archive { why: "it has no readable directory".into() }
         }
@@ -151,8 +154,10 @@ struct Bounded<R> {
 impl<R: Read> Read for Bounded<R> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let n_read = self.reader.read(buffer)?;
-        self.n_left =
-            self.n_left.checked_sub(n_read as u64).ok_or(std::io::Error::from(std::io::ErrorKind::FileTooLarge))?;
+        self.n_left = self
+            .n_left
+            .checked_sub(n_read as u64)
+            .ok_or(std::io::Error::from(std::io::ErrorKind::FileTooLarge))?;
         Ok(n_read)
     }
 }

@@ -146,3 +146,11 @@ pub(super) fn affine_of_lps(columns: [[f64; 3]; 3], origin: [f64; 3]) -> [[f64; 
 pub(super) fn wrong(why: &str) -> Fault {
     Fault::Volume { why: why.into() }
 }
+
+pub(super) fn broken(err: &std::io::Error) -> Fault {
+    match err.kind() {
+        std::io::ErrorKind::UnexpectedEof => Fault::Truncated,
+        std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData => wrong("it does not inflate"),
+        kind => Fault::Unreadable { why: kind.to_string() },
+    }
+}

@@ -10,6 +10,7 @@
 mod axial;
 mod header;
 mod metaimage;
+mod name;
 mod nifti;
 mod nrrd;
 mod read;
@@ -17,19 +18,5 @@ mod text;
 
 pub use self::axial::Axial;
 pub use self::header::{Header, Packing, Place, Skip, VoxelType};
+pub use self::name::{is_named_as_volume, stem};
 pub use self::read::{Volume, read, read_file, scan_file};
-
-/// Names of files that hold a volume, or the header of one.
-const EXTENSIONS: [&str; 8] = [".nii", ".nii.gz", ".hdr", ".hdr.gz", ".mha", ".mhd", ".nrrd", ".nhdr"];
-
-/// The name of a volume without its extension; `None` where it has none of a volume.
-pub fn stem(relative: &str) -> Option<&str> {
-    let name = relative.to_ascii_lowercase();
-    let extension = EXTENSIONS.into_iter().find(|extension| name.ends_with(extension))?;
-    Some(&relative[..relative.len() - extension.len()])
-}
-
-/// Whether a file name has an extension of a volume.
-pub fn is_named_as_volume(relative: &str) -> bool {
-    stem(relative).is_some()
-}

@@ -5,7 +5,8 @@ use std::io::{BufRead, BufReader, Cursor, Read};
 use flate2::read::{MultiGzDecoder, ZlibDecoder};
 
 use super::axial::Axial;
-use super::header::{Header, Packing, Place, Skip, VoxelType, wrong};
+use super::header::{Header, Packing, Place, Skip, VoxelType, broken, wrong};
+use super::name::stem;
 use super::{metaimage, nifti, nrrd};
 use crate::fault::Fault;
 use crate::source::listing::{ListedFile, Listing, Opened};
@@ -77,10 +78,10 @@ fn beside(header: &Header, file: &ListedFile, listing: &Listing) -> Result<(List
         Place::Here => None,
         Place::Beside(name) => listing.beside(file, name).map(|found| (found, header.packing)),
         Place::Twin => {
-            let stem = super::stem(&own_name).unwrap_or(&own_name);
+            let own_stem = stem(&own_name).unwrap_or(&own_name);
             let names = [(".img", Packing::Plain), (".img.gz", Packing::Gzip), (".IMG", Packing::Plain)];
             names.into_iter().find_map(|(extension, packing)| {
-                let found = listing.beside(file, &format!("{stem}{extension}"))?;
+                let found = listing.beside(file, &format!("{own_stem}{extension}"))?;
                 Some((found, packing))
             })
         }
@@ -168,14 +169,6 @@ impl Source {
             return Err(Fault::Truncated);
         }
         Ok(voxels)
-    }
-}
-
-pub(super) fn broken(err: &std::io::Error) -> Fault {
-    match err.kind() {
-        std::io::ErrorKind::UnexpectedEof => Fault::Truncated,
-        std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData => wrong("it does not inflate"),
-        kind => Fault::Unreadable { why: kind.to_string() },
     }
 }
 

@@ -2,8 +2,7 @@
 
 use std::io::{BufRead, Read};
 
-use super::header::wrong;
-use super::read::broken;
+use super::header::{broken, wrong};
 use crate::fault::Fault;
 
 /// Longest header: those of 3D Slicer repeat every DICOM attribute.
