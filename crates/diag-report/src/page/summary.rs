@@ -1,6 +1,6 @@
 //! The headline and the summary in words.
 
-use diag_metrics::Measure;
+use diag_metrics::{Measure, wilson_interval};
 use maud::{Markup, html};
 
 use super::{Context, count, interval_words, plain};
@@ -53,6 +53,9 @@ pub(crate) fn section(context: &Context) -> Markup {
         context.labels().iter().zip(&by_case.cases_per_class).map(|(name, n)| format!("{n} {name}"));
     let per_class: Vec<String> = per_class.collect();
     html! {
+        @if let Some(text) = how_little(by_case.n) {
+            p.warning { strong { "Caution. " } (text) }
+        }
         p {
             "On " (count(by_case.n, "case")) " (" (listed(&per_class)) "; "
             (count(context.numbers.by_slice.n, "slice")) "), the model called "
@@ -90,6 +93,22 @@ pub(crate) fn section(context: &Context) -> Markup {
             a href="#definitions" { "Definitions of every measure." }
         }
     }
+}
+
+/// Fewer cases than this show next to nothing, whatever the result.
+const NEXT_TO_NOTHING: usize = 20;
+
+/// What the best result could show on so few cases; `None` for more.
+fn how_little(n: usize) -> Option<String> {
+    let (low, _) = wilson_interval(n as u64, n as u64, 0.95)?;
+    (n < NEXT_TO_NOTHING).then(|| {
+        format!(
+            "{} can show next to nothing about the network: had all of them been called right, the 95 % \
+             interval of the share of right calls (Wilson) would still begin at {}.",
+            count(n, "test case"),
+            plain(low)
+        )
+    })
 }
 
 fn sentence(unit: &UnitNumbers, measure: Measure, name: &str) -> Markup {
