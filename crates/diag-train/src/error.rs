@@ -71,6 +71,12 @@ pub enum TrainError {
         /// The run folder.
         run: PathBuf,
     },
+    /// The run was not evaluated, so that nothing was decided.
+    #[error("no decision.json in {}", run.display())]
+    NotEvaluated {
+        /// The run folder.
+        run: PathBuf,
+    },
     /// A resume with another recipe or other shards.
     #[error("{what} changed since the run in {} began", run.display())]
     Changed {
@@ -229,6 +235,7 @@ impl TrainError {
             Self::NoSlices { what } => format!("pass shards with {what} slices, made by ct-ingest"),
             Self::RunExists { .. } => "pass --resume to continue it, or another --out".into(),
             Self::NoRun { .. } => "pass the folder of a run that diag-train fit made".into(),
+            Self::NotEvaluated { .. } => "run `diag-train evaluate RUN` first".into(),
             Self::Changed { what, .. } => format!("pass the {what} of the first start, or another --out"),
             Self::OtherShards { .. } => {
                 "pass the shards that the run was trained on; run.json says where they were".into()
