@@ -173,8 +173,8 @@ pub struct Listing {
 }
 
 impl Listing {
-    /// Lists a folder and all below it, or a zip archive. Links are followed,
-    /// archives entered; an archive in an archive is not.
+    /// Lists a folder and all below it, a zip archive, or a file by itself. Links are
+    /// followed, archives entered; an archive in an archive is not.
     ///
     /// # Errors
     /// When the folder itself cannot be read.
@@ -182,6 +182,9 @@ impl Listing {
         let mut listing = Self::default();
         if root.is_file() && archive::is_named_as_zip(&root.to_string_lossy()) {
             listing.enter(root, "");
+        } else if root.is_file() {
+            let name = root.file_name().unwrap_or_default().to_string_lossy();
+            listing.files.push(ListedFile { relative: name.into(), place: Place::At(root.into()) });
         } else {
             let folder = |source| ReadError::Folder { path: root.into(), source };
             std::fs::read_dir(root).map_err(folder)?;
