@@ -23,7 +23,7 @@ pub struct Cli {
 pub enum Command {
     /// Turn DICOM series into shards.
     Dicom(DicomArgs),
-    /// Turn NIfTI volumes into shards.
+    /// Turn volumes (NIfTI, MetaImage, NRRD) into shards.
     Nifti(NiftiArgs),
     /// Turn folders of pictures (PNG, JPEG, TIFF, BMP, WebP) into shards.
     Images(ImagesArgs),
@@ -52,9 +52,10 @@ pub struct DicomArgs {
 
 #[derive(Debug, Args)]
 pub struct NiftiArgs {
-    /// Folder with the NIfTI files; a case_id names one of them, or a folder.
+    /// Folder with the volumes (.nii, .nii.gz, .hdr, .mha, .mhd, .nrrd, .nhdr); a case_id names one of
+    /// them, or a folder.
     pub dir: PathBuf,
-    /// What a case_id names; NIfTI files have no other identity.
+    /// What a case_id names; volumes have no other identity.
     #[arg(long = "match", value_parser = ["folder"], default_value = "folder")]
     pub matching: String,
     #[command(flatten)]

@@ -56,7 +56,7 @@ pub(crate) fn close(
     let (mut outcome, leaks) = account(opening, pieces).inspect_err(|_| staging.discard())?;
     if outcome.cases.is_empty() {
         staging.discard();
-        return Err(IngestError::NothingUsable { n_cases: pieces.len() });
+        return Err(IngestError::NothingUsable { n_cases: outcome.flow.cases.seen });
     }
     for what in leaks.placeholders() {
         let note = format!("every case has the same {what} UID: taken as a placeholder");

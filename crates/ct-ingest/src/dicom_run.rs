@@ -22,7 +22,7 @@ use crate::settings::{Match, Settings};
 use crate::splitting::{self, Placeable};
 use crate::store;
 
-/// A run over DICOM or NIfTI files.
+/// A run over DICOM files or volumes.
 #[derive(Clone, Debug)]
 pub struct DicomRun {
     /// What the files are; others are only counted.
@@ -67,11 +67,12 @@ fn ingest_in_pool(run: &DicomRun, control: &Control<'_>) -> Result<Summary, Inge
     }
     let (command, wanted) = match run.format {
         Format::Dicom => ("dicom", "CT images in DICOM files"),
-        Format::Nifti => ("nifti", "NIfTI volumes (.nii, .nii.gz)"),
+        Format::Nifti => ("nifti", "volumes (NIfTI, MetaImage, NRRD)"),
     };
     let mut assigned = matching::assign(&listing, run.format, &table, run.matching);
     control.check()?;
-    if let Some(note) = matching::no_match(&assigned, &listing, &table, run.matching, settings.keep_paths) {
+    let unmatched = matching::unmatched(&assigned, &listing, &table, run.matching, settings.keep_paths);
+    for note in unmatched.into_iter().chain(matching::several_studies(&assigned)) {
         (control.on_event)(Event::Note(&note));
     }
     if !assigned.holds_any(&listing, run.format) {

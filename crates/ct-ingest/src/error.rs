@@ -76,7 +76,7 @@ pub enum IngestError {
     #[error("none of the {n_cases} cases could be used")]
     NothingUsable {
         /// Number of cases in the label table.
-        n_cases: usize,
+        n_cases: u64,
     },
     /// The user stopped the run.
     #[error("interrupted before the output was complete")]

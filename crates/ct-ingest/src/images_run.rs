@@ -97,7 +97,14 @@ fn ingest_in_pool(run: &ImagesRun, control: &Control<'_>) -> Result<Summary, Ing
     let mut aside = Aside::default();
     let (labels, mut found) = match &table {
         Some(table) => (table.labels.clone(), of_table(table, &listing, &images, &mut aside)),
-        None => of_folders(run, known, &listing, &images, &mut aside)?,
+        None => {
+            let is_drawn = known.is_none();
+            let (labels, found) = of_folders(run, known, &listing, &images, &mut aside)?;
+            if let Some(note) = labels::order_note(&labels).filter(|_| is_drawn) {
+                (control.on_event)(Event::Note(&note));
+            }
+            (labels, found)
+        }
     };
     if let (None, Some(path)) = (&table, &settings.split_file) {
         let splits = labels::read_split_file(path)?;
@@ -107,6 +114,9 @@ fn ingest_in_pool(run: &ImagesRun, control: &Control<'_>) -> Result<Summary, Ing
         apply_lists(lists, &listing, &mut found, &mut aside);
     }
     let split_given = found.iter().any(|case| case.split.is_some());
+    if let Some(note) = split_lists::unused(&listing, settings.keep_paths).filter(|_| !split_given) {
+        (control.on_event)(Event::Note(&note));
+    }
     aside.cases_without_part(split_given, &mut found);
 
     found.iter_mut().for_each(|case| case.hu_line = case.hu_line.or(run.hu_line));
@@ -282,6 +292,12 @@ fn of_folders(
     let class_of = |file: usize| listing.files[file].relative.split_once('/').map(|(class, _)| class);
     let labels = match known {
         Some(labels) => labels,
+        None if let Some((one, other)) = labels::alike(images.iter().filter_map(|&file| class_of(file))) => {
+            return Err(IngestError::Settings {
+                why: format!("the folders `{one}` and `{other}` differ only in case, blanks, - or _"),
+                fix: "join them, or give both names in a --label-set".into(),
+            });
+        }
         None => LabelSet::of_table(images.iter().filter_map(|&file| class_of(file))).map_err(|_| {
             IngestError::Settings {
                 why: "the images are not in two or more folders, one a class".into(),

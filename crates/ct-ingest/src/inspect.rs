@@ -13,7 +13,7 @@ use ct_read::scan::{self, Format, Scan};
 use ct_read::slice::MIN_SLICES;
 use ct_read::source::{ListedFile, Listing};
 use ct_read::stack::{self, ImageRef, Stack};
-use ct_read::volume::nifti;
+use ct_read::volume;
 use ct_read::words::{HeaderText, ScannerText, ScannerWords};
 use diag_data::units::{Mm, Spacing};
 use serde::Serialize;
@@ -38,7 +38,7 @@ pub struct Inspection {
     pub n_studies: usize,
     /// CT series, by patient, study and series number.
     pub series: Vec<SeriesLine>,
-    /// NIfTI volumes, which `nifti` reads.
+    /// Volumes (NIfTI, MetaImage, NRRD), which `nifti` reads.
     pub volumes: Vec<VolumeLine>,
     /// Files that are no CT images, by reason.
     pub others: BTreeMap<String, usize>,
@@ -126,7 +126,7 @@ pub struct SeriesLine {
     pub synthetic: bool,
 }
 
-/// One NIfTI file.
+/// One volume.
 #[derive(Clone, Debug, Serialize)]
 pub struct VolumeLine {
     /// Its path below the root: may name somebody.
@@ -177,8 +177,8 @@ pub fn inspect(
     let mut scans = scan::scan(&listing, Format::Dicom);
     for (file, scan) in scans.iter_mut().enumerate() {
         let listed = &listing.files[file];
-        if nifti::is_named_as_nifti(&listed.relative) {
-            *scan = match nifti::scan_file(listed) {
+        if volume::is_named_as_volume(&listed.relative) {
+            *scan = match volume::scan_file(listed) {
                 Ok(header) => Scan::Volume(header.into()),
                 Err(fault) => Scan::Broken { fault, series_uid: None },
             };
@@ -203,7 +203,7 @@ pub fn inspect(
         match scan {
             Scan::Other(reason) => *others.entry((*reason).into()).or_default() += 1,
             Scan::Broken { fault, .. } => broken.push(broken_file(path, fault)),
-            Scan::Volume(header) => match nifti::Axial::of(header) {
+            Scan::Volume(header) => match volume::Axial::of(header) {
                 Ok(axial) => {
                     case_ids.insert(path.to_string());
                     volumes.push(VolumeLine {
@@ -444,7 +444,8 @@ fn advice(found: &Inspection, n_unlisted: usize) -> Vec<String> {
         advice.push(format!("`ct-ingest images` reads {}", count(found.n_pictures, "picture", "pictures")));
     }
     if !found.volumes.is_empty() && !found.series.is_empty() {
-        advice.push("DICOM and NIfTI lie side by side: `dicom` and `nifti` each read their own".into());
+        advice
+            .push("DICOM files and volumes lie side by side: `dicom` and `nifti` each read their own".into());
     }
     if !found.broken.is_empty() {
         advice.push(

@@ -43,7 +43,7 @@ fn write(text: &mut String, found: &Inspection) -> std::fmt::Result {
         }
     }
     if !found.volumes.is_empty() {
-        writeln!(text, "\n{}:", count(found.volumes.len(), "NIfTI volume", "NIfTI volumes"))?;
+        writeln!(text, "\n{}:", count(found.volumes.len(), "volume", "volumes"))?;
         for volume in &found.volumes {
             let [slices, rows, cols] = volume.shape;
             let name = volume.path.as_ref().map(|path| format!("{}: ", printable(path))).unwrap_or_default();

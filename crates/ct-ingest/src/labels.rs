@@ -84,12 +84,16 @@ impl LabelTable {
         let table = Table::parse(bytes, path, &["case_id", "label"], &OPTIONAL)?;
         let names: Vec<(u64, &str)> =
             table.rows.iter().map(|row| (row.line, row.required("label"))).collect();
+        let is_drawn = known.is_none();
         let labels = match known {
             Some(labels) => labels,
             None => label_set(&names, path)?,
         };
         let mut notes = table.notes.clone();
         notes.extend(near_misses(&names));
+        if is_drawn {
+            notes.extend(order_note(&labels));
+        }
         let mut rows = BTreeMap::new();
         for row in &table.rows {
             let wrong = |why: String| IngestError::TableRow { path: path.into(), line: row.line, why };
@@ -189,6 +193,25 @@ fn label_set(names: &[(u64, &str)], path: &Path) -> Result<LabelSet, IngestError
         }
     }
     Ok(LabelSet::of_table(names.iter().map(|(_, name)| *name))?)
+}
+
+/// The order of classes that nobody stated: it decides which probability is which.
+pub fn order_note(labels: &LabelSet) -> Option<String> {
+    (*labels != LabelSet::paper()).then(|| {
+        format!(
+            "the classes are, in alphabetical order: {}; a --label-set states another order",
+            labels.names().join(", ")
+        )
+    })
+}
+
+/// Two names that differ only in what hands type differently.
+pub fn alike<'a>(names: impl IntoIterator<Item = &'a str>) -> Option<(&'a str, &'a str)> {
+    let mut first_of: BTreeMap<String, &str> = BTreeMap::new();
+    names.into_iter().find_map(|name| {
+        let first = *first_of.entry(plain(name)).or_insert(name);
+        (first != name).then_some((first, name))
+    })
 }
 
 /// A name without what hands type differently.
@@ -306,8 +329,22 @@ mod tests {
         (0..20).for_each(|i| text.push_str(&format!("a{i},pneumonia\nb{i},healthy\n")));
         text.push_str("c,pneumnia\n");
         let notes = parse(&text).unwrap().notes;
-        assert_eq!(notes.len(), 1);
+        assert_eq!(notes.len(), 2);
         assert!(notes[0].starts_with("label `pneumnia` (line 42"), "{notes:?}");
+    }
+
+    #[test]
+    fn an_order_that_nobody_stated_is_told() {
+        let notes = parse("case_id,label\na,zebra\nb,ape\n").unwrap().notes;
+        assert_eq!(
+            notes,
+            ["the classes are, in alphabetical order: ape, zebra; a --label-set states another order"]
+        );
+        assert_eq!(parse("case_id,label\na,normal\nb,covid-19\n").unwrap().notes, [""; 0]);
+        let known = LabelSet::new(vec!["zebra".into(), "ape".into()]).unwrap();
+        let table =
+            LabelTable::parse(b"case_id,label\na,zebra\nb,ape\n", Path::new("x"), Some(known)).unwrap();
+        assert_eq!((table.notes, table.rows[0].label), (vec![], Label(0)));
     }
 
     #[test]

@@ -1,16 +1,16 @@
 //! The gate between the parts: the same patient, study, series or picture in
 //! two parts of the split make every test figure too good, and so do pictures
-//! that are nearly the same (see [`crate::difference_hash`]).
+//! that are nearly the same (see [`diag_data::difference_hash`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use diag_data::case::{CaseId, Split};
+use diag_data::difference_hash::{self, DifferenceHash};
 use diag_data::manifest::CaseRow;
 use diag_data::slice::CtSlice;
 use diag_data::split;
 use serde::{Deserialize, Serialize};
 
-use crate::difference_hash::{self, DifferenceHash};
 use crate::fault::Fault;
 
 /// Pairs of nearly equal slices that are named one by one for two cases; all are counted.
@@ -64,12 +64,11 @@ pub struct Mark {
 impl Mark {
     /// Of a slice with square pictures.
     pub fn of(slice: &CtSlice) -> Self {
-        let is_flat = slice.pixels.iter().all(|grey| Some(grey) == slice.pixels.first());
         let part = |from: usize| {
             let digits = slice.provenance.pixel_sha256.get(from..from + 16)?;
             u64::from_str_radix(digits, 16).ok()
         };
-        let pixels = part(0).zip(part(16)).filter(|_| !is_flat);
+        let pixels = part(0).zip(part(16)).filter(|_| !slice.is_flat());
         let side = slice.pixels.len().isqrt();
         Self { pixels: pixels.map(|(a, b)| [a, b]), hash: DifferenceHash::of(&slice.pixels, side) }
     }

@@ -1,6 +1,6 @@
 //! A cohort of CT cases to training shards.
 //!
-//! In: a folder of DICOM or NIfTI files, or of PNG and JPEG images, and a table of labels.
+//! In: a folder of DICOM files, of volumes (NIfTI, MetaImage, NRRD) or of pictures, and a table of labels.
 //! Out: a shard folder (`diag_data::shard`) of rendered slices, in which nothing
 //! names a patient, with an account of everything that was left out.
 //!
@@ -21,7 +21,6 @@ mod control;
 mod delimited;
 pub mod delivery;
 pub mod dicom_run;
-pub mod difference_hash;
 mod error;
 pub mod fault;
 pub mod fuzz_targets;

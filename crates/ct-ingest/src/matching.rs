@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ct_read::dicom::Header;
 use ct_read::scan::{Format, Scan, scan_case, scan_file};
 use ct_read::source::{ListedFile, Listing, archive, listing};
-use ct_read::volume::nifti;
+use ct_read::volume;
 use rayon::prelude::*;
 
 use crate::fault::Fault;
@@ -25,6 +25,8 @@ pub struct Assigned {
     /// Files that belong to no case and ask for none, in order, each with its reason,
     /// or its fault where it is broken.
     pub others: Vec<(usize, Result<&'static str, ct_read::Fault>)>,
+    /// Lines of the table whose patient has several studies, where patients are matched.
+    pub several_studies: Vec<u64>,
 }
 
 impl Assigned {
@@ -37,36 +39,39 @@ impl Assigned {
     }
 }
 
-/// What to say where no row of the table names any file; folders are named only where paths may be.
-pub fn no_match(
+/// What to say where rows of the table name no file, and files no row; folders and ids are named
+/// only where paths may be.
+pub fn unmatched(
     assigned: &Assigned,
     listing: &Listing,
     table: &LabelTable,
     matching: Match,
     keep_paths: bool,
 ) -> Option<String> {
-    let n_found = assigned.cases.iter().filter(|case| case.is_ok()).count();
-    if n_found > 0 || table.rows.is_empty() {
+    let missing = table.rows.iter().zip(&assigned.cases).filter(|(_, case)| **case == Err(Fault::NoFiles));
+    let ids: Vec<&str> = missing.map(|(row, _)| row.case.as_str()).collect();
+    // Where every file has its row, the rest was simply not there.
+    if ids.is_empty() || assigned.unlabelled.is_empty() {
         return None;
     }
-    let first_three =
-        |names: &[&str]| names.iter().take(3).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-    let ids: Vec<&str> = table.rows.iter().map(|row| row.case.as_str()).collect();
     let what = match matching {
         Match::Folder => "folder or file",
         Match::PatientId => "PatientID",
         Match::SeriesUid => "SeriesInstanceUID",
     };
-    let mut text = format!("none of the {} case_ids names a {what}", ids.len());
+    let mut text = format!("{} of {} case_ids name no {what}", ids.len(), table.rows.len());
     if !keep_paths || matching != Match::Folder {
         text.push_str(": compare both sides with `ct-ingest inspect --keep-paths`");
         return Some(text);
     }
+    let first_three =
+        |names: &[&str]| names.iter().take(3).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    let files = assigned.unlabelled.values().flatten();
     let folders: BTreeSet<&str> =
-        listing.files.iter().filter_map(|file| ancestors(&file.relative).next()).collect();
+        files.filter_map(|&file| ancestors(&listing.files[file].relative).next()).collect();
     let folders: Vec<&str> = folders.into_iter().collect();
     text.push_str(&format!(
-        ": the table has {}, the folders are {}",
+        ": the table has {}, the folders that no case_id names are {}",
         first_three(&ids),
         first_three(&folders)
     ));
@@ -76,6 +81,21 @@ pub fn no_match(
         text.push_str("; leading zeros were lost, as spreadsheets do: format the column as text");
     }
     Some(text)
+}
+
+/// What to say where a patient has several studies: a case is made of one series.
+pub fn several_studies(assigned: &Assigned) -> Option<String> {
+    let lines = &assigned.several_studies;
+    let shown: Vec<String> = lines.iter().take(3).map(u64::to_string).collect();
+    let more = if lines.len() > shown.len() { ", ..." } else { "" };
+    (!lines.is_empty()).then(|| {
+        format!(
+            "patients of the label table with several studies: {} (line {}{more}); one series of one study is \
+             used of each; match by folder or series-uid to make each study a case",
+            lines.len(),
+            shown.join(", "),
+        )
+    })
 }
 
 /// Divides the files among the rows of the table.
@@ -98,8 +118,9 @@ fn by_folder(listing: &Listing, format: Format, table: &LabelTable) -> Assigned 
     let mut of_no_row = Vec::new();
     for (file, listed) in listing.files.iter().enumerate() {
         let is_companion = format == Format::Dicom && listing::is_companion(&listed.relative);
-        let is_volume = nifti::is_named_as_nifti(&listed.relative) && !is_companion;
-        let names = if is_volume { file_names(&listed.relative) } else { Vec::new() };
+        let stem = volume::stem(&listed.relative).filter(|_| !is_companion);
+        // With and without its extension.
+        let names = stem.map_or(Vec::new(), |stem| vec![&*listed.relative, stem]);
         let folders = || names.iter().copied().chain(ancestors(&listed.relative));
         let by_path = folders().find_map(|folder| row_of.get(folder).map(|row| (*row, folder)));
         let by_name = || {
@@ -147,13 +168,6 @@ fn by_folder(listing: &Listing, format: Format, table: &LabelTable) -> Assigned 
     assigned
 }
 
-/// The path of a NIfTI file, with and without its extension.
-fn file_names(relative: &str) -> Vec<&str> {
-    let lower = relative.to_ascii_lowercase();
-    let extension = if lower.ends_with(".gz") { ".nii.gz" } else { ".nii" };
-    vec![relative, &relative[..relative.len() - extension.len()]]
-}
-
 /// The folders that hold a file, innermost first, and the root as `.`.
 fn ancestors(relative: &str) -> impl Iterator<Item = &str> {
     fn parent(path: &str) -> Option<&str> {
@@ -173,19 +187,26 @@ fn by_header(
         table.rows.iter().enumerate().map(|(row, entry)| (entry.case.as_str(), row)).collect();
     // The row of a CT image, or why it asks for none.
     let place = |file: &ListedFile| match scan_file(file, format) {
-        Scan::Ct(header) => Ok(key(&header).and_then(|text| row_of.get(text)).copied()),
+        Scan::Ct(header) => {
+            let row = key(&header).and_then(|text| row_of.get(text)).copied();
+            Ok(row.map(|row| (row, header.identity.study_uid.clone())))
+        }
         Scan::Other(reason) => Err(Ok(reason)),
         Scan::Broken { fault, .. } => Err(Err(fault)),
         Scan::Volume(_) => Err(Ok("no case")),
     };
     let places: Vec<_> = listing.files.par_iter().map(place).collect();
     let mut assigned = Assigned { cases: vec![Err(Fault::NoFiles); table.rows.len()], ..Assigned::default() };
+    let mut studies: BTreeMap<usize, BTreeSet<Option<String>>> = BTreeMap::new();
     for (file, place) in places.into_iter().enumerate() {
         match place {
-            Ok(Some(row)) => match &mut assigned.cases[row] {
-                Ok(files) => files.push(file),
-                case @ Err(_) => *case = Ok(vec![file]),
-            },
+            Ok(Some((row, study))) => {
+                studies.entry(row).or_default().insert(study);
+                match &mut assigned.cases[row] {
+                    Ok(files) => files.push(file),
+                    case @ Err(_) => *case = Ok(vec![file]),
+                }
+            }
             // Grouped by folder: the identifier itself is nobody's business.
             Ok(None) => {
                 let folder = ancestors(&listing.files[file].relative).next().unwrap_or(".");
@@ -194,18 +215,15 @@ fn by_header(
             Err(why) => assigned.others.push((file, why)),
         }
     }
+    let several = studies.into_iter().filter(|(_, studies)| studies.len() > 1);
+    assigned.several_studies = several.map(|(row, _)| table.rows[row].line).collect();
+    assigned.several_studies.sort_unstable();
     assigned
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_volume_has_two_names() {
-        assert_eq!(file_names("a/b.c.nii.gz"), ["a/b.c.nii.gz", "a/b.c"]);
-        assert_eq!(file_names("B.NII"), ["B.NII", "B"]);
-    }
 
     #[test]
     fn a_file_s_folders_are_named_innermost_first() {

@@ -20,7 +20,7 @@ use crate::partition::Partition;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Match {
-    /// A folder below the root, by its path or its unique name; or a NIfTI file.
+    /// A folder below the root, by its path or its unique name; or a file that is a volume.
     Folder,
     /// PatientID.
     PatientId,

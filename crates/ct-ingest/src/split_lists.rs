@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use ct_read::source::Listing;
 use diag_data::case::Split;
 use diag_data::files;
 
@@ -59,6 +60,32 @@ impl SplitLists {
         }
         Ok(lists)
     }
+}
+
+/// What to say of lists that lie below the folder of the images and are not used; their names are
+/// shown only where paths may be.
+pub fn unused(listing: &Listing, keep_paths: bool) -> Option<String> {
+    let is_list = |path: &&str| {
+        let name = path.rsplit('/').next().unwrap_or(path);
+        name.strip_suffix(".txt").and_then(part_and_folder).is_some()
+    };
+    let lists: Vec<&str> = listing.files.iter().map(|file| &*file.relative).filter(is_list).collect();
+    let (first, n_more) = (*lists.first()?, lists.len() - 1);
+    let name = if keep_paths { first } else { "train*.txt, val*.txt or test*.txt" };
+    let found = match (keep_paths, n_more) {
+        (true, 0) => format!("the list {name} lies"),
+        (true, _) => format!("the list {name} and {n_more} others lie"),
+        (false, _) => {
+            format!("{} named {name} {}", count(lists.len()), if n_more == 0 { "lies" } else { "lie" })
+        }
+    };
+    Some(format!(
+        "{found} below the folder: if they are its official split, give their folder as --split-lists"
+    ))
+}
+
+fn count(n_lists: usize) -> String {
+    if n_lists == 1 { "a list".into() } else { format!("{n_lists} lists") }
 }
 
 fn part_and_folder(stem: &str) -> Option<(Split, &str)> {

@@ -121,7 +121,7 @@ pub enum Fault {
         why: String,
     },
     /// A volume is of a kind that is not read.
-    #[error("it is not a usable NIfTI volume: {why}")]
+    #[error("it is not a usable volume: {why}")]
     Volume {
         /// What is wrong.
         why: String,

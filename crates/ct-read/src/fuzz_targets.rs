@@ -6,7 +6,7 @@ use std::io::Cursor;
 
 use crate::dicom::{self, HuTable, Scanned};
 use crate::source::archive;
-use crate::volume::nifti;
+use crate::volume;
 
 /// The header of a DICOM file.
 pub fn dicom_header(bytes: &[u8]) {
@@ -26,9 +26,9 @@ pub fn dicom_pixels(bytes: &[u8]) {
     }
 }
 
-/// A NIfTI file.
-pub fn nifti(bytes: &[u8]) {
-    if let Ok(volume) = nifti::read(Cursor::new(bytes.to_vec()), bytes.len() as u64) {
+/// A volume: NIfTI, MetaImage or NRRD.
+pub fn volume(bytes: &[u8]) {
+    if let Ok(volume) = volume::read(Cursor::new(bytes.to_vec()), bytes.len() as u64) {
         for index in 0..volume.axial().n_slices.min(4) {
             let _ = volume.slice(index);
         }

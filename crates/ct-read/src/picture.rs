@@ -11,6 +11,7 @@ use tiff::decoder::DecodingResult;
 
 use crate::fault::Fault;
 use crate::slice::render::Image;
+use crate::stack::View;
 
 /// Longest side that is accepted.
 const MAX_SIDE: u32 = 16_384;
@@ -199,7 +200,30 @@ fn decode_tiff(bytes: &[u8]) -> Result<Decoded, Fault> {
     if n_found != n_values {
         return Err(unknown());
     }
-    Ok(Decoded { rows: rows as usize, cols: cols as usize, values, has_wide_channels: false })
+    let stored = (rows as usize, cols as usize);
+    let turn = turn_of(decoder.find_tag_unsigned::<u16>(tiff::tags::Tag::Orientation).ok().flatten());
+    let values = match values {
+        Values::Grey { levels, coloured } => {
+            Values::Grey { levels: turn.turned(&levels, stored).into_owned(), coloured }
+        }
+        Values::Words(words) => Values::Words(turn.turned(&words, stored).into_owned()),
+    };
+    let (rows, cols) = turn.size(stored);
+    Ok(Decoded { rows, cols, values, has_wide_channels: false })
+}
+
+/// The turn that a value of the tag Orientation (274, TIFF and EXIF) asks for.
+fn turn_of(orientation: Option<u16>) -> View {
+    match orientation {
+        Some(2) => View::new(false, false, true),
+        Some(3) => View::new(false, true, true),
+        Some(4) => View::new(false, true, false),
+        Some(5) => View::new(true, false, false),
+        Some(6) => View::new(true, false, true),
+        Some(7) => View::new(true, true, true),
+        Some(8) => View::new(true, true, false),
+        _ => View::default(),
+    }
 }
 
 /// Differences between channels that JPEG makes in grey images stay below this.
@@ -306,6 +330,32 @@ mod tests {
         assert_eq!((hu.values[0], hu.values[63]), (-1000.0, 890.0));
         for length in [bytes.len() / 2, bytes.len() - 1] {
             assert!(decode(&bytes[..length], Some(line)).is_err(), "{length}");
+        }
+    }
+
+    #[test]
+    fn a_tiff_is_turned_as_its_tag_says() {
+        // What the image library makes of the same turn in EXIF.
+        let values: Vec<u8> = (0..6).collect();
+        let upright = image::GrayImage::from_raw(3, 2, values.clone()).unwrap();
+        for orientation in 0..=9u16 {
+            let mut bytes = Cursor::new(Vec::new());
+            let mut encoder = tiff::encoder::TiffEncoder::new(&mut bytes).unwrap();
+            let mut image = encoder.new_image::<tiff::encoder::colortype::Gray8>(3, 2).unwrap();
+            image.encoder().write_tag(tiff::tags::Tag::Orientation, orientation).unwrap();
+            image.write_data(&values).unwrap();
+            let Content::Grey(grey) = decode(&bytes.into_inner(), None).unwrap().content else {
+                panic!("no grey")
+            };
+            let mut want = DynamicImage::ImageLuma8(upright.clone());
+            let turn = image::metadata::Orientation::from_exif(orientation as u8);
+            turn.into_iter().for_each(|turn| want.apply_orientation(turn));
+            assert_eq!(
+                (grey.cols, grey.rows),
+                (want.width() as usize, want.height() as usize),
+                "{orientation}"
+            );
+            assert_eq!(grey.values, want.to_luma8().into_raw(), "{orientation}");
         }
     }
 

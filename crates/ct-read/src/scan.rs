@@ -8,14 +8,14 @@ use crate::dicom::{self, BrokenObject, Header, Scanned};
 use crate::fault::Fault;
 use crate::source::guard::guarded;
 use crate::source::listing::{self, ListedFile, Listing};
-use crate::volume::nifti;
+use crate::volume;
 
 /// What the files of a case of volumes are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// DICOM files, one or more a series.
     Dicom,
-    /// NIfTI-1 files, one a series.
+    /// Volumes (NIfTI, MetaImage, NRRD), one a series.
     Nifti,
 }
 
@@ -24,8 +24,8 @@ pub enum Format {
 pub enum Scan {
     /// A CT object.
     Ct(Arc<Header>),
-    /// A NIfTI volume.
-    Volume(Arc<nifti::Header>),
+    /// A volume.
+    Volume(Arc<volume::Header>),
     /// A file that is no CT image, and why.
     Other(&'static str),
     /// A file that should have been one.
@@ -59,7 +59,7 @@ pub fn scan_file(file: &ListedFile, format: Format) -> Scan {
     let broken = Fault::Malformed { why: "reading it broke off".into() };
     match format {
         Format::Dicom if listing::is_companion(&file.relative) => Scan::Other("not an image"),
-        Format::Nifti if !nifti::is_named_as_nifti(&file.relative) => Scan::Other("not a NIfTI volume"),
+        Format::Nifti if !volume::is_named_as_volume(&file.relative) => Scan::Other("not a volume"),
         Format::Dicom => match guarded(broken, || Ok(dicom::scan_object(file))) {
             Ok(Ok(Scanned::Ct(header))) => Scan::Ct(Arc::from(header)),
             Ok(Ok(Scanned::Other { reason })) => Scan::Other(reason),
@@ -71,7 +71,7 @@ pub fn scan_file(file: &ListedFile, format: Format) -> Scan {
             Ok(Err(BrokenObject { fault, series_uid })) => Scan::Broken { fault, series_uid },
             Err(fault) => Scan::Broken { fault, series_uid: None },
         },
-        Format::Nifti => match guarded(broken, || nifti::scan_file(file)) {
+        Format::Nifti => match guarded(broken, || volume::scan_file(file)) {
             Ok(header) => Scan::Volume(Arc::new(header)),
             Err(fault) => Scan::Broken { fault, series_uid: None },
         },

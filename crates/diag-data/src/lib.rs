@@ -9,9 +9,12 @@
 //! This crate refuses to know DICOM, tensors and HTML. Nothing in it can name
 //! a patient: a [`case::CaseId`] is a pseudonym by the time it gets here.
 
+pub mod calls;
 pub mod case;
 pub mod case_predictions;
+pub mod difference_hash;
 mod error;
+pub mod external;
 pub mod files;
 pub mod heatmaps;
 pub mod lesions;
@@ -22,6 +25,7 @@ pub mod predictions;
 pub mod reader;
 pub mod results;
 pub mod run;
+pub mod seen;
 pub mod shard;
 pub mod slice;
 pub mod split;

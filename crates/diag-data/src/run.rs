@@ -8,6 +8,7 @@
 //! | `steps.jsonl` | one [`Step`] a line, likewise but for `communication_share` |
 //! | `events.out.tfevents.*` | the same for TensorBoard |
 //! | `model.safetensors`, `model.json` | the best weights and their architecture |
+//! | `seen.json` | [`Seen`](crate::seen::Seen): hashes of the training and validation cases |
 //! | `checkpoint/` | what a resume needs |
 //! | `predictions.parquet` | [`Predictions`](crate::predictions::Predictions) |
 //! | `decision.json` | the decided rule: aggregation, temperature, threshold, sets |
@@ -17,6 +18,10 @@
 //! | `heatmaps.parquet` | one [`Heatmap`](crate::heatmaps::Heatmap) a row; absent until `explain` ran |
 //! | `explanations.json` | [`Explanations`](crate::heatmaps::Explanations): how the maps were made |
 //! | `report.html` | the report |
+//!
+//! A folder of an external validation holds `external.json`
+//! ([`External`](crate::external::External)), copies of what the run says of itself, and the
+//! evaluation files of the other cohort; no weights.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -79,6 +84,16 @@ impl RunDir {
         self.0.join("model.json")
     }
 
+    /// `seen.json`.
+    pub fn seen(&self) -> PathBuf {
+        self.0.join("seen.json")
+    }
+
+    /// `external.json`.
+    pub fn external(&self) -> PathBuf {
+        self.0.join("external.json")
+    }
+
     /// `checkpoint/`.
     pub fn checkpoint(&self) -> PathBuf {
         self.0.join("checkpoint")
@@ -104,6 +119,11 @@ impl RunDir {
         self.0.join("metrics.json")
     }
 
+    /// `attention.safetensors`: the head of a variant; absent unless the recipe asks for it.
+    pub fn attention(&self) -> PathBuf {
+        self.0.join("attention.safetensors")
+    }
+
     /// `trivial.json`.
     pub fn trivial(&self) -> PathBuf {
         self.0.join("trivial.json")
@@ -127,6 +147,36 @@ impl RunDir {
     /// `report.html`.
     pub fn report(&self) -> PathBuf {
         self.0.join("report.html")
+    }
+
+    /// Removes what an evaluation, an explanation, an audit or a report left: the weights that
+    /// it was made of are about to change.
+    ///
+    /// # Errors
+    /// When a file cannot be removed.
+    pub fn remove_evaluation(&self) -> Result<(), DataError> {
+        let of_evaluation = [
+            // First: without it nothing takes the others for a whole.
+            self.metrics(),
+            self.decision(),
+            self.predictions(),
+            self.case_predictions(),
+            self.case_predictions_csv(),
+            self.attention(),
+            self.trivial(),
+            self.heatmaps(),
+            self.explanations(),
+            self.report(),
+        ];
+        for path in of_evaluation {
+            match std::fs::remove_file(&path) {
+                Err(err) if err.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(DataError::Io { action: "remove", path, source: err });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Reads `run.json`.

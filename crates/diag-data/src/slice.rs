@@ -30,6 +30,14 @@ pub struct CtSlice {
     pub provenance: Provenance,
 }
 
+impl CtSlice {
+    /// Whether all grey levels are one. Such pictures are equal everywhere: their equality says
+    /// nothing of where they come from.
+    pub fn is_flat(&self) -> bool {
+        self.pixels.iter().all(|grey| Some(grey) == self.pixels.first())
+    }
+}
+
 /// Geometry of the source slice.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Geometry {

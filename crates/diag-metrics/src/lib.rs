@@ -29,6 +29,7 @@ mod calibration;
 mod cases;
 mod compare;
 mod confusion;
+mod crossed;
 mod delong;
 mod error;
 mod means;
@@ -45,7 +46,7 @@ pub use bands::{
 pub use benefit::{NetBenefitPoint, net_benefit_curve};
 pub use bootstrap::{
     Bootstrap, Estimate, IntervalMethod, RocBandPoint, Summary, bca_interval, percentile_interval, roc_band,
-    summarise, wilson_interval,
+    summarise, summarise_by_patient, wilson_interval,
 };
 pub use calibration::{
     PROBABILITY_FLOOR, Recalibration, ReliabilityBin, brier_score, expected_calibration_error, log_loss,
@@ -56,6 +57,7 @@ pub use compare::{
     Comparison, McNemar, PairedDifference, holm, mcnemar, paired_bootstrap, predictive_values,
 };
 pub use confusion::{ClassCounts, ConfusionMatrix};
+pub use crossed::{CrossedDifference, CrossedPlan, CrossedRuns, crossed_bootstrap};
 pub use delong::{Delong, DelongDifference, delong, delong_paired};
 pub use error::MetricsError;
 pub use means::mean_by_case;

@@ -67,6 +67,8 @@ fn not_paired(first: &Run, second: &Run) -> Option<&'static str> {
     };
     if first.info.labels != second.info.labels {
         Some("the runs have different classes")
+    } else if first.info.shards.sha256 != second.info.shards.sha256 {
+        Some("the runs were tested on different shards, where equal names need not mean equal cases")
     } else if first.case_ids != second.case_ids {
         Some("the runs were tested on different cases")
     } else if labels(first) != labels(second) {

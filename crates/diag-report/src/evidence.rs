@@ -108,7 +108,7 @@ pub(crate) fn gather(set: &ShardSet, split_of: &BTreeMap<CaseId, Split>) -> Resu
         sources.push_str(&slice.provenance.source_blake3);
         sources.push('\n');
         // Empty images are equal everywhere and leak nothing.
-        let is_flat = slice.pixels.iter().all(|grey| Some(grey) == slice.pixels.first());
+        let is_flat = slice.is_flat();
         let hash = slice.provenance.pixel_sha256;
         if !is_flat && !hash.is_empty() {
             let split = part(&slice.case_id, slice.split);
@@ -143,6 +143,7 @@ pub(crate) fn chain(
     recorded: &Recorded,
     evidence: Option<&Evidence>,
     explanations: Option<&Explanations>,
+    is_external: bool,
 ) -> Vec<Link> {
     let hash_of = |path: std::path::PathBuf| files::sha256_file(&path).ok();
     let weights = hash_of(dir.weights());
@@ -176,7 +177,12 @@ pub(crate) fn chain(
             what: "Shards (SHA256SUMS)",
             sha256: Some(info.shards.sha256.clone()),
             state: shards_state,
-            tie: "recorded in run.json; every file of the folder was hashed again for this report",
+            tie: match is_external {
+                true => {
+                    "recorded in external.json; every file of the folder was hashed again for this report"
+                }
+                false => "recorded in run.json; every file of the folder was hashed again for this report",
+            },
         },
         link("Recipe", "recorded in run.json", Some(info.recipe_sha256.clone()), None),
         link("Plan (plan.toml)", "names the hashes of shards and recipe", None, hash_of(dir.plan())),

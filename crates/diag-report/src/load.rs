@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use diag_data::DataError;
 use diag_data::case::{CaseId, Split};
+use diag_data::external::External;
 use diag_data::files;
 use diag_data::heatmaps::{self, Explanations, Heatmap};
 use diag_data::manifest::{CaseRow, Quarantined};
@@ -23,6 +24,8 @@ pub(crate) struct Run {
     pub(crate) name: String,
     pub(crate) dir: RunDir,
     pub(crate) info: RunInfo,
+    /// Set where the folder is that of an external validation: `info.shards` is then the other cohort.
+    pub(crate) external: Option<External>,
     pub(crate) epochs: Vec<Epoch>,
     /// `plan.toml` as text; absent when there is none.
     pub(crate) plan: Option<String>,
@@ -133,6 +136,13 @@ fn tell_apart(runs: &mut [Run]) {
 fn load(dir: &RunDir, split: Split) -> Result<Run, ReportError> {
     let of_run = |source| ReportError::Run { run: dir.root().into(), source };
     let mut info = dir.read_info().map_err(of_run)?;
+    let external = External::read(&dir.external()).map_err(of_run)?;
+    if let Some(external) = &external {
+        if info.model_sha256.as_ref() != Some(&external.model_sha256) {
+            return Err(ReportError::Apart { what: "weights", file: dir.external(), other: dir.info() });
+        }
+        info.shards = external.shards.clone();
+    }
     let epochs = dir.read_epochs().map_err(of_run)?;
     let predictions = Predictions::read(&dir.predictions(), &info.labels).map_err(of_run)?;
     let recorded = decision::recorded(dir, &info)?;
@@ -166,11 +176,19 @@ fn load(dir: &RunDir, split: Split) -> Result<Run, ReportError> {
     Ok(Run {
         name,
         plan: std::fs::read_to_string(dir.plan()).ok(),
-        chain: evidence::chain(dir, &info, &recorded, evidence, maps.as_ref().ok().map(|maps| &maps.how)),
+        chain: evidence::chain(
+            dir,
+            &info,
+            &recorded,
+            evidence,
+            maps.as_ref().ok().map(|maps| &maps.how),
+            external.is_some(),
+        ),
         shards,
         maps,
         baseline: read_baseline(dir, &info, split)?,
         decided,
+        external,
         dir: dir.clone(),
         info,
         epochs,

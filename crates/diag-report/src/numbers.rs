@@ -1,6 +1,8 @@
 //! Every number of the page, computed once: the page and `--json` show the same.
 
+use diag_data::case::Split;
 use diag_data::case_predictions::{Call, CasePrediction};
+use diag_data::external::External;
 use diag_metrics::{
     Aggregation, Bootstrap, Bounds, Estimate, Measure, Measures, MetricsError, NetBenefitBandPoint,
     NetBenefitPoint, PrBandPoint, PrPoint, Recalibration, ReliabilityBin, RocBandPoint, RocPoint, Scores,
@@ -51,6 +53,8 @@ pub struct RunNumbers {
     pub name: String,
     /// Whether the data is synthetic.
     pub synthetic: bool,
+    /// What is known of the cohort, where it is not the one that the network was made with.
+    pub external: Option<External>,
     /// Class names, in the order of every per-class list.
     pub labels: Vec<String>,
     /// Unit of analysis: case, by the decided rule.
@@ -277,6 +281,7 @@ fn measure_run(run: &Run, options: &Options) -> Result<RunNumbers, MetricsError>
         chain: run.chain.clone(),
         name: run.name.clone(),
         synthetic: run.info.shards.synthetic,
+        external: run.external.clone(),
         labels: run.info.labels.names().to_vec(),
         by_slice: unit("slice", &run.slice_scores(last)?, &run.case_of_slice(), plan)?,
         by_case_mean: named(&summarise(&mean, &each_case, plan)?, true),
@@ -285,7 +290,7 @@ fn measure_run(run: &Run, options: &Options) -> Result<RunNumbers, MetricsError>
         calibration: calibration?,
         operating_point: run.decided.point.clone(),
         cases: results,
-        warnings: warnings(run, &by_case),
+        warnings: warnings(run, &by_case, options.split),
         by_case,
     })
 }
@@ -420,8 +425,18 @@ pub(crate) fn few_cases(labels: &[String], cases_per_class: &[usize]) -> Option<
     })
 }
 
-fn warnings(run: &Run, by_case: &UnitNumbers) -> Vec<String> {
+fn warnings(run: &Run, by_case: &UnitNumbers, split: Split) -> Vec<String> {
     let mut warnings = Vec::new();
+    match (&run.external, split) {
+        (Some(external), _) => warnings.extend(crate::page::external::cautions(external)),
+        (None, Split::Train) => warnings.push(
+            "These are the training cases: the network has learnt from them, and the numbers say nothing of others.".into(),
+        ),
+        (None, Split::Validation) => warnings.push(
+            "These are the validation cases: the epoch and the rule were chosen on them, so that the numbers are too good.".into(),
+        ),
+        (None, Split::Test) => {}
+    }
     for (name, &n) in run.info.labels.names().iter().zip(&by_case.cases_per_class) {
         if n == 0 {
             warnings.push(format!("There is no case of class {name}: nothing is known about it."));

@@ -7,6 +7,7 @@ mod checklist;
 mod comparison;
 mod data;
 mod explanations;
+pub(crate) mod external;
 mod failures;
 mod model_card;
 mod performance;

@@ -78,10 +78,12 @@ pub enum TrainError {
         run: PathBuf,
     },
     /// A resume with another recipe or other shards.
-    #[error("{what} changed since the run in {} began", run.display())]
+    #[error("{what} changed since the run in {} began ({how})", run.display())]
     Changed {
         /// The recipe or the shards.
         what: &'static str,
+        /// Every change.
+        how: String,
         /// The run folder.
         run: PathBuf,
     },
@@ -94,6 +96,28 @@ pub enum TrainError {
         found: String,
         /// The hash that the run recorded.
         recorded: String,
+    },
+    /// Another cohort that was not read as the network's own.
+    #[error("the network cannot be validated on these shards ({differences}; here: the network's): {}", shards.display())]
+    OtherReader {
+        /// The other cohort.
+        shards: PathBuf,
+        /// Every setting that differs.
+        differences: String,
+    },
+    /// The shards of the run, where another cohort is to be validated on.
+    #[error("these are the shards that the run was trained on: {}", shards.display())]
+    OwnShards {
+        /// The shards.
+        shards: PathBuf,
+    },
+    /// Another cohort that holds what the network was trained on.
+    #[error("the network has seen cases of these shards: {cases}: {}", shards.display())]
+    SeenBefore {
+        /// The other cohort.
+        shards: PathBuf,
+        /// Each case with what it shares with which one.
+        cases: String,
     },
     /// Two files of a run that do not belong together.
     #[error("{} and {} are of different {what}", file.display(), other.display())]
@@ -236,9 +260,24 @@ impl TrainError {
             Self::RunExists { .. } => "pass --resume to continue it, or another --out".into(),
             Self::NoRun { .. } => "pass the folder of a run that diag-train fit made".into(),
             Self::NotEvaluated { .. } => "run `diag-train evaluate RUN` first".into(),
-            Self::Changed { what, .. } => format!("pass the {what} of the first start, or another --out"),
+            Self::Changed { what, .. } => {
+                format!("pass the {what} of the first start (epochs may be added), or another --out")
+            }
             Self::OtherShards { .. } => {
-                "pass the shards that the run was trained on; run.json says where they were".into()
+                "pass the shards that the run was trained on, which run.json names; another cohort is validated with --out FOLDER".into()
+            }
+            Self::OtherReader { .. } => {
+                "make the shards again with ct-ingest and the settings of the network (model.json, input.reader), \
+                 classes by --label-set"
+                    .into()
+            }
+            Self::OwnShards { .. } => {
+                "leave --out away to evaluate the run, or pass the shards of another cohort".into()
+            }
+            Self::SeenBefore { .. } => {
+                "leave these cases out of the label table and make the shards again: what a network has seen says \
+                 nothing of others"
+                    .into()
             }
             Self::Apart { .. } => "finish the training with diag-train fit --resume, or take both from one run".into(),
             Self::Diverged { .. } => {

@@ -1,25 +1,22 @@
 //! Evaluation: a run and its shards to predictions, the decided rule and metrics.
 
 mod attention;
+mod external;
 pub(crate) mod inference;
+mod results;
 pub(crate) mod split;
 pub(crate) mod validation;
 mod variant;
 
-use std::collections::{BTreeMap, btree_map};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 use diag_data::case::Split;
-use diag_data::case_predictions::{self, CasePrediction};
-use diag_data::files;
-use diag_data::predictions::{Prediction, Predictions};
 use diag_data::run::RunDir;
 use diag_data::shard::ShardSet;
-use diag_decision::{Decision, DecisionMetrics, FitSpec, RuleInWords, cases_of};
-use diag_metrics::{Aggregation, Measures, aggregate, evaluate as measure};
+use diag_decision::{Decision, FitSpec, PriorCorrection, cases_of};
 use diag_model::SavedModel;
-use serde::Serialize;
 
 use crate::data::experiment;
 use crate::device::DeviceChoice;
@@ -28,7 +25,10 @@ use crate::recipe::Selection;
 use crate::run::plan::{TrainPlan, ValidationSource};
 use crate::threads::{available_threads, thread_pool};
 use attention::AttentionHead;
-use inference::{Inference, case_numbers, infer, scores};
+pub use external::{ExternalJob, validate_externally};
+use inference::{Inference, infer};
+pub use results::{Metrics, SplitMetrics};
+use results::{Results, in_words};
 use split::{list_split, read_split};
 
 /// What to evaluate.
@@ -44,46 +44,6 @@ pub struct EvaluateJob {
     pub device: DeviceChoice,
     /// Threads; absent: as the recipe says. The result does not depend on it.
     pub threads: Option<usize>,
-}
-
-/// Version of `metrics.json`.
-const FORMAT_VERSION: u32 = 2;
-
-/// `metrics.json`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Metrics {
-    /// Version of this form.
-    pub format_version: u32,
-    /// Class names in the order of every list.
-    pub labels: Vec<String>,
-    /// Hash of the weights that were evaluated.
-    pub model_sha256: String,
-    /// Hash of the shards that were evaluated.
-    pub shards_sha256: String,
-    /// Hash of `decision.json`.
-    pub decision_sha256: String,
-    /// Hash of `predictions.parquet`.
-    pub predictions_sha256: String,
-    /// The decided rule in words.
-    pub rule: RuleInWords,
-    /// Measures by split.
-    pub splits: BTreeMap<String, SplitMetrics>,
-}
-
-/// Measures of one split, final head.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct SplitMetrics {
-    /// Of the decided rule: the numbers that count. Unit of analysis: case.
-    pub decision: DecisionMetrics,
-    /// Variants that were not decided for, by the way slices are joined: `mean`,
-    /// `top_k_mean`, and `attention` where the recipe asks for it. Unit of analysis: case.
-    pub case: BTreeMap<String, Measures>,
-    /// Unit of analysis: slice.
-    pub slice: Measures,
-    /// k of the top-k mean.
-    pub top_k: usize,
-    /// Balanced accuracy by head, unit of analysis: slice.
-    pub slice_balanced_accuracy: BTreeMap<String, Option<f64>>,
 }
 
 /// Evaluates a run; writes `decision.json` where there is none, `predictions.parquet`,
@@ -125,12 +85,7 @@ pub fn evaluate(job: &EvaluateJob, stop: &AtomicBool) -> Result<Metrics, TrainEr
         stop,
     };
     let pool = thread_pool(job.threads.or(plan.recipe.threads).unwrap_or_else(available_threads))?;
-    let evaluated = pool.install(|| evaluation.run(&splits))?;
-    if evaluated.metrics.is_empty() {
-        let what = job.split.map_or_else(|| "any".to_owned(), |split| split.to_string());
-        return Err(TrainError::NoSlices { what });
-    }
-    evaluation.write(evaluated, shards_sha256)
+    pool.install(|| evaluation.run(&splits, &shards_sha256))
 }
 
 /// Hash of the shards, which must be those that the run was trained on.
@@ -153,18 +108,19 @@ struct Evaluation<'a> {
     stop: &'a AtomicBool,
 }
 
-/// What was found of the splits that were asked for.
-struct Evaluated {
-    decision: Decision,
-    rows: BTreeMap<Split, Vec<Prediction>>,
-    metrics: BTreeMap<Split, SplitMetrics>,
-}
-
 impl Evaluation<'_> {
-    fn run(&self, splits: &[Split]) -> Result<Evaluated, TrainError> {
+    fn run(&self, splits: &[Split], shards_sha256: &str) -> Result<Metrics, TrainError> {
         let mut inferred: BTreeMap<Split, Inference> = BTreeMap::new();
         let decision = self.decision(&mut inferred)?;
         let attention = self.attention(&mut inferred)?;
+        let results = Results {
+            folder: self.run,
+            card: &self.model.card,
+            model_sha256: self.model_sha256,
+            shards_sha256,
+            decision: &decision,
+            top_k: self.plan.recipe.top_k,
+        };
         let (mut rows, mut metrics) = (BTreeMap::new(), BTreeMap::new());
         for &split in splits {
             let inference = match inferred.remove(&split) {
@@ -174,10 +130,13 @@ impl Evaluation<'_> {
             if inference.predictions.is_empty() {
                 continue;
             }
-            metrics.insert(split, self.measure(split, &inference, &decision, attention.as_ref())?);
+            metrics.insert(split, results.measure(split, &inference, attention.as_ref())?);
             rows.insert(split, inference.predictions);
         }
-        Ok(Evaluated { decision, rows, metrics })
+        if rows.is_empty() {
+            return Err(TrainError::NoSlices { what: in_words(splits) });
+        }
+        results.write(rows, metrics)
     }
 
     /// The rule of the run: as it was written, or fitted on the validation split. What is
@@ -194,6 +153,10 @@ impl Evaluation<'_> {
             sensitivity: recipe.decision.sensitivity,
             coverage: recipe.decision.coverage,
             top_ks: vec![recipe.top_k],
+            prior_correction: match recipe.decision.prior_correction {
+                true => PriorCorrection::of_counts(&self.plan.slices_per_class)?,
+                false => PriorCorrection::None,
+            },
             cases_chose_epoch: recipe.selection != Selection::Last
                 && self.plan.validation != ValidationSource::None,
             ..FitSpec::new(card.labels.clone(), self.model_sha256)
@@ -213,7 +176,7 @@ impl Evaluation<'_> {
         if !recipe.decision.attention || recipe.shuffle_labels {
             return Ok(None);
         }
-        let file = self.run.root().join("attention.safetensors");
+        let file = self.run.attention();
         if let Some(head) = variant::read(&file, self.model_sha256)? {
             return Ok(Some(head));
         }
@@ -237,121 +200,4 @@ impl Evaluation<'_> {
         experiment::add_label_noise(&mut dataset, &self.plan.recipe.data, self.plan.recipe.seed);
         Ok(dataset.items.iter().map(|item| item.label.index()).collect())
     }
-
-    fn measure(
-        &self,
-        split: Split,
-        inference: &Inference,
-        decision: &Decision,
-        attention: Option<&AttentionHead>,
-    ) -> Result<SplitMetrics, TrainError> {
-        let (card, top_k) = (&self.model.card, self.plan.recipe.top_k);
-        let (rows, n_classes) = (&inference.predictions, card.labels.len());
-        let slices = scores(rows, card.heads.len() - 1, n_classes)?;
-        let cases = case_numbers(rows);
-        let mut case = BTreeMap::new();
-        for (name, how) in [("mean", Aggregation::Mean), ("top_k_mean", Aggregation::TopKMean { k: top_k })] {
-            case.insert(name.to_owned(), measure(&aggregate(&slices, &cases, how)?.scores));
-        }
-        if let Some(head) = attention {
-            case.insert("attention".to_owned(), variant::measured(head, inference, n_classes)?);
-        }
-        let mut slice_balanced_accuracy = BTreeMap::new();
-        for (h, head) in card.heads.iter().enumerate() {
-            let measures = measure(&scores(rows, h, n_classes)?);
-            slice_balanced_accuracy.insert(head.clone(), measures.balanced_accuracy);
-        }
-        Ok(SplitMetrics {
-            decision: DecisionMetrics::of(decision.terms(), &predicted(decision, rows, split)?)?,
-            case,
-            slice: measure(&slices),
-            top_k,
-            slice_balanced_accuracy,
-        })
-    }
-
-    /// Writes all files, together with what is known of splits that were not asked for.
-    fn write(&self, evaluated: Evaluated, shards_sha256: String) -> Result<Metrics, TrainError> {
-        let Evaluated { decision, mut rows, metrics } = evaluated;
-        let (run, card) = (self.run, &self.model.card);
-        let mut of_splits = self.known(&decision, &shards_sha256, &mut rows)?;
-        let mut predictions =
-            Predictions { labels: card.labels.clone(), heads: card.heads.clone(), rows: Vec::new() };
-        let mut case_rows = Vec::new();
-        for (split, rows) in rows {
-            case_rows.extend(predicted(&decision, &rows, split)?);
-            predictions.rows.extend(rows);
-        }
-        predictions.write(&run.predictions())?;
-        case_predictions::write_parquet(&run.case_predictions(), &card.labels, &case_rows)?;
-        case_predictions::write_csv(&run.case_predictions_csv(), &card.labels, &case_rows)?;
-        let metrics = Metrics {
-            format_version: FORMAT_VERSION,
-            labels: card.labels.names().to_vec(),
-            model_sha256: self.model_sha256.to_owned(),
-            shards_sha256,
-            decision_sha256: decision.sha256().to_owned(),
-            predictions_sha256: files::sha256_file(&run.predictions())?,
-            rule: decision.terms().in_words(),
-            splits: metrics.into_iter().map(|(split, of_split)| (split.to_string(), of_split)).collect(),
-        };
-        let refused = |err: serde_json::Error| diag_data::DataError::Malformed {
-            path: run.metrics(),
-            why: err.to_string(),
-        };
-        let mut file = serde_json::to_value(&metrics).map_err(refused)?;
-        for (split, of_split) in &metrics.splits {
-            of_splits.insert(split.clone(), serde_json::to_value(of_split).map_err(refused)?);
-        }
-        file["splits"] = of_splits.into_iter().collect();
-        files::write_json(&run.metrics(), &file)?;
-        Ok(metrics)
-    }
-
-    /// Metrics of an earlier evaluation by this rule of these weights on these shards. Its
-    /// predictions of splits that `rows` lacks are put there.
-    fn known(
-        &self,
-        decision: &Decision,
-        shards_sha256: &str,
-        rows: &mut BTreeMap<Split, Vec<Prediction>>,
-    ) -> Result<BTreeMap<String, serde_json::Value>, TrainError> {
-        let run = self.run;
-        if !run.metrics().exists() || !run.predictions().exists() || rows.len() == Split::ALL.len() {
-            return Ok(BTreeMap::new());
-        }
-        let metrics: serde_json::Value = files::read_json(&run.metrics())?;
-        let predictions_sha256 = files::sha256_file(&run.predictions())?;
-        let recorded = [
-            ("model_sha256", self.model_sha256),
-            ("shards_sha256", shards_sha256),
-            ("decision_sha256", decision.sha256()),
-            ("predictions_sha256", &predictions_sha256),
-        ];
-        if recorded.iter().any(|(key, value)| metrics[key].as_str() != Some(value)) {
-            return Ok(BTreeMap::new());
-        }
-        let mut known: BTreeMap<Split, Vec<Prediction>> = BTreeMap::new();
-        for row in Predictions::read(&run.predictions(), &self.model.card.labels)?.rows {
-            known.entry(row.split).or_default().push(row);
-        }
-        let mut of_splits = BTreeMap::new();
-        for (split, of_split) in known {
-            if let btree_map::Entry::Vacant(entry) = rows.entry(split) {
-                entry.insert(of_split);
-                of_splits.insert(split.to_string(), metrics["splits"][split.as_str()].clone());
-            }
-        }
-        Ok(of_splits)
-    }
-}
-
-/// Cases of a split as the rule decides them, sorted by name.
-fn predicted(
-    decision: &Decision,
-    rows: &[Prediction],
-    split: Split,
-) -> Result<Vec<CasePrediction>, TrainError> {
-    let cases = cases_of(rows, split)?;
-    Ok(cases.iter().map(|case| decision.predict(case)).collect::<Result<_, _>>()?)
 }

@@ -12,9 +12,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use diag_data::case::{CaseId, Label, Split};
+use diag_data::external::External;
 use diag_data::files;
 use diag_data::heatmaps::{self, Agreement, Explanations, Heatmap, Method};
 use diag_data::lesions::Lesions;
+use diag_data::place;
 use diag_data::predictions::Predictions;
 use diag_data::reader::Crop;
 use diag_data::run::RunDir;
@@ -44,8 +46,12 @@ const RANDOMISED_SEED_OFFSET: u64 = 1_000_003;
 pub struct ExplainJob {
     /// Folder of the run, evaluated before; the maps are written into it.
     pub run: PathBuf,
-    /// Shards; absent: those it was trained on.
+    /// Where the shards are now that it was trained on, or, with `external`, the other cohort;
+    /// absent: where they were.
     pub shards: Option<PathBuf>,
+    /// Folder of an external validation of the run: its cohort is explained, and the maps are
+    /// written into it.
+    pub external: Option<PathBuf>,
     /// Split of the data.
     pub split: Split,
     /// `truth.json` of the phantoms behind the shards: maps are held against its lesions.
@@ -80,25 +86,24 @@ pub struct Explained {
 /// weights, a truth of other data, a stop by request.
 pub fn explain(job: &ExplainJob, stop: &AtomicBool) -> Result<Explained, TrainError> {
     let run = RunDir::new(&job.run);
-    for (what, path) in [
-        ("run.json", run.info()),
-        ("model.safetensors", run.weights()),
-        ("predictions.parquet (run diag-train evaluate)", run.predictions()),
-        ("decision.json (run diag-train evaluate)", run.decision()),
+    let folder = job.external.as_ref().map_or_else(|| run.clone(), RunDir::new);
+    for (what, path, of) in [
+        ("run.json", run.info(), &run),
+        ("model.safetensors", run.weights(), &run),
+        ("predictions.parquet (run diag-train evaluate)", folder.predictions(), &folder),
+        ("decision.json (run diag-train evaluate)", folder.decision(), &folder),
     ] {
         if !path.exists() {
-            return Err(TrainError::NoRun { what, run: job.run.clone() });
+            return Err(TrainError::NoRun { what, run: of.root().into() });
         }
     }
     let (info, plan) = (run.read_info()?, TrainPlan::read(&run.plan())?);
     plan.recipe.set_arithmetic();
     let model = SavedModel::read_to(&run.model(), &run.weights(), &job.device.open()?)?;
-    let shards_path = job.shards.clone().unwrap_or_else(|| run.shards(&info));
-    let shards = ShardSet::open(&shards_path)?;
-    let shards_sha256 = own_shards(&shards, shards_path, &plan)?;
+    let (shards, shards_sha256) = shards_of(job, &run, &folder, &plan)?;
     let spec = &shards.manifest().spec;
-    let decision = Decision::read(&run.decision(), &model.card.labels, &model.card.networks[0].sha256)?;
-    let predictions = Predictions::read(&run.predictions(), &info.labels)?;
+    let decision = Decision::read(&folder.decision(), &model.card.labels, &model.card.networks[0].sha256)?;
+    let predictions = Predictions::read(&folder.predictions(), &info.labels)?;
     let predicted = predicted_classes(&predictions, job.split, &decision)?;
     let truth = job.truth.as_deref().map(|path| read_truth(path, &shards, &predicted)).transpose()?;
     let slices = chosen(&shards, &predicted, job.slices_per_case)?;
@@ -109,7 +114,7 @@ pub fn explain(job: &ExplainJob, stop: &AtomicBool) -> Result<Explained, TrainEr
     let explainer = Explainer { job, stop, model: &model, random: &random, truth, shards: &shards };
     let pool = thread_pool(plan.recipe.threads.unwrap_or_else(available_threads))?;
     let rows = pool.install(|| explainer.rows(&slices, &predicted))?;
-    heatmaps::write(&run.heatmaps(), &spec.labels, &rows)?;
+    heatmaps::write(&folder.heatmaps(), &spec.labels, &rows)?;
     let lesion_share = explainer.truth.iter().flat_map(|truth| {
         predicted.keys().filter_map(|case| Some((case.clone(), truth.lesions.case(case)?.lesion_share)))
     });
@@ -126,10 +131,10 @@ pub fn explain(job: &ExplainJob, stop: &AtomicBool) -> Result<Explained, TrainEr
         model_sha256: files::sha256_file(&run.weights())?,
         shards_sha256,
         truth_sha256: job.truth.as_deref().map(files::sha256_file).transpose()?,
-        heatmaps_sha256: files::sha256_file(&run.heatmaps())?,
+        heatmaps_sha256: files::sha256_file(&folder.heatmaps())?,
         lesion_share: lesion_share.collect(),
     };
-    files::write_json(&run.explanations(), &description)?;
+    files::write_json(&folder.explanations(), &description)?;
     let with_lesion: BTreeSet<_> = rows
         .iter()
         .filter(|row| row.agreement.is_some())
@@ -141,6 +146,35 @@ pub fn explain(job: &ExplainJob, stop: &AtomicBool) -> Result<Explained, TrainEr
         n_cases: slices.iter().map(|(slice, _)| &slice.case_id).collect::<BTreeSet<_>>().len(),
         n_with_lesion: with_lesion.len(),
     })
+}
+
+/// The shards to explain and their hash: those of the run, or those of its external validation.
+fn shards_of(
+    job: &ExplainJob,
+    run: &RunDir,
+    folder: &RunDir,
+    plan: &TrainPlan,
+) -> Result<(ShardSet, String), TrainError> {
+    if job.external.is_none() {
+        let path = job.shards.clone().map_or_else(|| run.read_info().map(|info| run.shards(&info)), Ok)?;
+        let shards = ShardSet::open(&path)?;
+        let sha256 = own_shards(&shards, path, plan)?;
+        return Ok((shards, sha256));
+    }
+    let Some(external) = External::read(&folder.external())? else {
+        return Err(TrainError::NoRun {
+            what: "external.json (run diag-train evaluate with --shards and --out)",
+            run: folder.root().into(),
+        });
+    };
+    let recorded = external.shards;
+    let path = job.shards.clone().unwrap_or_else(|| place::seen_from(folder.root(), &recorded.path));
+    let shards = ShardSet::open(&path)?;
+    let found = shards.sha256()?;
+    if found != recorded.sha256 {
+        return Err(TrainError::OtherShards { shards: path, found, recorded: recorded.sha256 });
+    }
+    Ok((shards, found))
 }
 
 fn randomised_seed(plan: &TrainPlan) -> u64 {

@@ -10,6 +10,7 @@ use std::time::Instant;
 use diag_data::case::Split;
 use diag_data::files;
 use diag_data::run::{Epoch, LossRecord, Step, Validation};
+use diag_data::seen::Seen;
 use diag_model::{Pass, SavedModel, tensors};
 use rand::Rng;
 
@@ -140,6 +141,17 @@ impl Training<'_> {
         if self.ranks.is_first() {
             run.write_info(&info)?;
         }
+        if self.ranks.is_first() && position.epoch < recipe.epochs {
+            // It would be of other weights than the run will have.
+            run.remove_evaluation()?;
+        }
+        if let Some(before) = self.start.epochs_before.filter(|before| *before != recipe.epochs) {
+            self.report(Event::Note(format!(
+                "{} epochs instead of {before}: from here on the learning rate follows the longer schedule, so that \
+                 the run is not one of {} epochs from its start",
+                recipe.epochs, recipe.epochs
+            )));
+        }
         for line in notes::of_data(recipe, dataset, shards.manifest()) {
             self.report(Event::Note(line));
         }
@@ -182,6 +194,7 @@ impl Training<'_> {
             info.model_sha256 = Some(files::sha256_file(&run.weights())?);
             info.train_seconds = position.train_seconds;
             run.write_info(&info)?;
+            Seen::of(shards, &dataset.seen_cases())?.write(&run.seen())?;
             // Last: until then the folder holds no model that can be used.
             let card = info::model_card(run, plan, shards, dataset, &learner.network)?;
             SavedModel::write_card(&run.model(), &card)?;

@@ -107,10 +107,10 @@ fn the_rate_finder_rises_and_stops_where_the_loss_blows_up() {
 }
 
 /// The trivial baseline of a short run on toy shards with a scanner by case.
-fn baseline(scanner: impl Fn(usize) -> &'static str) -> TrivialAudit {
+fn baseline(scanner: fn(usize) -> &'static str) -> TrivialAudit {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    toy::write_shards_of(folder, 16, 12, scanner);
+    toy::write_cohort(folder, toy::Cohort { n_train: 16, n_test: 12, scanner, ..toy::COHORT });
     train(folder, &toy::RECIPE.replace("epochs = 4", "epochs = 1"), "run");
     let job = AuditJob { run: folder.join("run"), shards: None };
     let before = trivial(&job).unwrap();

@@ -5,16 +5,19 @@
 
 mod toy;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use diag_data::case::{LabelSet, Split};
 use diag_data::case_predictions;
+use diag_data::external::External;
 use diag_data::files;
 use diag_data::predictions::Predictions;
+use diag_data::reader::{ReaderSettings, Select};
 use diag_data::run::RunDir;
+use diag_data::seen::PatientCheck;
 use diag_decision::{Aggregation, Decision, DecisionError, cases_of};
-use diag_train::evaluate::{EvaluateJob, Metrics, evaluate};
+use diag_train::evaluate::{EvaluateJob, ExternalJob, Metrics, evaluate, validate_externally};
 use diag_train::fit::{FitJob, fit};
 use diag_train::{DeviceChoice, TrainError};
 
@@ -188,4 +191,99 @@ fn a_rule_or_weights_of_another_run_are_refused() {
     assert!(matches!(measure(&run, None).unwrap_err(), TrainError::Model(_)));
     std::fs::copy(other.model(), run.model()).unwrap();
     assert!(matches!(measure(&run, None).unwrap_err(), TrainError::Apart { .. }));
+}
+
+/// Evaluates a run on another cohort.
+fn validate(run: &RunDir, shards: &Path, out: &Path) -> Result<External, TrainError> {
+    let job = ExternalJob {
+        run: run.root().into(),
+        shards: shards.into(),
+        out: out.into(),
+        split: None,
+        device: DeviceChoice::Cpu,
+        threads: None,
+    };
+    validate_externally(&job, &STAY).map(|(_, external)| external)
+}
+
+/// Every file of a folder with its hash.
+fn hashes(folder: &Path) -> Vec<(PathBuf, String)> {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_file())
+        .collect();
+    files.sort();
+    files.into_iter().map(|path| (path.clone(), files::sha256_file(&path).unwrap())).collect()
+}
+
+#[test]
+fn another_cohort_is_measured_by_the_frozen_rule_and_leaves_the_run_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = trained(folder.path(), 12, "");
+    let out = folder.path().join("external");
+    let other = folder.path().join("other");
+    let shards = toy::write_cohort(&other, toy::Cohort { seed: 8, n_train: 3, n_test: 4, ..toy::COHORT });
+    let err = validate(&run, &shards, &out).unwrap_err();
+    assert!(err.to_string().contains("no decision.json"), "{err}");
+    measure(&run, None).unwrap();
+    let before = hashes(run.root());
+    let external = validate(&run, &shards, &out).unwrap();
+    assert!(hashes(run.root()) == before, "the run was touched");
+    // The cases of both cohorts have the same names, and are others.
+    assert_eq!((external.overlap.shared, external.overlap.look_alikes), (Vec::new(), Vec::new()));
+    assert_eq!(external.overlap.patients, PatientCheck::NotAllKnown);
+    assert_eq!((external.overlap.n_seen_cases, external.overlap.n_cases), (36, 21));
+    let out = RunDir::new(out);
+    assert_eq!(files::sha256_file(&out.decision()).unwrap(), files::sha256_file(&run.decision()).unwrap());
+    let rows = case_predictions::read_parquet(&out.case_predictions(), &LabelSet::paper()).unwrap();
+    assert_eq!(rows.len(), 21);
+    let local = external.recalibration.unwrap();
+    assert_eq!((local.n_local_cases, local.n_test_cases), (9, 12));
+    assert_eq!(local.frozen.temperature, decision(&run).terms().temperature);
+    // Again, in its place; but not in the place of a run.
+    validate(&run, &shards, out.root()).unwrap();
+    let err = validate(&run, &shards, run.root()).unwrap_err();
+    assert!(matches!(err, TrainError::Data(_)), "{err}");
+}
+
+#[test]
+fn what_the_network_has_seen_is_refused_under_any_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = trained(folder.path(), 12, "");
+    measure(&run, None).unwrap();
+    let out = folder.path().join("external");
+    // The cases of the run under other names, and another split.
+    let same = toy::Cohort { prefix: "renamed", n_train: 4, n_test: 12, ..toy::COHORT };
+    let shards = toy::write_cohort(&folder.path().join("renamed"), same.clone());
+    let err = validate(&run, &shards, &out).unwrap_err();
+    let TrainError::SeenBefore { cases, .. } = &err else { panic!("{err}") };
+    assert!(cases.contains("renamed-000 (pixels of toy-000, "), "{cases}");
+    assert_eq!(cases.split("; ").count(), 36, "the test cases of the run were not seen");
+    assert!(!out.exists());
+    // A little brighter, they are other pixels that look alike.
+    let brighter = toy::Cohort { brighter: 1, ..same };
+    let shards = toy::write_cohort(&folder.path().join("brighter"), brighter);
+    let external = validate(&run, &shards, &out).unwrap();
+    let alike = &external.overlap.look_alikes;
+    assert!(alike.len() >= 36, "{}", alike.len());
+    assert!(alike.iter().any(|a| (a.case_id.as_str(), a.seen_as.as_str()) == ("renamed-000", "toy-000")));
+}
+
+#[test]
+fn a_cohort_that_was_read_otherwise_is_refused_with_every_difference() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = trained(folder.path(), 12, "");
+    measure(&run, None).unwrap();
+    let window = Some("-1000:400".parse().unwrap());
+    let reader =
+        ReaderSettings { size: toy::SIDE as u32, select: Select::All, window, ..ReaderSettings::DEFAULT };
+    let shards =
+        toy::write_cohort(&folder.path().join("other"), toy::Cohort { seed: 8, reader, ..toy::COHORT });
+    let err = validate(&run, &shards, &folder.path().join("external")).unwrap_err();
+    let text = err.to_string();
+    assert!(text.contains("select: lung here, all there") && text.contains("window: "), "{text}");
+    // And the run's own shards are no other cohort.
+    let err = validate(&run, &folder.path().join("shards"), &folder.path().join("external")).unwrap_err();
+    assert!(matches!(err, TrainError::OwnShards { .. }), "{err}");
 }

@@ -43,6 +43,7 @@ fn job(run: &RunDir) -> ExplainJob {
     ExplainJob {
         run: run.root().into(),
         shards: None,
+        external: None,
         split: Split::Test,
         truth: None,
         slices_per_case: 2,

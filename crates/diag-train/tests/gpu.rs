@@ -85,6 +85,7 @@ fn judged(run: &RunDir, device: DeviceChoice) -> (Predictions, Vec<Heatmap>) {
     let job = ExplainJob {
         run: root,
         shards: None,
+        external: None,
         split: Split::Test,
         truth: None,
         slices_per_case: 1,

@@ -135,7 +135,39 @@ fn a_run_is_neither_overwritten_nor_resumed_with_another_recipe() {
     let other = toy::write_recipe(folder.path(), "other.toml", &recipe.replace("seed = 1", "seed = 2"));
     let job = FitJob { resume: true, ..job(folder.path(), other, "run") };
     let err = fit(&job, &AtomicBool::new(false), &mut |_| ()).unwrap_err();
-    assert!(matches!(err, TrainError::Changed { what: "recipe", .. }), "{err}");
+    let TrainError::Changed { what: "recipe", how, .. } = &err else { panic!("{err}") };
+    assert_eq!(how, "seed: 1 before, 2 now");
+}
+
+#[test]
+fn epochs_may_be_added_and_an_evaluation_of_the_weights_before_goes() {
+    let folder = tempfile::tempdir().unwrap();
+    toy::write_shards(folder.path(), 6, 1);
+    let recipe = toy::RECIPE.replace("epochs = 4", "epochs = 1");
+    train(folder.path(), &recipe, "run").unwrap();
+    let run = RunDir::new(folder.path().join("run"));
+    for path in [run.decision(), run.metrics(), run.heatmaps()] {
+        std::fs::write(path, "of the weights before").unwrap();
+    }
+    let resume = |epochs: u32, notes: &mut Vec<String>| {
+        let text = recipe.replace("epochs = 1", &format!("epochs = {epochs}"));
+        let file = toy::write_recipe(folder.path(), "more.toml", &text);
+        let job = FitJob { resume: true, ..job(folder.path(), file, "run") };
+        fit(&job, &AtomicBool::new(false), &mut |event| {
+            if let Event::Note(note) = event {
+                notes.push(note);
+            }
+        })
+    };
+    let mut notes = Vec::new();
+    // As it is: nothing is trained, so nothing goes.
+    resume(1, &mut notes).unwrap();
+    assert!(run.decision().exists());
+    assert_eq!(resume(3, &mut notes).unwrap().epochs.len(), 3);
+    assert!(notes.iter().any(|note| note.starts_with("3 epochs instead of 1")), "{notes:?}");
+    assert!(![run.decision(), run.metrics(), run.heatmaps()].iter().any(|path| path.exists()));
+    let err = resume(2, &mut notes).unwrap_err();
+    assert!(err.to_string().contains("epochs: 3 before, 2 now"), "{err}");
 }
 
 #[test]

@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::common::{reading, test_data, with_control};
+use crate::common::{reading, settings, test_data, with_control};
 use ct_ingest::dicom_run::{self, DicomRun};
+use ct_ingest::images_run::{self, ImagesRun};
 use ct_ingest::settings::{Match, Settings};
+use ct_read::picture::HuLine;
 use ct_read::scan::Format;
-use diag_data::reader::Select;
+use diag_data::reader::{ReaderSettings, Select};
 use diag_data::shard::ShardSet;
+use diag_data::units::HuWindow;
 
 /// What became of a case: its number of slices, or why it was set aside.
 type Outcomes = BTreeMap<String, Result<i32, String>>;
@@ -150,4 +153,63 @@ fn orientation() {
         let of = |slices: &[(f64, Vec<u8>)]| slices.iter().map(|slice| slice.1.clone()).collect::<Vec<_>>();
         assert_eq!(of(slices), of(control), "{case}");
     }
+}
+
+/// What becomes of a folder of pictures: images used, and the codes of those set aside.
+fn pictures(name: &str, line: Option<HuLine>) -> Option<(u64, Vec<String>)> {
+    let root = test_data(&format!("cases/{name}"))?.join("images");
+    let out = tempfile::tempdir().unwrap();
+    let reader = ReaderSettings { size: 32, ..ReaderSettings::IMAGES };
+    let run = ImagesRun {
+        root,
+        labels: None,
+        split_lists: None,
+        out: out.path().join("shards"),
+        hu_line: line,
+        window: HuWindow::LUNG,
+        settings: Settings { reader, with_hu: false, keep_case_ids: false, ..settings() },
+    };
+    let (result, mut codes) = with_control(|control| images_run::ingest(&run, control));
+    codes.sort();
+    Some((result.map_or(0, |summary| summary.manifest.flow.slices.used), codes))
+}
+
+#[test]
+fn pictures_of_slices() {
+    let Some(cut) = pictures("truncated-jpeg", None) else { return };
+    assert_eq!(cut, (1, vec!["image".to_string(); 3]));
+    let stored = pictures("tiff-16bit", None).unwrap();
+    assert_eq!(stored, (0, vec!["stored-values".to_string(); 2]));
+    let line = HuLine { slope: 1.0, intercept: -1024.0 };
+    assert_eq!(pictures("tiff-16bit", Some(line)).unwrap(), (2, vec![]));
+}
+
+#[test]
+fn every_shared_case_has_its_test() {
+    const TESTED: [&str; 17] = [
+        "companions",
+        "ct-class-companion",
+        "dicom-not-hu",
+        "fragments-without-table",
+        "gzip",
+        "label-case",
+        "mip-series",
+        "orientation",
+        "pixel-data-too-long",
+        "rescale-type-spelling",
+        "same-pixels-new-sop",
+        "series-uid-per-slice",
+        "syntax-mismatch",
+        "tiff-16bit",
+        "truncated-jpeg",
+        "two-patients",
+        "two-recon-interleaved",
+    ];
+    let Some(cases) = test_data("cases") else { return };
+    let mut found: Vec<String> = std::fs::read_dir(cases)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .collect();
+    found.sort();
+    assert_eq!(found, TESTED);
 }

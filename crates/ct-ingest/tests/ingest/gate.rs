@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::common::{Cohort, SIDE, rows, series, settings};
+use crate::common::{Cohort, SIDE, program, rows, series, settings};
 use ct_ingest::settings::Settings;
 use ct_ingest::table::{self, Comparison};
 use ct_ingest::verify;
@@ -89,7 +89,7 @@ fn slices_that_look_alike_in_two_parts_are_listed() {
     );
     let found = verify::verify(&cohort.shards()).unwrap().leaks;
     assert_eq!(found[0].cases.iter().map(CaseId::as_str).collect::<Vec<_>>(), ["Petersen_Hans", "SMITH"]);
-    assert!(found[0].pairs.iter().all(|pair| pair.distance <= ct_ingest::difference_hash::MAX_DISTANCE));
+    assert!(found[0].pairs.iter().all(|pair| pair.distance <= diag_data::difference_hash::MAX_DISTANCE));
 }
 
 #[test]
@@ -377,4 +377,74 @@ fn one_study_uid_in_every_patient_is_a_placeholder() {
     };
     assert_eq!(run(0x0020_000D), Vec::<String>::new());
     assert_eq!(run(0x0020_000E), Vec::<String>::new());
+}
+
+/// What a run of the command tells on standard error.
+fn told(cohort: &Cohort, command: &str, arguments: &[&str]) -> String {
+    let mut program = program(cohort.folder.path());
+    program.arg(command).arg(cohort.dicom()).arg("--out").arg(cohort.shards()).args(arguments);
+    let told = String::from_utf8(program.output().unwrap().stderr).unwrap();
+    // Nothing of it may be left for the next run.
+    let _ = std::fs::remove_dir_all(cohort.shards());
+    told
+}
+
+#[test]
+fn ids_that_name_no_folder_are_counted_and_shown_where_paths_may_be() {
+    let cohort = Cohort::new();
+    cohort.write("0017", &series(1));
+    cohort.write("b", &series(2));
+    cohort.label("case_id,label\n17,normal\nb,covid-19\n");
+    let labels = cohort.dicom().join("labels.csv");
+    let hidden = told(&cohort, "dicom", &["--labels", labels.to_str().unwrap()]);
+    assert!(hidden.contains("1 of 2 case_ids name no folder or file: compare both sides"), "{hidden}");
+    assert!(!hidden.contains("0017"), "{hidden}");
+    let shown = told(&cohort, "dicom", &["--labels", labels.to_str().unwrap(), "--keep-paths"]);
+    let want = "the table has `17`, the folders that no case_id names are `0017`; leading zeros were lost";
+    assert!(shown.contains(want), "{shown}");
+}
+
+#[test]
+fn a_patient_of_several_studies_is_told() {
+    let cohort = Cohort::new();
+    cohort.write("one", &series(1));
+    let mut later = series(1);
+    for slice in &mut later {
+        slice.text(0x0020_000D, "UI", "1.2.4.9");
+        slice.text(0x0020_000E, "UI", "1.2.5.9");
+    }
+    cohort.write("later", &later);
+    cohort.write("two", &series(2));
+    cohort.label("case_id,label\nPATIENT-1,normal\nPATIENT-2,covid-19\n");
+    let labels = cohort.dicom().join("labels.csv");
+    let told = told(&cohort, "dicom", &["--labels", labels.to_str().unwrap(), "--match", "patient-id"]);
+    assert!(told.contains("patients of the label table with several studies: 1 (line 2)"), "{told}");
+    assert!(!told.contains("PATIENT-1"), "{told}");
+}
+
+#[test]
+fn lists_of_a_split_that_is_not_used_are_told() {
+    let cohort = Cohort::new();
+    for (i, path) in ["a/1.png", "b/1.png"].iter().enumerate() {
+        let path = cohort.dicom().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        image::GrayImage::from_fn(9, 9, |x, y| image::Luma([(x * 7 + y * 3) as u8 + 40 * i as u8]))
+            .save(path)
+            .unwrap();
+    }
+    std::fs::write(cohort.dicom().join("train_a.txt"), "1.png\n").unwrap();
+    std::fs::write(cohort.dicom().join("notes.txt"), "x\n").unwrap();
+    let hidden = told(&cohort, "images", &[]);
+    assert!(
+        hidden.contains("a list named train*.txt, val*.txt or test*.txt lies below the folder"),
+        "{hidden}"
+    );
+    assert!(hidden.contains("the classes are, in alphabetical order: a, b;"), "{hidden}");
+    let shown = told(&cohort, "images", &["--keep-paths"]);
+    assert!(shown.contains("the list train_a.txt lies below the folder"), "{shown}");
+    let alike = cohort.dicom().join("A");
+    std::fs::create_dir_all(&alike).unwrap();
+    std::fs::copy(cohort.dicom().join("a/1.png"), alike.join("2.png")).unwrap();
+    let refused = told(&cohort, "images", &[]);
+    assert!(refused.contains("the folders `A` and `a` differ only in case"), "{refused}");
 }

@@ -139,11 +139,13 @@ fn the_decoders_withstand_damage() {
 }
 
 #[test]
-fn the_nifti_reader_withstands_damage() {
+fn the_volume_readers_withstand_damage() {
     let plain = crate::nifti::seed();
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(&plain).unwrap();
-    mutate(&[plain, encoder.finish().unwrap()], 20_000, "nifti", fuzz_targets::nifti);
+    let mut seeds = vec![plain, encoder.finish().unwrap()];
+    seeds.extend(crate::volumes::seeds());
+    mutate(&seeds, 20_000, "volume", fuzz_targets::volume);
 }
 
 #[test]

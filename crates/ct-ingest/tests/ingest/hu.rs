@@ -1,16 +1,16 @@
 //! CT numbers of real files, pixel for pixel those of pydicom.
 //!
-//! `reference/hu_sha256.json` was made by `reference/hu_sha256.py`.
+//! `reference/hu_sha256.json` and `series_sha256.json` were made by the scripts of the same names.
 
 use std::collections::BTreeMap;
 
-use crate::common::test_data;
+use crate::common::{Cohort, reading, rows, test_data};
 use ct_read::Fault;
 use ct_read::dicom::{self, HuTable, Scanned};
 use ct_read::slice::hu_check::HuHistogram;
 use ct_read::source::Listing;
 use ct_read::source::listing::ListedFile;
-use ct_read::volume::nifti;
+use ct_read::volume;
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -57,6 +57,44 @@ fn every_pixel_is_the_reference_s() {
     assert!(syntaxes.len() >= 7, "{syntaxes:?}");
 }
 
+#[derive(Deserialize)]
+struct SeriesReference {
+    n_slices: usize,
+    lowest_mm: f64,
+    highest_mm: f64,
+    hu_sha256: String,
+}
+
+#[test]
+fn every_real_series_is_the_reference_s_in_the_usual_view_from_feet_to_head() {
+    let Some(data) = test_data("data") else { return };
+    let reference: BTreeMap<String, SeriesReference> =
+        serde_json::from_str(include_str!("../../../ct-read/tests/reference/series_sha256.json")).unwrap();
+    let cohort = Cohort::new();
+    let mut table = String::from("case_id,label,split\n");
+    for (i, series) in reference.keys().enumerate() {
+        table.push_str(&format!("series-{i},{},train\n", ["normal", "covid-19"][i % 2]));
+        std::fs::create_dir_all(cohort.dicom()).unwrap();
+        std::os::unix::fs::symlink(data.join(series), cohort.dicom().join(format!("series-{i}"))).unwrap();
+    }
+    cohort.label(&table);
+    let (result, codes) = cohort.run(reading(|reader| reader.size = 512));
+    result.unwrap();
+    assert_eq!(codes, Vec::<String>::new());
+    for (i, (name, want)) in reference.iter().enumerate() {
+        let rows = rows(&cohort.shards(), &format!("series-{i}"));
+        let z: Vec<f64> = rows.iter().map(|row| row.geometry.z.unwrap().0).collect();
+        let near = |got: f64, want: f64| assert!((got - want).abs() < 1e-6, "{name}: {got} mm, not {want}");
+        assert_eq!(rows.len(), want.n_slices, "{name}");
+        near(z[0], want.lowest_mm);
+        near(z[z.len() - 1], want.highest_mm);
+        assert!(z.windows(2).all(|pair| pair[0] < pair[1]), "{name}");
+        let hu = rows.iter().flat_map(|row| row.hu.as_ref().unwrap()).flat_map(|hu| hu.to_le_bytes());
+        let bytes: Vec<u8> = hu.collect();
+        assert_eq!(diag_data::files::sha256_hex(&bytes), want.hu_sha256, "{name}");
+    }
+}
+
 /// HU of all slices of a folder of one series, with padding as the file has it.
 fn series_hu(folder: &std::path::Path) -> Vec<(Vec<f32>, (usize, usize))> {
     let mut slices = Vec::new();
@@ -90,7 +128,7 @@ fn real_series_pass_the_check_of_hu_and_wrong_ones_do_not() {
     }
     for file in Listing::of(&data.join("totalsegmentator-ct")).unwrap().files {
         if file.relative.ends_with(".nii.gz") {
-            let volume = nifti::read_file(&file).unwrap();
+            let volume = volume::read_file(&file, &Listing::default()).unwrap().0;
             let axial = volume.axial();
             let slices = (0..axial.n_slices).map(|i| (volume.slice(i), (axial.rows, axial.cols))).collect();
             series.push((file.relative.to_string(), slices));

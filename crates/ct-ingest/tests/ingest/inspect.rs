@@ -125,7 +125,7 @@ fn the_text_reads_from_the_whole_to_the_series_to_what_to_decide() {
         "usable; first choice of this patient",
         "patient 2 (female, 90 years or older), 1 study",
         "not usable: it is coronal, not axial",
-        "1 NIfTI volume:",
+        "1 volume:",
         "3 files are left out, as they should be:",
         "1 file is broken:",
         "fix: remove the file",

@@ -22,4 +22,5 @@ mod rescale;
 mod resume;
 mod tested;
 mod traps;
+mod volumes;
 mod zip;

@@ -9,8 +9,8 @@ use std::path::Path;
 use base64::Engine;
 use ct_ingest::settings::Settings;
 use ct_read::scan::Format;
-use ct_read::source::listing::ListedFile;
-use ct_read::volume::nifti::{self, Volume};
+use ct_read::source::listing::{ListedFile, Listing};
+use ct_read::volume::{self, Volume};
 use diag_data::reader::SeriesRule;
 use diag_data::shard::ShardSet;
 use serde::Deserialize;
@@ -18,7 +18,7 @@ use serde::Deserialize;
 use crate::common::{Cohort, SIDE, chest_hu, reading, rows, settings, test_data};
 
 #[derive(Deserialize)]
-struct Reference {
+pub struct Reference {
     #[serde(default)]
     file_gz: String,
     shape: [usize; 3],
@@ -26,13 +26,13 @@ struct Reference {
     step_mm: f64,
     lowest_mm: f64,
     #[serde(default)]
-    axial: Vec<f32>,
+    pub axial: Vec<f32>,
     #[serde(default)]
     hu_sha256: String,
 }
 
 #[track_caller]
-fn check(volume: &Volume, want: &Reference) -> Vec<f32> {
+pub fn check(volume: &Volume, want: &Reference) -> Vec<f32> {
     let axial = volume.axial();
     assert_eq!([axial.n_slices, axial.rows, axial.cols], want.shape);
     let near = |got: f64, want: f64| assert!((got - want).abs() < 1e-4, "{got} mm where {want} is right");
@@ -55,7 +55,7 @@ fn every_orientation_and_number_type_is_as_nibabel_reads_it() {
         let packed = base64::engine::general_purpose::STANDARD.decode(&case.file_gz).unwrap();
         let path = folder.path().join("volume.nii.gz");
         std::fs::write(&path, packed).unwrap();
-        let hu = check(&nifti::read_file(&ListedFile::at(&path)).unwrap(), case);
+        let hu = check(&volume::read_file(&ListedFile::at(&path), &Listing::default()).unwrap().0, case);
         assert_eq!(hu, case.axial, "case {i}");
     }
 }
@@ -66,12 +66,12 @@ fn every_voxel_of_real_volumes_is_nibabel_s() {
     let reference: BTreeMap<String, Reference> =
         serde_json::from_str(include_str!("../../../ct-read/tests/reference/nifti_sha256.json")).unwrap();
     let mut n_seen = 0;
-    for file in ct_read::source::listing::Listing::of(&data).unwrap().files {
-        if !nifti::is_named_as_nifti(&file.relative) {
+    for file in Listing::of(&data).unwrap().files {
+        if !volume::is_named_as_volume(&file.relative) {
             continue;
         }
         let want = &reference[&diag_data::files::sha256_file(&file.path()).unwrap()];
-        let hu = check(&nifti::read_file(&file).unwrap(), want);
+        let hu = check(&volume::read_file(&file, &Listing::default()).unwrap().0, want);
         let bytes: Vec<u8> = hu.iter().flat_map(|value| value.to_le_bytes()).collect();
         assert_eq!(diag_data::files::sha256_hex(&bytes), want.hu_sha256, "{}", file.relative);
         n_seen += 1;
@@ -271,7 +271,7 @@ fn fault_of(bytes: &[u8]) -> String {
 }
 
 fn outcome(path: &Path) -> String {
-    match nifti::read_file(&ListedFile::at(path)) {
+    match volume::read_file(&ListedFile::at(path), &Listing::default()) {
         Ok(_) => "read".into(),
         Err(fault) => fault.code().into(),
     }
@@ -280,10 +280,14 @@ fn outcome(path: &Path) -> String {
 #[test]
 fn a_header_that_cannot_be_true_is_refused() {
     type Change = fn(&mut Crafted);
-    let changes: [(&str, Change); 17] = [
+    let changes: [(&str, Change); 18] = [
         ("volume", |c| c.header[344..348].copy_from_slice(b"ni1\0")),
         ("volume", |c| c.header[344] = b'x'),
-        ("volume", |c| c.header[0..4].copy_from_slice(&540i32.to_le_bytes())),
+        ("volume", |c| c.header[344..348].fill(0)),
+        ("truncated", |c| {
+            c.header[0..4].copy_from_slice(&540i32.to_le_bytes());
+            c.voxels.truncate(100);
+        }),
         ("volume", |c| c.header[0] = 7),
         ("volume", |c| c.i16(40, 2)),
         ("volume", |c| c.i16(40, 9)),

@@ -442,7 +442,7 @@ fn what_is_no_dicom_object_by_bytes_and_name_is_counted() {
     let (cohort, _) = run(&changed(|_| ()), settings());
     std::fs::remove_dir_all(cohort.shards()).unwrap();
     let tested = cohort.dicom().join("tested");
-    let foreign: [(&str, &[u8]); 10] = [
+    let foreign: [(&str, &[u8]); 11] = [
         ("mask.nii.gz", b"\x1F\x8B\x08\0 gzip"),
         ("label.nrrd", b"NRRD0004\n"),
         ("array.npy", b"\x93NUMPY\x01\0"),
@@ -452,6 +452,7 @@ fn what_is_no_dicom_object_by_bytes_and_name_is_counted() {
         ("LOCKFILE", b""),
         ("VERSION", b"1.0.2\n"),
         ("viewer", b"\x7FELF\x02\x01\x01\0"),
+        ("IM0001", b"\x89PNG\r\n\x1A\n"),
         ("README2", "a note of 2020\n".as_bytes()),
     ];
     for (name, bytes) in foreign {
@@ -460,7 +461,7 @@ fn what_is_no_dicom_object_by_bytes_and_name_is_counted() {
     let (result, codes) = cohort.run(settings());
     assert_eq!(codes, Vec::<String>::new());
     // The label table, too.
-    assert_eq!(result.unwrap().manifest.flow.files.set_aside.get("not an image"), Some(&11));
+    assert_eq!(result.unwrap().manifest.flow.files.set_aside.get("not an image"), Some(&12));
     for (name, bytes) in [("IM0007", &b"\x01\0\x02"[..]), ("IM0008", b""), ("1.2.840.7", b"\0\0\x05")] {
         std::fs::remove_dir_all(cohort.shards()).unwrap();
         std::fs::write(tested.join(name), bytes).unwrap();

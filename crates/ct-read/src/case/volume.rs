@@ -1,4 +1,4 @@
-//! A case of NIfTI volumes.
+//! A case of volumes in files of their own: NIfTI, MetaImage, NRRD.
 
 use diag_data::reader::SeriesRule;
 use diag_data::slice::{Acquisition, Geometry, Provenance};
@@ -12,7 +12,7 @@ use crate::slice::pictures::{self, Measured, SourceSlice};
 use crate::slice::statistics;
 use crate::source::guard::guarded;
 use crate::stack::TILT_WARNING_DEG;
-use crate::volume::nifti::{self, Volume};
+use crate::volume::{self, Volume};
 
 /// Reads a case. Of several volumes, those whose values are no HU (masks lie
 /// beside most public volumes) are left out; of the rest [`SeriesRule`] takes one.
@@ -24,17 +24,22 @@ pub fn read(case: &CaseFiles, reader: &Reader<'_>) -> Result<ReadCase, CaseFault
     let min_slices = settings.min_slices as usize;
     let mut files_aside = Vec::new();
     let mut candidates = Vec::new();
+    let mut first_fault = None;
     for (file, scan) in scan::scan_case(reader.listing, &case.files, Format::Nifti) {
         match scan {
+            // A kind of volume that no CT has, as segmentations and maps beside it do.
+            Scan::Broken { fault: fault @ Fault::Volume { .. }, .. } => {
+                files_aside.push((file, fault.code()));
+                first_fault.get_or_insert((Some(file), fault));
+            }
             Scan::Broken { fault, .. } => return Err((Some(file), fault)),
             Scan::Volume(_) => candidates.push(file),
             Scan::Other(reason) => files_aside.push((file, reason)),
-            Scan::Ct(_) => files_aside.push((file, "not a NIfTI volume")),
+            Scan::Ct(_) => files_aside.push((file, "not a volume")),
         }
     }
     let mut volumes = Vec::new();
     let mut series_aside = Vec::new();
-    let mut first_fault = None;
     for file in candidates {
         let broken = Fault::Volume { why: "reading it broke off".into() };
         match guarded(broken, || measured(file, case.preview.is_some(), reader)) {
@@ -61,7 +66,7 @@ pub fn read(case: &CaseFiles, reader: &Reader<'_>) -> Result<ReadCase, CaseFault
     });
     let mut volumes = volumes.into_iter();
     let Some((file, used)) = volumes.next() else {
-        let none = || (None, Fault::NoSeries { n_min: min_slices, why: "no NIfTI volume".into() });
+        let none = || (None, Fault::NoSeries { n_min: min_slices, why: "no volume".into() });
         return Err(first_fault.unwrap_or_else(none));
     };
     for (file, _) in volumes {
@@ -103,8 +108,12 @@ struct MeasuredVolume {
 
 fn measured(file: usize, with_tile: bool, reader: &Reader<'_>) -> Result<MeasuredVolume, Fault> {
     let listed = &reader.listing.files[file];
-    let volume = nifti::read_file(listed)?;
-    let source_blake3 = reader.pseudonyms.hash_file(&listed.read()?);
+    let (volume, beside) = volume::read_file(listed, reader.listing)?;
+    let mut source = Vec::new();
+    listed.append_as_stored(&mut source)?;
+    beside.iter().try_for_each(|file| file.append_as_stored(&mut source))?;
+    let source_blake3 = reader.pseudonyms.hash_file(&source);
+    drop(source);
     let one = |index| measured_slice((&volume, &source_blake3), index, with_tile, reader);
     let results: Vec<_> = (0..volume.axial().n_slices).into_par_iter().map(one).collect();
     let stack = results.into_iter().collect::<Result<Vec<Measured>, Fault>>()?;
@@ -140,14 +149,14 @@ fn measured_slice(
             z: Some(axial.z(index)),
             gap_before: (index > 0).then_some(axial.step),
             spacing: Some(axial.spacing),
-            // NIfTI knows the distance between slices, not how thick they are.
+            // These formats know the distance between slices, not how thick they are.
             slice_thickness: None,
             tilt_deg: Some(axial.tilt_deg as f32),
             source_rows: rows as i32,
             source_cols: cols as i32,
         },
         acquisition: Acquisition {
-            transfer_syntax: "NIfTI-1".into(),
+            transfer_syntax: volume.header().format.into(),
             rescale_slope: volume.header().rescale.map(|(slope, _)| slope),
             rescale_intercept: volume.header().rescale.map(|(_, intercept)| intercept),
             padding_px: n_padding as i32,

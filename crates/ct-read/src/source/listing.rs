@@ -59,6 +59,16 @@ impl ListedFile {
         Self { relative, place }
     }
 
+    /// Its name, without folders.
+    pub fn name(&self) -> String {
+        match &self.place {
+            Place::At(path) if self.relative.is_empty() => {
+                path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+            }
+            _ => self.relative.rsplit('/').next().unwrap_or(&self.relative).into(),
+        }
+    }
+
     /// Where it lies; for an entry, where its archive lies.
     pub fn path(&self) -> Cow<'_, Path> {
         match &self.place {
@@ -89,7 +99,11 @@ impl ListedFile {
         if is_named_as_gzip(&name) { inflated(opened) } else { Ok(opened) }
     }
 
-    fn open_as_stored(&self) -> Result<Opened, Fault> {
+    /// Opens it, whatever its name says of packing.
+    ///
+    /// # Errors
+    /// [`Fault::Unreadable`] when the system refuses, or it is no plain file.
+    pub(crate) fn open_as_stored(&self) -> Result<Opened, Fault> {
         let unreadable = |err: std::io::Error| Fault::Unreadable { why: err.kind().to_string() };
         if let Place::Packed(archive, entry) = &self.place {
             let reader = entry.open(archive).map_err(unreadable)?;
@@ -111,6 +125,16 @@ impl ListedFile {
         let mut bytes = Vec::new();
         self.read_into(&mut bytes)?;
         Ok(bytes)
+    }
+
+    /// Reads all of it as it is stored, behind what a buffer holds.
+    pub(crate) fn append_as_stored(&self, bytes: &mut Vec<u8>) -> Result<(), Fault> {
+        let Opened { reader, n_bytes } = self.open_as_stored()?;
+        if n_bytes > MAX_FILE_LEN {
+            return Err(Fault::TooLarge { limit: MAX_FILE_LEN });
+        }
+        let taken = reader.take(MAX_FILE_LEN).read_to_end(bytes);
+        taken.map(drop).map_err(|err| Fault::Unreadable { why: err.kind().to_string() })
     }
 
     /// As [`read`](Self::read), into a buffer that had another file before.
@@ -196,6 +220,25 @@ impl Listing {
         Ok(listing)
     }
 
+    /// The file of this name in the folder of another one.
+    pub fn beside(&self, file: &ListedFile, name: &str) -> Option<ListedFile> {
+        let relative = match file.relative.rsplit_once('/') {
+            Some((folder, _)) => format!("{folder}/{name}"),
+            None => name.into(),
+        };
+        if let Ok(found) = self.files.binary_search_by(|other| (*other.relative).cmp(&relative)) {
+            return Some(self.files[found].clone());
+        }
+        // A file by itself is listed alone.
+        match &file.place {
+            Place::At(path) if file.relative.is_empty() => {
+                let path = path.with_file_name(name);
+                path.is_file().then(|| ListedFile::at(&path))
+            }
+            _ => None,
+        }
+    }
+
     fn walk(&mut self, root: &Path) {
         let shared: Arc<Path> = root.into();
         for entry in WalkDir::new(root).follow_links(true) {
@@ -274,11 +317,27 @@ pub fn is_foreign(file: &ListedFile) -> bool {
             let mut start = Vec::new();
             let opened = file.open().map(|opened| opened.reader.take(512).read_to_end(&mut start));
             let is_text = !start.is_empty() && start.iter().all(|byte| !matches!(byte, 0..=8 | 14..=31));
+            let is_marked = FOREIGN_MARKS.iter().any(|mark| start.starts_with(mark));
             opened.is_ok_and(|read| read.is_ok())
-                && (is_text || !name.bytes().any(|byte| byte.is_ascii_digit()))
+                && (is_text || is_marked || !name.bytes().any(|byte| byte.is_ascii_digit()))
         }
     }
 }
+
+/// First bytes of files that are common beside images: pictures, documents, programs, NumPy and
+/// HDF5. A zip archive is not among them: it may hold the series.
+const FOREIGN_MARKS: [&[u8]; 10] = [
+    b"\x89PNG",
+    b"\xFF\xD8\xFF",
+    b"GIF8",
+    b"II*\0",
+    b"MM\0*",
+    b"%PDF",
+    b"MZ",
+    b"\x7FELF",
+    b"\x93NUMPY",
+    b"\x89HDF",
+];
 
 fn relative(root: &Path, path: &Path) -> String {
     let below = path.strip_prefix(root).unwrap_or(path);

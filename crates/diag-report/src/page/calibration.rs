@@ -27,6 +27,7 @@ pub(crate) fn section(context: &Context) -> Result<Markup, ReportError> {
         div.charts { @for chart in reliability? { (chart) } }
         (bins(context))
         (recalibration(context))
+        @if let Some(external) = &context.run.external { (super::external::local_calibration(external)) }
         h3 { "What is acting on them worth?" }
         p.note {
             "Net benefit of acting on a class from a threshold probability on, unit: case, at the class shares of this data. Band: pointwise, 95 %, by case. Dotted: acting on nobody."

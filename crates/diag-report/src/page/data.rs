@@ -13,7 +13,8 @@ pub(crate) fn section(context: &Context) -> Markup {
     html! {
         h3 { "Cases and slices per class and part (Table 1)" }
         (table_1(context))
-        @if !context.run.info.cases.is_empty() { (parts(context)) }
+        @if !context.run.info.cases.is_empty() && context.run.external.is_none() { (parts(context)) }
+        @if let Some(external) = &context.run.external { (super::external::overlap(external)) }
         h3 { "Flow of inclusion and exclusion" }
         (flow(context))
         h3 { "Is anything shared between the parts?" }
@@ -46,7 +47,10 @@ fn table_1(context: &Context) -> Markup {
     html! {
         div.scroll {
             table {
-                caption { "As the shards hold them. Unit: case and slice." }
+                caption {
+                    "As the shards hold them. Unit: case and slice."
+                    @if context.run.external.is_some() { " The parts are those of this cohort: the network was trained on none of them." }
+                }
                 thead {
                     tr {
                         th rowspan="2" { "Class" }
@@ -136,7 +140,9 @@ fn leakage(context: &Context) -> Markup {
             } @else {
                 strong { "Nothing was found" } " that two parts share. "
             }
-            "Parts are training, validation and test as the run used them; they are divided by case, and cases of one patient stay together where the patient is known. "
+            "Parts are training, validation and test"
+            @if context.run.external.is_none() { " as the run used them" }
+            "; they are divided by case, and cases of one patient stay together where the patient is known. "
             @if !unknown.is_empty() { "Not stated by the shards, and therefore not checked: " (unknown.join(", ")) ". " }
             "Images that only look alike (another reconstruction, compression or a shift) are not looked for here; " code { "ct-ingest verify" } " looks for them."
         }

@@ -87,7 +87,7 @@ fn evaluation_data(context: &Context) -> Markup {
     let classes = context.labels().iter().zip(&by_case.cases_per_class);
     let classes: Vec<String> = classes.map(|(name, n)| format!("{n} {name}")).collect();
     html! {
-        (kind(context)) " " (by_case.n) " cases, " (context.numbers.by_slice.n) " slices: " (listed(&classes)) "."
+        (kind(context.numbers.synthetic)) " " (by_case.n) " cases, " (context.numbers.by_slice.n) " slices: " (listed(&classes)) "."
     }
 }
 
@@ -98,16 +98,18 @@ fn training_data(context: &Context) -> Markup {
         let words: Vec<String> = classes.map(|(label, n)| format!("{n} {label}")).collect();
         Some(listed(&words))
     };
+    let external = context.run.external.as_ref();
+    let is_synthetic = external.map_or(context.numbers.synthetic, |external| external.trained_on_synthetic);
     html! {
-        (kind(context)) " Cases: "
+        (kind(is_synthetic)) " Cases: "
         @match part("train") { Some(words) => (words), None => "not recorded" }
         @if let Some(words) = part("validation") { "; to choose the weights " (words) }
         "."
     }
 }
 
-fn kind(context: &Context) -> &'static str {
-    if context.numbers.synthetic { "Synthetic, no patients." } else { "Not marked as synthetic." }
+fn kind(is_synthetic: bool) -> &'static str {
+    if is_synthetic { "Synthetic, no patients." } else { "Not marked as synthetic." }
 }
 
 fn results(context: &Context) -> Markup {

@@ -9,6 +9,9 @@ use crate::numbers::{Numbers, UnitNumbers};
 
 pub(crate) fn title(runs: &[Run]) -> String {
     let what = match runs {
+        [run] if run.external.is_some() => {
+            format!("External validation: chest-CT classification by the network {}", run.info.backbone)
+        }
         [run] => format!("Chest-CT classification by the network {}", run.info.backbone),
         _ => format!("Chest-CT classification: {} runs", runs.len()),
     };
@@ -21,6 +24,7 @@ pub(crate) fn headline(runs: &[Run], numbers: &Numbers, title: &str) -> Markup {
         header {
             h1 { (title) }
             p.lead {
+                @if let [Run { external: Some(external), .. }] = runs { (super::external::lead(external)) }
                 @if n_synthetic == runs.len() {
                     "The data of this report is synthetic: generated scans, no patients. "
                 } @else if n_synthetic > 0 {
@@ -31,7 +35,9 @@ pub(crate) fn headline(runs: &[Run], numbers: &Numbers, title: &str) -> Markup {
                     " weights with " (count(run.heads().len(), "head"))
                     " was trained with the loss " (run.info.loss) " to tell "
                     (listed(run.info.labels.names())) " apart"
-                    @if runs.len() > 1 { " (run " (run.name) ")" }
+                    @if runs.len() > 1 {
+                        " (run " (run.name) @if run.external.is_some() { ", an external validation" } ")"
+                    }
                     ". "
                 }
                 "Everything below is measured on the " (numbers.split) " part."
@@ -67,7 +73,11 @@ pub(crate) fn section(context: &Context) -> Markup {
                 }
             }
         }
-        (super::baseline::section(context.run.baseline.as_ref()))
+        @if context.run.external.is_some() {
+            p.note { "What a classifier gets that never looks at the lung is measured on the run's own cohort only." }
+        } @else {
+            (super::baseline::section(context.run.baseline.as_ref()))
+        }
         @for warning in &context.numbers.warnings {
             p.warning { strong { "Caution. " } (warning) }
         }

@@ -11,6 +11,7 @@ use diag_model::SavedModel;
 use crate::data::dataset::Dataset;
 use crate::error::TrainError;
 use crate::evaluate::inference::{Inference, infer};
+use crate::evaluate::own_shards;
 use crate::evaluate::split::read_split;
 use crate::run::plan::TrainPlan;
 use crate::threads::{available_threads, thread_pool};
@@ -40,9 +41,7 @@ impl AuditedShards {
         let plan = TrainPlan::read(&run.plan())?;
         let shards_path = job.shards.clone().unwrap_or_else(|| run.shards(&info));
         let shards = ShardSet::open(&shards_path)?;
-        if shards.sha256()? != plan.shards_sha256 {
-            return Err(TrainError::Changed { what: "shards", run: job.run.clone() });
-        }
+        own_shards(&shards, shards_path, &plan)?;
         Ok(Self { plan, shards })
     }
 }

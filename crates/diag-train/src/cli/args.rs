@@ -20,7 +20,7 @@ pub enum Command {
     /// Trains a network; leaves a run folder. Started by mpirun, torchrun or srun, all
     /// processes train it together.
     Fit(FitArgs),
-    /// Writes a run's predictions and metrics.
+    /// Writes a run's predictions and metrics; with --out, those of another cohort.
     Evaluate(EvaluateArgs),
     /// Writes heat maps of an evaluated run.
     Explain(ExplainArgs),
@@ -132,9 +132,13 @@ pub struct FitArgs {
 pub struct EvaluateArgs {
     /// Run folder.
     pub run: PathBuf,
-    /// Folder of shards; default: those it was trained on.
+    /// Where the shards are now that it was trained on; with --out: another cohort.
     #[arg(long)]
     pub shards: Option<PathBuf>,
+    /// External validation: the run and its rule as they are, on the cohort of --shards. Folder
+    /// to make; the run is not touched.
+    #[arg(long, requires = "shards", value_name = "FOLDER")]
+    pub out: Option<PathBuf>,
     /// train, validation or test; default: all.
     #[arg(long)]
     pub split: Option<Split>,
@@ -154,9 +158,12 @@ pub struct EvaluateArgs {
 pub struct ExplainArgs {
     /// Run folder.
     pub run: PathBuf,
-    /// Folder of shards; default: those it was trained on.
+    /// Where the shards are now; default: where they were.
     #[arg(long)]
     pub shards: Option<PathBuf>,
+    /// Folder of an external validation of the run: explains its cohort, and writes into it.
+    #[arg(long, value_name = "FOLDER")]
+    pub out: Option<PathBuf>,
     /// train, validation or test.
     #[arg(long, default_value = "test")]
     pub split: Split,
@@ -225,6 +232,10 @@ pub struct SweepArgs {
     /// Start nothing; summarise the runs that are finished.
     #[arg(long)]
     pub finished: bool,
+    /// Folder with results.csv, calls.csv and cases.csv of an earlier sweep; its runs of the
+    /// same recipe and shards are not made again.
+    #[arg(long)]
+    pub have: Option<PathBuf>,
     /// Print one JSON document instead of tables.
     #[arg(long)]
     pub json: bool,

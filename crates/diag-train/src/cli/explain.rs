@@ -11,7 +11,7 @@ use super::output::{Output, UPLOADED_LAST};
 use super::render;
 
 pub fn run(args: ExplainArgs, stop: &AtomicBool) -> Result<Output, TrainError> {
-    let ExplainArgs { run, shards, split, truth, slices, occlusion_slices, device, json } = args;
+    let ExplainArgs { run, shards, out, split, truth, slices, occlusion_slices, device, json } = args;
     let copy = WorkingCopy::of(&run)?;
     let with_truth = if truth.is_some() { " --truth TRUTH" } else { "" };
     let job = ExplainJob {
@@ -20,6 +20,7 @@ pub fn run(args: ExplainArgs, stop: &AtomicBool) -> Result<Output, TrainError> {
         ),
         run: copy.path().into(),
         shards,
+        external: out.clone(),
         split,
         truth,
         slices_per_case: slices.into(),
@@ -31,6 +32,6 @@ pub fn run(args: ExplainArgs, stop: &AtomicBool) -> Result<Output, TrainError> {
     Ok(Output::complete(if json {
         render::explained_json(&explained)
     } else {
-        render::explained_words(&explained, &run)
+        render::explained_words(&explained, out.as_deref().unwrap_or(&run))
     }))
 }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use diag_data::external::External;
 use diag_data::trivial::{Baseline, TrivialAudit};
 use diag_train::audit::{NoiseAudit, ShortcutAudit};
 use diag_train::evaluate::Metrics;
@@ -10,6 +11,8 @@ use diag_train::export::{Exported, SeenHashes};
 use diag_train::find_rate::FoundRate;
 use diag_train::fit::FitSummary;
 use serde::Serialize;
+
+use super::output::Output;
 
 /// Suspect slices that are listed in words.
 const N_SUSPECTS: usize = 20;
@@ -73,6 +76,41 @@ pub fn metrics_table(metrics: &Metrics) -> String {
     }
     lines.extend(rule.warnings.iter().map(|warning| format!("note: {warning}")));
     lines.join("\n")
+}
+
+/// An external validation: what the cohort shares with what the network has seen, then the
+/// measures. Something that looks alike is something to look at (exit code 3).
+pub fn external(metrics: &Metrics, external: &External, json: bool) -> Output {
+    let overlap = &external.overlap;
+    let complete = overlap.look_alikes.is_empty();
+    if json {
+        let document = serde_json::json!({ "metrics": metrics, "external": external });
+        return Output { text: self::json(&document), complete };
+    }
+    let mut lines = vec![metrics_table(metrics)];
+    lines.extend(overlap.patients.caution().map(|caution| format!("note: {caution}")));
+    if !complete {
+        lines.push(
+            "note: slices look like those that the network has seen; look at them before you publish:".into(),
+        );
+    }
+    lines.extend(overlap.look_alikes.iter().map(|alike| {
+        format!(
+            "  {} and {} ({}): {} pairs of slices, the nearest differ in {} of 256 bits",
+            alike.case_id, alike.seen_as, alike.seen_in, alike.n_pairs, alike.least_distance
+        )
+    }));
+    if let Some(local) = &external.recalibration {
+        let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.3}"));
+        lines.push(format!(
+            "calibration on {} local cases would change the log loss of the {} test cases from {} to {}",
+            local.n_local_cases,
+            local.n_test_cases,
+            number(local.frozen.log_loss),
+            number(local.local.log_loss)
+        ));
+    }
+    Output { text: lines.join("\n"), complete }
 }
 
 /// The slices whose labels look most wrong.

@@ -225,6 +225,17 @@ impl Dataset {
         let kept = self.items.iter().filter(|item| keep(item.split));
         kept.map(|item| (item.case_id.clone(), item.label)).collect()
     }
+
+    /// The cases that training or the choice of an epoch looks at, each with its first split.
+    pub fn seen_cases(&self) -> BTreeMap<CaseId, Split> {
+        let seen = self.items.iter().filter(|item| item.split != Split::Test);
+        let mut cases = BTreeMap::new();
+        for item in seen {
+            let split = cases.entry(item.case_id.clone()).or_insert(item.split);
+            *split = item.split.min(*split);
+        }
+        cases
+    }
 }
 
 /// Which of the `n` slices of a split a rank holds.

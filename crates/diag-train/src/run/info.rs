@@ -53,20 +53,26 @@ pub(crate) fn describe(
         initialisation,
         recipe_sha256: plan.recipe_sha256.clone(),
         model_sha256: None,
-        shards: ShardSource {
-            path: relative(run.root(), shards.root()),
-            sha256: plan.shards_sha256.clone(),
-            synthetic: manifest.synthetic,
-            tool: manifest.tool.clone(),
-            table: manifest.table.clone(),
-            flow: manifest.flow.clone(),
-        },
+        shards: source(run, shards, plan.shards_sha256.clone()),
         cases,
         best_epoch: None,
         selection: plan.recipe.selection.describe().to_owned(),
         train_seconds: 0.0,
         commands: vec![command.to_owned()],
     })
+}
+
+/// The shards as a folder names them.
+pub(crate) fn source(folder: &RunDir, shards: &ShardSet, sha256: String) -> ShardSource {
+    let manifest = shards.manifest();
+    ShardSource {
+        path: relative(folder.root(), shards.root()),
+        sha256,
+        synthetic: manifest.synthetic,
+        tool: manifest.tool.clone(),
+        table: manifest.table.clone(),
+        flow: manifest.flow.clone(),
+    }
 }
 
 /// The model's description, once its weights are written.

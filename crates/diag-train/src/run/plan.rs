@@ -1,5 +1,6 @@
 //! The plan: what will run, with everything resolved. Saved as `plan.toml`.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use diag_data::case::{CaseId, Split};
@@ -140,14 +141,40 @@ impl TrainPlan {
         toml::from_str(&text).map_err(|err| bad(err.message().replace('\n', " ")))
     }
 
-    /// Whether a resume under `other` would go on with the same computation; the
-    /// number of threads does not matter.
-    pub(crate) fn computes_as(&self, other: &Self) -> bool {
-        let without_threads = |plan: &Self| {
+    /// What a resume under `now` would compute otherwise, in words. The number of threads does
+    /// not matter, and epochs may be added.
+    pub(crate) fn changes(&self, now: &Self) -> Vec<String> {
+        let comparable = |plan: &Self| {
             let mut recipe = plan.recipe.clone();
             recipe.threads = None;
-            (recipe, plan.validation_cases.clone(), plan.slices_per_class.clone())
+            if now.recipe.epochs > self.recipe.epochs {
+                recipe.epochs = now.recipe.epochs;
+            }
+            recipe
         };
-        without_threads(self) == without_threads(other)
+        let mut changes = Vec::new();
+        let [before, after] = [self, now].map(|plan| toml::Value::try_from(comparable(plan)).ok());
+        compare("", before.as_ref(), after.as_ref(), &mut changes);
+        if changes.is_empty()
+            && (&self.validation_cases, &self.slices_per_class)
+                != (&now.validation_cases, &now.slices_per_class)
+        {
+            changes.push("the training and validation cases".to_owned());
+        }
+        changes
+    }
+}
+
+/// Collects the keys in which two values differ.
+fn compare(key: &str, before: Option<&toml::Value>, after: Option<&toml::Value>, changes: &mut Vec<String>) {
+    if let (Some(toml::Value::Table(before)), Some(toml::Value::Table(after))) = (before, after) {
+        let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+        for name in names {
+            let key = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
+            compare(&key, before.get(name), after.get(name), changes);
+        }
+    } else if before != after {
+        let shown = |value: Option<&toml::Value>| value.map_or("absent".to_owned(), toml::Value::to_string);
+        changes.push(format!("{key}: {} before, {} now", shown(before), shown(after)));
     }
 }

@@ -45,6 +45,8 @@ pub(crate) struct RunStart {
     pub shards: ShardSet,
     pub dataset: Dataset,
     pub n_threads: usize,
+    /// Epochs of the plan that a resumed run began with.
+    pub epochs_before: Option<u32>,
     pub device: Device,
 }
 
@@ -78,20 +80,27 @@ impl RunStart {
             return Err(TrainError::RunExists { run: job.run.clone() });
         }
         let (plan, mut dataset) = TrainPlan::resolve(&recipe, files::sha256_file(&job.recipe)?, &shards)?;
+        let mut epochs_before = None;
         if exists && run.plan().exists() {
             let before = TrainPlan::read(&run.plan())?;
-            let changed = match () {
-                () if before.shards_sha256 != plan.shards_sha256 => Some("shards"),
-                () if !before.computes_as(&plan) => Some("recipe"),
-                () => None,
+            let changed = |what: &'static str, how: String| {
+                Err(TrainError::Changed { what, how, run: job.run.clone() })
             };
-            if let Some(what) = changed {
-                return Err(TrainError::Changed { what, run: job.run.clone() });
+            if before.shards_sha256 != plan.shards_sha256 {
+                return changed(
+                    "shards",
+                    format!("hash {} before, {} now", before.shards_sha256, plan.shards_sha256),
+                );
             }
+            let changes = before.changes(&plan);
+            if !changes.is_empty() {
+                return changed("recipe", changes.join("; "));
+            }
+            epochs_before = Some(before.recipe.epochs);
         }
         dataset.load(&shards, ranks.share())?;
         let n_threads = job.threads.or(recipe.threads).unwrap_or_else(available_threads);
-        Ok(Self { run, plan, shards, dataset, n_threads, device })
+        Ok(Self { run, plan, shards, dataset, n_threads, device, epochs_before })
     }
 
     /// Creates the run folder with its plan.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use diag_data::case::{CaseId, Label, LabelSet, Split};
+use diag_data::files;
 use diag_data::manifest::{CaseRow, KeyInfo, KeyKind, Layout, ShardSpec};
 use diag_data::reader::ReaderSettings;
 use diag_data::shard::{Job, Outcome, ShardWriter};
@@ -14,23 +15,49 @@ use rand_chacha::ChaCha8Rng;
 /// Side of a toy image in pixels.
 pub const SIDE: usize = 32;
 
-/// Writes shards with so many training and test cases of each class, 4 slices each.
-pub fn write_shards(folder: &Path, n_train: usize, n_test: usize) -> PathBuf {
-    // Scanners alternate within each class.
-    write_shards_of(folder, n_train, n_test, |case| ["Alpha", "Beta"][case / 3 % 2])
+/// A toy cohort. The class of case `i` is `i % 3`.
+#[derive(Clone)]
+pub struct Cohort {
+    /// Draws the pictures.
+    pub seed: u64,
+    /// Training cases of each class.
+    pub n_train: usize,
+    /// Test cases of each class.
+    pub n_test: usize,
+    /// Cases are called `PREFIX-000` and on.
+    pub prefix: &'static str,
+    /// Added to every grey level.
+    pub brighter: u8,
+    /// How the slices say that they were read.
+    pub reader: ReaderSettings,
+    /// Scanner of a case.
+    pub scanner: fn(usize) -> &'static str,
 }
 
-/// The same with a scanner by case; the class of case `i` is `i % 3`.
-pub fn write_shards_of(
-    folder: &Path,
-    n_train: usize,
-    n_test: usize,
-    scanner: impl Fn(usize) -> &'static str,
-) -> PathBuf {
+/// The cohort of [`write_shards`], without cases.
+pub const COHORT: Cohort = Cohort {
+    seed: 7,
+    n_train: 1,
+    n_test: 1,
+    prefix: "toy",
+    brighter: 0,
+    reader: ReaderSettings { size: SIDE as u32, ..ReaderSettings::DEFAULT },
+    // Scanners alternate within each class.
+    scanner: |case| ["Alpha", "Beta"][case / 3 % 2],
+};
+
+/// Writes shards with so many training and test cases of each class, 4 slices each.
+pub fn write_shards(folder: &Path, n_train: usize, n_test: usize) -> PathBuf {
+    write_cohort(folder, Cohort { n_train, n_test, ..COHORT })
+}
+
+/// Writes the shards of a cohort into the folder `shards` below another, which is made.
+pub fn write_cohort(folder: &Path, cohort: Cohort) -> PathBuf {
+    std::fs::create_dir_all(folder).unwrap();
     let target = folder.join("shards");
     let spec = ShardSpec {
         labels: LabelSet::paper(),
-        reader: ReaderSettings { size: SIDE as u32, ..ReaderSettings::DEFAULT },
+        reader: cohort.reader,
         layout: Layout::Raw,
         with_hu: false,
         split_seed: None,
@@ -39,12 +66,18 @@ pub fn write_shards_of(
     let key = KeyInfo { kind: KeyKind::Public, id: "0123abcd".into() };
     let mut writer = ShardWriter::create(&target, Job { spec, key, tool: "toy".into(), config }).unwrap();
     let mut outcome = Outcome { synthetic: true, ..Outcome::default() };
-    let mut rng = ChaCha8Rng::seed_from_u64(7);
-    for case in 0..3 * (n_train + n_test) {
+    let mut rng = ChaCha8Rng::seed_from_u64(cohort.seed);
+    for case in 0..3 * (cohort.n_train + cohort.n_test) {
         let label = Label((case % 3) as u8);
-        let split = if case < 3 * n_train { Split::Train } else { Split::Test };
-        let case_id = CaseId::new(format!("toy-{case:03}")).unwrap();
-        writer.append((0..4).map(|i| slice(&case_id, i, label, split, &mut rng)).collect()).unwrap();
+        let split = if case < 3 * cohort.n_train { Split::Train } else { Split::Test };
+        let case_id = CaseId::new(format!("{}-{case:03}", cohort.prefix)).unwrap();
+        let slices = (0..4).map(|i| {
+            let mut slice = slice(&case_id, i, label, split, &mut rng);
+            slice.pixels.iter_mut().for_each(|grey| *grey += cohort.brighter);
+            slice.provenance.pixel_sha256 = files::sha256_hex(&slice.pixels);
+            slice
+        });
+        writer.append(slices.collect()).unwrap();
         outcome.cases.push(CaseRow {
             case_id,
             label,
@@ -56,7 +89,7 @@ pub fn write_shards_of(
             patient_hash: None,
             study_uid_hash: None,
             series_uid_hash: None,
-            manufacturer: Some(scanner(case).into()),
+            manufacturer: Some((cohort.scanner)(case).into()),
             model: None,
             kernel: None,
             slice_thickness_mm: None,
