@@ -61,6 +61,26 @@ fn the_page_of_an_external_validation_is_about_the_other_cohort() {
     let why = numbers["comparisons"][0]["not_paired"].as_str().unwrap();
     assert!(why.contains("different shards"), "{why}");
 
+    // The exported model gives the same predictions, and a page of its own.
+    let (model, by_file) = (folder.path().join("model.safetensors"), folder.path().join("by-file"));
+    succeed(program("diag-train").arg("export").arg(&run).arg("--out").arg(&model));
+    succeed(
+        program("diag-train")
+            .arg("evaluate")
+            .arg(&model)
+            .arg("--shards")
+            .arg(&shards)
+            .arg("--out")
+            .arg(&by_file),
+    );
+    for name in ["case_predictions.csv", "predictions.parquet", "decision.json"] {
+        let [a, b] = [&out, &by_file].map(|folder| fs::read(folder.join(name)).unwrap());
+        assert!(a == b, "{name} differs");
+    }
+    succeed(program("diag-report").arg(&by_file));
+    let alone = output(program("diag-train").arg("evaluate").arg(&model));
+    assert!(stderr(&alone).contains("fix: name a cohort with --shards"), "{}", stderr(&alone));
+
     // Pseudonyms under another key cannot be compared, and every number says so.
     let (other_key, out) = (folder.path().join("other-key"), folder.path().join("external-2"));
     let key = folder.path().join("key");

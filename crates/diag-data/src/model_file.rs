@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | `covid19-diag` | kind and version of the file |
 //! | `model.json`, `decision.json` | these files of the run as they are |
+//! | `run.json` | that of the run, without the place of its shards |
 //! | `seen` | `seen.json` of the run as it is; absent where the run has none or it was left out |
 //! | `weights_header` | header of the run's `model.safetensors` |
 //! | `sha256` | a line `hash  name` for each of the files above and `model.safetensors` |
@@ -28,6 +29,7 @@ const VERSION: &str = "model in one file, version 1";
 const KIND: &str = "covid19-diag";
 const CARD: &str = "model.json";
 const DECISION: &str = "decision.json";
+const INFO: &str = "run.json";
 const SEEN: &str = "seen";
 const WEIGHTS_HEADER: &str = "weights_header";
 const WEIGHTS: &str = "model.safetensors";
@@ -46,6 +48,8 @@ pub struct ModelFile {
     pub card: Vec<u8>,
     /// `decision.json`.
     pub decision: Vec<u8>,
+    /// `run.json`: what a report says of the network.
+    pub info: Vec<u8>,
     /// `seen.json`, where it comes along.
     pub seen: Option<Vec<u8>>,
     /// `model.safetensors`.
@@ -82,6 +86,7 @@ impl ModelFile {
         metadata.insert(KIND.into(), VERSION.into());
         metadata.insert(CARD.into(), text(CARD, &self.card)?.into());
         metadata.insert(DECISION.into(), text(DECISION, &self.decision)?.into());
+        metadata.insert(INFO.into(), text(INFO, &self.info)?.into());
         if let Some(seen) = &self.seen {
             metadata.insert(SEEN.into(), text(SEEN, seen)?.into());
         }
@@ -123,6 +128,7 @@ impl ModelFile {
         let file = Self {
             card: wanted(CARD)?.into_bytes(),
             decision: wanted(DECISION)?.into_bytes(),
+            info: wanted(INFO)?.into_bytes(),
             seen: part(SEEN).map(String::into_bytes),
             weights: joined(wanted(WEIGHTS_HEADER)?.as_bytes(), data),
         };
@@ -144,7 +150,7 @@ impl ModelFile {
 
     /// Every part by its name, in the order of the hashes.
     fn parts(&self) -> Vec<(&'static str, &[u8])> {
-        let mut parts = vec![(CARD, &self.card[..]), (DECISION, &self.decision)];
+        let mut parts = vec![(CARD, &self.card[..]), (DECISION, &self.decision), (INFO, &self.info)];
         parts.extend(self.seen.as_deref().map(|seen| (SEEN, seen)));
         parts.push((WEIGHTS, &self.weights));
         parts
@@ -186,6 +192,7 @@ mod tests {
         ModelFile {
             card: b"{\"card\": \"\\u00e4\"}\n".to_vec(),
             decision: b"{}\n".to_vec(),
+            info: b"{\"info\": 1}\n".to_vec(),
             seen: Some(b"{\"key\": 1}\n".to_vec()),
             weights: joined(header, &[1, 2, 3, 4]),
         }
@@ -210,9 +217,13 @@ mod tests {
     fn a_change_of_any_part_is_noticed() {
         let bytes = model().to_bytes().unwrap();
         let text = String::from_utf8_lossy(&bytes).into_owned();
-        for (part, what) in
-            [("{}\\n", "decision"), ("\\\"card", "card"), ("\\\"key", "seen"), ("epoch 3", "w")]
-        {
+        for (part, what) in [
+            ("{}\\n", "decision"),
+            ("\\\"card", "card"),
+            ("\\\"key", "seen"),
+            ("\\\"info", "info"),
+            ("epoch 3", "w"),
+        ] {
             let at = text.find(part).unwrap() + part.len() - 1;
             let mut changed = bytes.clone();
             changed[at] = if changed[at] == b'n' { b't' } else { b'x' };

@@ -173,6 +173,8 @@ pub struct OpenModel {
     pub model: SavedModel,
     /// `decision.json`; absent where the run was not evaluated.
     pub decision: Option<Part>,
+    /// `run.json`; absent where the folder has none.
+    pub info: Option<Part>,
     /// `seen.json`: hashes of what the network has seen; absent where there are none.
     pub seen: Option<Part>,
     /// Absent for a file.
@@ -190,10 +192,11 @@ impl OpenModel {
     pub fn at(place: &Path, device: &Device) -> Result<Self, ModelError> {
         let part = |bytes, place: &Path| Part { bytes, place: place.into() };
         if place.is_file() {
-            let ModelFile { card, decision, seen, weights } = ModelFile::read(place)?;
+            let ModelFile { card, decision, info, seen, weights } = ModelFile::read(place)?;
             let model = SavedModel::of_parts(&part(card, place), &part(weights, place), device)?;
-            let (decision, seen) = (Some(part(decision, place)), seen.map(|seen| part(seen, place)));
-            return Ok(Self { model, decision, seen, run: None });
+            let (decision, info) = (Some(part(decision, place)), Some(part(info, place)));
+            let seen = seen.map(|seen| part(seen, place));
+            return Ok(Self { model, decision, info, seen, run: None });
         }
         let run = RunDir::new(place);
         let model = SavedModel::read_to(&run.model(), &run.weights(), device)?;
@@ -201,8 +204,8 @@ impl OpenModel {
             let is_there = place::exists(&path)?;
             Ok(if is_there { Some(part(files::read(&path)?, &path)) } else { None })
         };
-        let (decision, seen) = (read(run.decision())?, read(run.root().join("seen.json"))?);
-        Ok(Self { model, decision, seen, run: Some(run) })
+        let (decision, info, seen) = (read(run.decision())?, read(run.info())?, read(run.seen())?);
+        Ok(Self { model, decision, info, seen, run: Some(run) })
     }
 
     /// Hash of the weights, which was checked.

@@ -191,6 +191,7 @@ fn opens_as_folder_and_as_file(run: &Path, answers: impl Fn(&Network) -> bool) {
     let parts = ModelFile {
         card: read("model.json"),
         decision: read("decision.json"),
+        info: b"{}".to_vec(),
         seen: Some(read("seen.json")),
         weights: read("model.safetensors"),
     };

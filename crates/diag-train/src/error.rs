@@ -105,6 +105,12 @@ pub enum TrainError {
         /// Every setting that differs.
         differences: String,
     },
+    /// An exported model without a cohort to evaluate it on.
+    #[error("an exported model has no shards of its own: {}", model.display())]
+    NoOwnShards {
+        /// The file.
+        model: PathBuf,
+    },
     /// The shards of the run, where another cohort is to be validated on.
     #[error("these are the shards that the run was trained on: {}", shards.display())]
     OwnShards {
@@ -271,6 +277,7 @@ impl TrainError {
                  classes by --label-set"
                     .into()
             }
+            Self::NoOwnShards { .. } => "name a cohort with --shards, and a folder for its results with --out".into(),
             Self::OwnShards { .. } => {
                 "leave --out away to evaluate the run, or pass the shards of another cohort".into()
             }

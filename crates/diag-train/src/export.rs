@@ -63,7 +63,8 @@ pub fn export(job: &ExportJob) -> Result<Exported, TrainError> {
         }
     }
     let open = OpenModel::at(&job.run, &Device::Cpu)?;
-    if run.read_info()?.model_sha256.as_deref() != Some(open.sha256()) {
+    let mut info = run.read_info()?;
+    if info.model_sha256.as_deref() != Some(open.sha256()) {
         return Err(TrainError::Apart { what: "weights", file: run.info(), other: run.model() });
     }
     open.check_published()?;
@@ -80,10 +81,14 @@ pub fn export(job: &ExportJob) -> Result<Exported, TrainError> {
     if job.out.exists() && ModelFile::read(&job.out).is_err() {
         return Err(DataError::OutputExists { path: job.out.clone() }.into());
     }
+    // Where they lie is of no use elsewhere, and may name somebody.
+    info.shards.path = PathBuf::new();
+    let refused = |err: serde_json::Error| DataError::Malformed { path: run.info(), why: err.to_string() };
     let (model_sha256, trained_on_synthetic_data) = (open.sha256().to_owned(), card.training.synthetic);
     let file = ModelFile {
         card: files::read(&run.model())?,
         decision: decision.json().to_vec(),
+        info: serde_json::to_vec_pretty(&info).map_err(refused)?,
         seen: open.seen.filter(|_| !job.without_seen).map(|part| part.bytes),
         weights: files::read(&run.weights())?,
     };

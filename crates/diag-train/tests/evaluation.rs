@@ -196,7 +196,7 @@ fn a_rule_or_weights_of_another_run_are_refused() {
 /// Evaluates a run on another cohort.
 fn validate(run: &RunDir, shards: &Path, out: &Path) -> Result<External, TrainError> {
     let job = ExternalJob {
-        run: run.root().into(),
+        model: run.root().into(),
         shards: shards.into(),
         out: out.into(),
         split: None,

@@ -130,7 +130,7 @@ pub struct FitArgs {
 /// Arguments of `evaluate`.
 #[derive(clap::Args)]
 pub struct EvaluateArgs {
-    /// Run folder.
+    /// Run folder; with --out, also a file that `export` made of one.
     pub run: PathBuf,
     /// Where the shards are now that it was trained on; with --out: another cohort.
     #[arg(long)]

@@ -15,9 +15,12 @@ pub fn run(args: EvaluateArgs, stop: &AtomicBool) -> Result<Output, TrainError> 
     let copy = WorkingCopy::of(&run)?;
     let threads = threads.map(usize::from);
     if let (Some(shards), Some(out)) = (shards.clone(), out) {
-        let job = ExternalJob { run: copy.path().into(), shards, out, split, device, threads };
+        let job = ExternalJob { model: copy.path().into(), shards, out, split, device, threads };
         let (metrics, external) = validate_externally(&job, stop)?;
         return Ok(render::external(&metrics, &external, json));
+    }
+    if copy.path().is_file() {
+        return Err(TrainError::NoOwnShards { model: run });
     }
     let job = EvaluateJob { run: copy.path().into(), shards, split, device, threads };
     let metrics = evaluate(&job, stop)?;

@@ -13,7 +13,7 @@ use diag_data::seen::{Overlap, PatientCheck, Seen};
 use diag_data::shard::ShardSet;
 use diag_data::{DataError, files};
 use diag_decision::{Decision, DecisionMetrics, FitSpec, cases_of};
-use diag_model::{ModelCard, SavedModel};
+use diag_model::{ModelCard, OpenModel, SavedModel};
 
 use super::inference::infer;
 use super::results::{Metrics, Results, in_words, predicted};
@@ -24,11 +24,14 @@ use crate::run::info::source;
 use crate::run::plan::TrainPlan;
 use crate::threads::{available_threads, thread_pool};
 
+/// k of the variant `top_k_mean` where no recipe says it.
+const TOP_K: usize = 3;
+
 /// What to validate, and on what.
 #[derive(Clone, Debug)]
 pub struct ExternalJob {
-    /// Folder of an evaluated run.
-    pub run: PathBuf,
+    /// An evaluated run: its folder, or the file that was exported of it.
+    pub model: PathBuf,
     /// The other cohort.
     pub shards: PathBuf,
     /// Folder to make, or that of an earlier external validation.
@@ -50,31 +53,31 @@ pub struct ExternalJob {
 /// a cohort of which the network has seen a patient, a series or a picture; a folder that holds
 /// something else; a stop by request.
 pub fn validate_externally(job: &ExternalJob, stop: &AtomicBool) -> Result<(Metrics, External), TrainError> {
-    let (run, out) = (RunDir::new(&job.run), RunDir::new(&job.out));
-    for (what, path) in [
-        ("run.json", run.info()),
-        ("model.safetensors", run.weights()),
-        ("decision.json (run diag-train evaluate)", run.decision()),
-    ] {
-        if !path.exists() {
-            return Err(TrainError::NoRun { what, run: job.run.clone() });
-        }
-    }
+    let out = RunDir::new(&job.out);
     if !out.external().exists() {
         files::refuse_occupied(&job.out)?;
     }
-    let plan = TrainPlan::read(&run.plan())?;
-    let model = SavedModel::read_to(&run.model(), &run.weights(), &job.device.open()?)?;
-    let model_sha256 = model.card.networks[0].sha256.clone();
-    let decision = Decision::read(&run.decision(), &model.card.labels, &model_sha256)?;
+    let open = OpenModel::at(&job.model, &job.device.open()?)?;
+    open.check_published()?;
+    let missing = |what| TrainError::NoRun { what, run: job.model.clone() };
+    let info = open.info.as_ref().ok_or_else(|| missing("run.json"))?;
+    let rule = open.decision.as_ref().ok_or_else(|| missing("decision.json (run diag-train evaluate)"))?;
+    // An exported file has no recipe: the settings of arithmetic are the usual ones then.
+    let run = RunDir::new(&job.model);
+    let plan = if job.model.is_dir() { Some(TrainPlan::read(&run.plan())?) } else { None };
+    let (model, model_sha256) = (&open.model, open.sha256().to_owned());
+    let decision = Decision::from_json(rule.bytes.clone(), &rule.place, &model.card.labels, &model_sha256)?;
+    let seen = open.seen.as_ref().map(|part| Seen::parse(&part.place, &part.bytes)).transpose()?;
     let shards = ShardSet::open(&job.shards)?;
     let shards_sha256 = shards.sha256()?;
-    if shards_sha256 == plan.shards_sha256 {
+    if seen.as_ref().is_some_and(|seen| seen.shards_sha256 == shards_sha256) {
         return Err(TrainError::OwnShards { shards: job.shards.clone() });
     }
     check_readers(&model.card, &shards, job)?;
-    let overlap = overlap(&run, &shards, job)?;
-    plan.recipe.set_arithmetic();
+    let overlap = overlap(seen.as_ref(), &shards, job)?;
+    if let Some(plan) = &plan {
+        plan.recipe.set_arithmetic();
+    }
     std::fs::create_dir_all(&job.out).map_err(|source| DataError::Io {
         action: "create",
         path: job.out.clone(),
@@ -86,11 +89,12 @@ pub fn validate_externally(job: &ExternalJob, stop: &AtomicBool) -> Result<(Metr
         model_sha256: &model_sha256,
         shards_sha256: &shards_sha256,
         decision: &decision,
-        top_k: plan.recipe.top_k,
+        top_k: plan.as_ref().map_or(TOP_K, |plan| plan.recipe.top_k),
     };
     let splits = job.split.map_or(Split::ALL.to_vec(), |split| vec![split]);
     let (mut rows, mut metrics) = (BTreeMap::new(), BTreeMap::new());
-    let pool = thread_pool(job.threads.or(plan.recipe.threads).unwrap_or_else(available_threads))?;
+    let n_threads = job.threads.or_else(|| plan.as_ref()?.recipe.threads).unwrap_or_else(available_threads);
+    let pool = thread_pool(n_threads)?;
     pool.install(|| -> Result<(), TrainError> {
         for &split in &splits {
             let dataset = read_split(&shards, None, split)?;
@@ -116,7 +120,14 @@ pub fn validate_externally(job: &ExternalJob, stop: &AtomicBool) -> Result<(Metr
         overlap,
         recalibration: local_calibration(&decision, &rows)?,
     };
-    copy_description(&run, &out)?;
+    for (path, bytes) in [(out.info(), &info.bytes), (out.decision(), &rule.bytes)] {
+        files::write_atomic(&path, bytes)?;
+    }
+    SavedModel::write_card(&out.model(), &model.card)?;
+    out.write_epochs(&if plan.is_some() { run.read_epochs()? } else { Vec::new() })?;
+    if plan.is_some() {
+        files::write_atomic(&out.plan(), &files::read(&run.plan())?)?;
+    }
     files::write_json(&out.external(), &external)?;
     Ok((results.write(rows, metrics)?, external))
 }
@@ -138,8 +149,8 @@ fn check_readers(card: &ModelCard, shards: &ShardSet, job: &ExternalJob) -> Resu
 
 /// What the cohort shares with what the network has seen; refused where that is a patient, a
 /// series or a picture.
-fn overlap(run: &RunDir, shards: &ShardSet, job: &ExternalJob) -> Result<Overlap, TrainError> {
-    if !run.seen().exists() {
+fn overlap(seen: Option<&Seen>, shards: &ShardSet, job: &ExternalJob) -> Result<Overlap, TrainError> {
+    let Some(seen) = seen else {
         return Ok(Overlap {
             patients: PatientCheck::NothingRecorded,
             n_seen_cases: 0,
@@ -147,8 +158,8 @@ fn overlap(run: &RunDir, shards: &ShardSet, job: &ExternalJob) -> Result<Overlap
             shared: Vec::new(),
             near_duplicates: Vec::new(),
         });
-    }
-    let overlap = Seen::read(&run.seen())?.overlap(shards)?;
+    };
+    let overlap = seen.overlap(shards)?;
     if overlap.shared.is_empty() {
         return Ok(overlap);
     }
@@ -200,18 +211,4 @@ fn local_calibration(
         frozen: quality(frozen)?,
         local: quality(&local)?,
     }))
-}
-
-/// Copies what the page says of the network: not its weights.
-fn copy_description(run: &RunDir, out: &RunDir) -> Result<(), DataError> {
-    for (from, to) in [
-        (run.info(), out.info()),
-        (run.plan(), out.plan()),
-        (run.epochs(), out.epochs()),
-        (run.model(), out.model()),
-        (run.decision(), out.decision()),
-    ] {
-        files::write_atomic(&to, &files::read(&from)?)?;
-    }
-    Ok(())
 }
