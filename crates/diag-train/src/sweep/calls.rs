@@ -14,8 +14,7 @@ use diag_data::shard::ShardSet;
 use diag_decision::PriorCorrection;
 use diag_metrics::{Measures, Scores, evaluate as measure};
 
-use super::spec::{Cell, SweepSpec};
-use super::table::ratio_of;
+use super::spec::{Cell, SweepSpec, ratio_of};
 use crate::error::TrainError;
 use crate::run::plan::TrainPlan;
 

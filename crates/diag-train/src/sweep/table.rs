@@ -12,10 +12,9 @@ use diag_decision::PriorCorrection;
 use diag_metrics::{Aggregation, Bootstrap, aggregate, summarise, summarise_by_patient};
 
 use super::calls::{Calls, MeanCases};
-use super::spec::{Cell, SummarySpec, SweepSpec, join};
+use super::spec::{Cell, SummarySpec, SweepSpec, ratio_of};
 use crate::error::TrainError;
 use crate::evaluate::inference::scores;
-use crate::recipe::TrainSpec;
 use crate::run::plan::TrainPlan;
 
 /// Every number of a run's `metrics.json`, the bounds of its intervals where the summary
@@ -108,11 +107,6 @@ pub(super) fn rows_of(
         }
     }
     Ok(rows)
-}
-
-/// The ratio of the classes as tables show it.
-pub(super) fn ratio_of(recipe: &TrainSpec) -> Option<String> {
-    recipe.data.class_ratio.as_ref().map(|ratio| join(ratio, ":"))
 }
 
 /// 95 % bootstrap bounds, by patient where all are known and else by case, of the summary's measures, under the names
