@@ -17,6 +17,7 @@
 mod calls;
 mod contrasts;
 mod document;
+mod markdown;
 mod spec;
 mod summary;
 mod table;

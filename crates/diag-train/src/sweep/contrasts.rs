@@ -7,7 +7,7 @@ use std::path::Path;
 use diag_data::calls::{self, CallRow, CalledCase};
 use diag_metrics::{CrossedDifference, CrossedPlan, CrossedRuns, crossed_bootstrap, patients_needed};
 
-use super::document::{index_or_push, line, setting_titles};
+use super::markdown::{index_or_push, line, setting_titles};
 use crate::error::TrainError;
 
 type Setting = (Option<String>, f64);

@@ -29,6 +29,7 @@ use diag_data::results::{self, ResultRow};
 use diag_metrics::{holm, paired_test};
 
 use super::contrasts;
+use super::markdown::{index_or_push, line, setting_titles};
 use super::summary::{LEVEL, Pair, mean_and_deviation};
 use crate::error::TrainError;
 
@@ -88,20 +89,6 @@ fn of_results(rows: &[ResultRow], kind: &str, rest: &[&str]) -> Option<Result<St
         ("runs", [_, ..]) => runs(rows, rest),
         _ => return None,
     })
-}
-
-/// Title line and rule of a table with a column a setting: ratio and share of wrong labels,
-/// without what all settings share.
-pub(super) fn setting_titles(settings: &[(Option<String>, f64)], first: &str, last: Option<&str>) -> String {
-    let same_ratio = settings.windows(2).all(|pair| pair[0].0 == pair[1].0);
-    let titles = settings.iter().map(|(ratio, noise)| match ratio {
-        Some(ratio) if !same_ratio && *noise == 0.0 => ratio.clone(),
-        Some(ratio) if !same_ratio => format!("{ratio}, {:.0} % wrong labels", 100.0 * noise),
-        _ => format!("{:.0} % wrong labels", 100.0 * noise),
-    });
-    let titles: Vec<String> =
-        [first.to_owned()].into_iter().chain(titles).chain(last.map(str::to_owned)).collect();
-    format!("| {} |\n| --- |{}\n", titles.join(" | "), " --- |".repeat(titles.len() - 1))
 }
 
 /// One measure of all runs of a sweep, by variant and setting.
@@ -229,19 +216,6 @@ fn runs(rows: &[ResultRow], measures: &[&str]) -> Result<String, String> {
         text += &line(variant, ["mean".to_owned(), "-".to_owned()].into_iter().chain(means));
     }
     Ok(text)
-}
-
-/// The index of an item in a list, to which it is added if it is missing.
-pub(super) fn index_or_push<T: PartialEq>(list: &mut Vec<T>, item: T) -> usize {
-    list.iter().position(|known| *known == item).unwrap_or_else(|| {
-        list.push(item);
-        list.len() - 1
-    })
-}
-
-pub(super) fn line(first: &str, cells: impl IntoIterator<Item = String>) -> String {
-    let cells: Vec<String> = [first.to_owned()].into_iter().chain(cells).collect();
-    format!("| {} |\n", cells.join(" | "))
 }
 
 fn mean_text(values: impl Iterator<Item = f64> + Clone) -> String {

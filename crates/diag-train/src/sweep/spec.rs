@@ -307,8 +307,13 @@ fn cell_name(variant: &str, recipe: &TrainSpec) -> String {
     name + &format!("_seed-{}", recipe.seed)
 }
 
+/// The ratio of the classes as tables show it.
+pub(super) fn ratio_of(recipe: &TrainSpec) -> Option<String> {
+    recipe.data.class_ratio.as_ref().map(|ratio| join(ratio, ":"))
+}
+
 /// Numbers with something between them.
-pub(super) fn join(numbers: &[u32], between: &str) -> String {
+fn join(numbers: &[u32], between: &str) -> String {
     numbers.iter().map(u32::to_string).collect::<Vec<_>>().join(between)
 }
 
