@@ -9,6 +9,7 @@
 //! This crate refuses to know DICOM, tensors and HTML. Nothing in it can name
 //! a patient: a [`case::CaseId`] is a pseudonym by the time it gets here.
 
+pub mod calls;
 pub mod case;
 pub mod case_predictions;
 pub mod difference_hash;

@@ -6,7 +6,7 @@ use diag_metrics::{Aggregation, join_slices};
 use crate::Case;
 use crate::demands::Demands;
 use crate::temperature::{self, Fitted, Logs};
-use crate::terms::Candidate;
+use crate::terms::{Candidate, PriorCorrection};
 
 /// Parts of the cross-fitting.
 const N_FOLDS: usize = 5;
@@ -40,13 +40,18 @@ struct Tried {
 /// mean over more, then over fewer of the highest slices.
 ///
 /// `cases` are sorted by name and not empty, so that equal sets of cases give equal choices.
-pub(crate) fn choose(cases: &[Case], top_ks: &[usize], demands: &Demands) -> Choice {
+pub(crate) fn choose(
+    cases: &[Case],
+    top_ks: &[usize],
+    correction: &PriorCorrection,
+    demands: &Demands,
+) -> Choice {
     let label_n: Vec<usize> = cases.iter().map(|case| case.label.index()).collect();
     let fold_n = folds(&label_n);
     let joined = |aggregation| {
         let of_case = |case: &Case| {
             let slice_nk: Vec<&[f64]> = case.slice_nk.iter().map(Vec::as_slice).collect();
-            join_slices(&slice_nk, aggregation)
+            correction.apply(&join_slices(&slice_nk, aggregation))
         };
         Logs::new(&cases.iter().map(of_case).collect::<Vec<_>>(), &label_n)
     };

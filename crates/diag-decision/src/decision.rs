@@ -10,7 +10,7 @@ use diag_metrics::{Aggregation, join_slices};
 use serde::Deserialize;
 
 use crate::temperature::calibrate;
-use crate::terms::{FORMAT_VERSION, PriorCorrection, Terms};
+use crate::terms::{FORMAT_VERSION, Terms};
 use crate::{Case, DecisionError};
 
 /// How far the sum of a slice's probabilities may be from 1: single-precision softmax and
@@ -31,7 +31,7 @@ pub struct Decision {
 pub struct CaseDecision {
     /// Most probable class, the first of equals.
     pub class: usize,
-    /// Joined and calibrated probabilities, `[K]`; they sum to 1.
+    /// Joined, corrected and calibrated probabilities, `[K]`; they sum to 1.
     pub probability_k: Vec<f64>,
     /// Plain mean over the slices, `[K]`; it sums to 1.
     pub mean_probability_k: Vec<f64>,
@@ -144,9 +144,7 @@ impl Decision {
         let slice_nk: Vec<&[f64]> = slice_nk.iter().map(AsRef::as_ref).collect();
         check_slices(&slice_nk, terms.labels.len())?;
         let joined_k = join_slices(&slice_nk, terms.aggregation);
-        let corrected_k = match terms.prior_correction {
-            PriorCorrection::None => joined_k,
-        };
+        let corrected_k = terms.prior_correction.apply(&joined_k);
         let probability_k = calibrate(&corrected_k, terms.temperature);
         let class = first_highest(&probability_k);
         let set = terms.sets.as_ref().map(|sets| {

@@ -33,6 +33,9 @@ pub struct FitSpec {
     pub coverage: f64,
     /// Further k of top-k means to try, beside 1, 3, 5 and 10; each at least 1.
     pub top_ks: Vec<usize>,
+    /// How joined probabilities are freed of the class shares of the training; nothing is
+    /// fitted to it on the cases.
+    pub prior_correction: PriorCorrection,
     /// Whose predictions the cases carry.
     pub fitted_on: FittedOn,
     /// Whether the same cases chose the epoch whose weights were kept.
@@ -52,6 +55,7 @@ impl FitSpec {
             sensitivity: 0.95,
             coverage: 0.9,
             top_ks: Vec::new(),
+            prior_correction: PriorCorrection::None,
             fitted_on: FittedOn::Validation,
             cases_chose_epoch: true,
             demands: Demands::default(),
@@ -83,7 +87,7 @@ pub fn fit(cases: &[Case], spec: &FitSpec) -> Result<Decision, DecisionError> {
     };
     let choice = if for_choice.is_enough() {
         let top_ks = [&TOP_K[..], &spec.top_ks].concat();
-        choose(&cases, &top_ks, &spec.demands)
+        choose(&cases, &top_ks, &spec.prior_correction, &spec.demands)
     } else {
         Choice::plain()
     };
@@ -91,7 +95,8 @@ pub fn fit(cases: &[Case], spec: &FitSpec) -> Result<Decision, DecisionError> {
         .iter()
         .map(|case| {
             let slice_nk: Vec<&[f64]> = case.slice_nk.iter().map(Vec::as_slice).collect();
-            calibrate(&join_slices(&slice_nk, choice.aggregation), choice.temperature)
+            let joined_k = join_slices(&slice_nk, choice.aggregation);
+            calibrate(&spec.prior_correction.apply(&joined_k), choice.temperature)
         })
         .collect();
     let cut_of = |class: usize, level| {
@@ -110,7 +115,7 @@ pub fn fit(cases: &[Case], spec: &FitSpec) -> Result<Decision, DecisionError> {
         n_validation_cases: cases.len(),
         validation_cases: spec.labels.names().iter().cloned().zip(n_k.iter().copied()).collect(),
         aggregation: choice.aggregation,
-        prior_correction: PriorCorrection::None,
+        prior_correction: spec.prior_correction.clone(),
         temperature: choice.temperature,
         positive: spec.labels.names()[positive].clone(),
         wanted_sensitivity: spec.sensitivity,

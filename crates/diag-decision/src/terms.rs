@@ -12,6 +12,9 @@ use crate::cut::cases_needed;
 /// Version of the form of `decision.json`.
 pub const FORMAT_VERSION: u32 = 2;
 
+/// How far the sum of class shares may be from 1.
+const SHARE_TOLERANCE: f64 = 1e-9;
+
 /// The content of `decision.json`, complete by itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -68,11 +71,51 @@ pub enum FittedOn {
 }
 
 /// How joined probabilities are freed of the class shares of the training.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PriorCorrection {
     /// Not at all.
     None,
+    /// Each probability is divided by the share of its class among the training slices, `[K]`,
+    /// all above 0 with sum 1, as if the classes were equally frequent (Saerens et al. 2002).
+    /// Meant for a network trained with plain cross entropy.
+    TrainingShares(Vec<f64>),
+}
+
+impl PriorCorrection {
+    /// The division by the shares of these counts, `[K]`, training slices of each class.
+    ///
+    /// ```
+    /// use diag_decision::PriorCorrection;
+    /// let correction = PriorCorrection::of_counts(&[30, 10])?;
+    /// assert_eq!(correction.apply(&[0.75, 0.25]), [0.5, 0.5]);
+    /// # Ok::<(), diag_decision::DecisionError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// A class without training slices: nothing is known of its share.
+    pub fn of_counts(slices_per_class: &[u64]) -> Result<Self, DecisionError> {
+        if slices_per_class.is_empty() || slices_per_class.contains(&0) {
+            return Err(DecisionError::Setting {
+                key: "decision.prior_correction",
+                value: "true".to_owned(),
+                expected: "false where a class has no training slices".to_owned(),
+            });
+        }
+        let total: u64 = slices_per_class.iter().sum();
+        Ok(Self::TrainingShares(slices_per_class.iter().map(|&n| n as f64 / total as f64).collect()))
+    }
+
+    /// Corrects the probabilities of one case, `[K]` with sum 1; so does the result sum to 1.
+    pub fn apply(&self, prob_k: &[f64]) -> Vec<f64> {
+        let share_k = match self {
+            Self::None => return prob_k.to_vec(),
+            Self::TrainingShares(share_k) => share_k,
+        };
+        let odds_k: Vec<f64> = prob_k.iter().zip(share_k).map(|(prob, share)| prob / share).collect();
+        let sum: f64 = odds_k.iter().sum();
+        odds_k.into_iter().map(|odds| odds / sum).collect()
+    }
 }
 
 /// How far a stated sensitivity or coverage can be relied on.
@@ -203,12 +246,18 @@ impl Terms {
         }
     }
 
-    /// How slices are joined.
+    /// How slices are joined, and whether the result is freed of the class shares.
     pub fn aggregation_in_words(&self) -> String {
-        match self.aggregation {
+        let joined = match self.aggregation {
             Aggregation::Mean => "mean over the slices".to_owned(),
             Aggregation::TopKMean { k: 1 } => "highest slice of each class".to_owned(),
             Aggregation::TopKMean { k } => format!("mean of the {k} highest slices of each class"),
+        };
+        match self.prior_correction {
+            PriorCorrection::None => joined,
+            PriorCorrection::TrainingShares(_) => {
+                format!("{joined}, divided by the class shares of the training slices")
+            }
         }
     }
 
@@ -240,6 +289,15 @@ impl Terms {
         }
         if self.aggregation == (Aggregation::TopKMean { k: 0 }) {
             return invalid("a mean of 0 slices".into());
+        }
+        if let PriorCorrection::TrainingShares(share_k) = &self.prior_correction {
+            let sum: f64 = share_k.iter().sum();
+            if share_k.len() != self.labels.len()
+                || !share_k.iter().all(|share| *share > 0.0)
+                || (sum - 1.0).abs() > SHARE_TOLERANCE
+            {
+                return invalid(format!("class shares {share_k:?} are not above 0 with sum 1"));
+            }
         }
         if self.positive_class().is_none() {
             return invalid(format!("`{}` is not one of the classes", self.positive));

@@ -7,8 +7,8 @@ use std::path::Path;
 use diag_data::case::{CaseId, Label, LabelSet, Split};
 use diag_data::predictions::Prediction;
 use diag_decision::{
-    Aggregation, Call, Case, Coverage, Decision, DecisionError, DecisionMetrics, FitSpec, FittedOn, Terms,
-    cases_of, fit,
+    Aggregation, Call, Case, Coverage, Decision, DecisionError, DecisionMetrics, FitSpec, FittedOn,
+    PriorCorrection, Terms, cases_of, fit,
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -221,7 +221,7 @@ fn a_file_for_other_weights_labels_or_versions_is_refused() {
 
 #[test]
 fn a_file_that_contradicts_itself_is_refused() {
-    let refused: [fn(&mut Terms); 12] = [
+    let refused: [fn(&mut Terms); 15] = [
         |terms| terms.temperature = 0.0,
         |terms| terms.temperature = -1.0,
         |terms| terms.positive = "flu".into(),
@@ -234,6 +234,9 @@ fn a_file_that_contradicts_itself_is_refused() {
         |terms| terms.n_validation_cases += 1,
         |terms| terms.basis.threshold.has += 1,
         |terms| terms.aggregation = Aggregation::TopKMean { k: 0 },
+        |terms| terms.prior_correction = PriorCorrection::TrainingShares(vec![0.5, 0.5]),
+        |terms| terms.prior_correction = PriorCorrection::TrainingShares(vec![1.0, 0.0, 0.0]),
+        |terms| terms.prior_correction = PriorCorrection::TrainingShares(vec![0.5, 0.5, 0.5]),
     ];
     for (i, change) in refused.into_iter().enumerate() {
         let err = changed(change).unwrap_err();
@@ -253,6 +256,44 @@ fn an_unknown_key_or_correction_is_refused() {
         assert_ne!(json, text);
         assert!(Decision::from_json(json.into_bytes(), Path::new("d.json"), &labels(), "weights").is_err());
     }
+}
+
+#[test]
+fn a_corrected_rule_divides_the_joined_probabilities_by_the_shares() {
+    let prior_correction = PriorCorrection::of_counts(&[60, 30, 10]).unwrap();
+    let decision = fit(&[], &FitSpec { prior_correction, ..spec() }).unwrap();
+    let slices = [[0.7, 0.2, 0.1], [0.5, 0.3, 0.2]];
+    let decided = decision.apply(&slices).unwrap();
+    // Mean (0.6, 0.25, 0.15), over shares (0.6, 0.3, 0.1): odds (1, 5/6, 3/2).
+    for (got, want) in decided.probability_k.iter().zip([0.3, 0.25, 0.45]) {
+        assert!((got - want).abs() < 1e-12, "{got} is not {want}");
+    }
+    assert_eq!((decided.class, fit(&[], &spec()).unwrap().apply(&slices).unwrap().class), (2, 0));
+    let path = Path::new("d.json");
+    let read = Decision::from_json(decision.json().to_vec(), path, &labels(), "weights").unwrap();
+    assert_eq!(read, decision);
+    assert!(
+        read.terms().aggregation_in_words().ends_with("divided by the class shares of the training slices")
+    );
+    assert!(matches!(PriorCorrection::of_counts(&[4, 0, 1]), Err(DecisionError::Setting { .. })));
+}
+
+#[test]
+fn a_corrected_fit_is_the_fit_on_corrected_cases() {
+    let prior_correction = PriorCorrection::of_counts(&[5, 1, 2]).unwrap();
+    let mut cases = cohort(4, [40, 40, 40], 1.0);
+    cases.iter_mut().for_each(|case| case.slice_nk.truncate(1));
+    let own = fit(&cases, &FitSpec { prior_correction: prior_correction.clone(), ..spec() }).unwrap();
+    for case in &mut cases {
+        case.slice_nk = vec![prior_correction.apply(&case.slice_nk[0])];
+    }
+    let other = fit(&cases, &spec()).unwrap();
+    let (own, other) = (own.terms(), other.terms());
+    assert_ne!(own.temperature, 1.0);
+    assert!((own.temperature - other.temperature).abs() < 1e-9);
+    assert!((own.threshold.unwrap() - other.threshold.unwrap()).abs() < 1e-9);
+    let limits = |terms: &Terms| terms.sets.clone().unwrap().lowest_k;
+    assert!(limits(own).iter().zip(limits(other)).all(|(a, b)| (a - b).abs() < 1e-9));
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! How sure a number is: resampling whole cases.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
@@ -98,7 +100,35 @@ impl Summary {
 /// # Errors
 /// When the plan is out of range, the numbering has gaps, or a case has two labels.
 pub fn summarise(scores: &Scores, case_n: &[usize], plan: &Bootstrap) -> Result<Summary, MetricsError> {
-    let cases = Cases::new(scores, case_n)?;
+    summarise_units(scores, case_n, &Cases::new(scores, case_n)?, plan)
+}
+
+/// Computes every measure by case with an interval by patient: all cases of a drawn patient
+/// come together. Patients are drawn within those whose cases have the same classes, so that
+/// resamples have nearly the class sizes of the data. `n_cases` of the result is the number of
+/// patients.
+///
+/// # Shapes
+/// - `scores`: `[N, K]`, cases
+/// - `patient_n`: `[N]`, the patient of each case, numbered without gaps; a patient may have
+///   cases of several classes
+///
+/// # Errors
+/// When the plan is out of range, or the numbering has gaps.
+pub fn summarise_by_patient(
+    scores: &Scores,
+    patient_n: &[usize],
+    plan: &Bootstrap,
+) -> Result<Summary, MetricsError> {
+    summarise_units(scores, patient_n, &Cases::of_patients(scores, patient_n)?, plan)
+}
+
+fn summarise_units(
+    scores: &Scores,
+    case_n: &[usize],
+    cases: &Cases,
+    plan: &Bootstrap,
+) -> Result<Summary, MetricsError> {
     check(plan)?;
     let evaluator = Evaluator::new(scores);
     let names = Measure::all(scores.n_classes());
@@ -127,7 +157,7 @@ pub fn summarise(scores: &Scores, case_n: &[usize], plan: &Bootstrap) -> Result<
     Ok(Summary {
         estimates,
         n_cases: cases.label.len(),
-        cases_per_class: cases.per_class(scores.n_classes()),
+        cases_per_class: cases.per_class.clone(),
         bootstrap: *plan,
         measures,
     })
@@ -226,10 +256,12 @@ pub(crate) fn check(plan: &Bootstrap) -> Result<(), MetricsError> {
     Ok(())
 }
 
-/// The independent units and the classes that they are drawn within.
+/// The independent units and the strata that they are drawn within: their classes.
 pub(crate) struct Cases {
     label: Vec<usize>,
     of_class: Vec<Vec<u32>>,
+    /// Cases of each class, `[K]`.
+    per_class: Vec<usize>,
 }
 
 impl Cases {
@@ -246,7 +278,30 @@ impl Cases {
         for (case, &label) in label.iter().enumerate() {
             of_class[label].push(case as u32);
         }
-        Ok(Self { label, of_class })
+        let per_class = of_class.iter().map(Vec::len).collect();
+        Ok(Self { label, of_class, per_class })
+    }
+
+    /// Patients, the units of `scores` of cases; drawn within those with the same classes.
+    pub(crate) fn of_patients(scores: &Scores, patient_n: &[usize]) -> Result<Self, MetricsError> {
+        if patient_n.len() != scores.len() {
+            let (got, want) = (patient_n.len(), scores.len());
+            return Err(MetricsError::WrongLength { what: "patient numbers", got, want });
+        }
+        let mut per_class = vec![0; scores.n_classes()];
+        scores.labels().iter().for_each(|&label| per_class[label] += 1);
+        let mut strata: BTreeMap<BTreeSet<usize>, Vec<u32>> = BTreeMap::new();
+        let rows = rows_of_case(patient_n)?;
+        for (patient, rows) in rows.iter().enumerate() {
+            let classes = rows.iter().map(|&row| scores.labels()[row]).collect();
+            strata.entry(classes).or_default().push(patient as u32);
+        }
+        let of_class: Vec<Vec<u32>> = strata.into_values().collect();
+        let mut label = vec![0; rows.len()];
+        for (stratum, patients) in of_class.iter().enumerate() {
+            patients.iter().for_each(|&patient| label[patient as usize] = stratum);
+        }
+        Ok(Self { label, of_class, per_class })
     }
 
     /// Cases known by their class alone.
@@ -256,11 +311,8 @@ impl Cases {
         for (case, &class) in class_of_case.iter().enumerate() {
             of_class[class].push(case as u32);
         }
-        Self { label: class_of_case.to_vec(), of_class }
-    }
-
-    fn per_class(&self, n_classes: usize) -> Vec<usize> {
-        (0..n_classes).map(|k| self.of_class[k].len()).collect()
+        let per_class = of_class.iter().map(Vec::len).collect();
+        Self { label: class_of_case.to_vec(), of_class, per_class }
     }
 
     /// Values of each resample, in the order of the resamples. The statistic
@@ -285,13 +337,36 @@ impl Cases {
         (0..plan.n_resamples).into_par_iter().map(one).collect()
     }
 
-    fn leave_one_out<T: Send>(&self, statistic: &(impl Fn(&[u32]) -> T + Sync)) -> Vec<T> {
+    pub(crate) fn n_units(&self) -> usize {
+        self.label.len()
+    }
+
+    pub(crate) fn leave_one_out<T: Send>(&self, statistic: &(impl Fn(&[u32]) -> T + Sync)) -> Vec<T> {
         let one = |left_out: usize| {
             let mut times_drawn = vec![1u32; self.label.len()];
             times_drawn[left_out] = 0;
             statistic(&times_drawn)
         };
         (0..self.label.len()).into_par_iter().map(one).collect()
+    }
+
+    /// Variance of a statistic from its values without each unit, stratum by stratum, and its
+    /// degrees of freedom. `None` where a stratum has one unit, which says nothing of its spread.
+    pub(crate) fn jackknife_variance(&self, left_out: &[f64]) -> Option<(f64, f64)> {
+        let (mut variance, mut freedom) = (0.0, 0.0);
+        for units in self.of_class.iter().filter(|units| !units.is_empty()) {
+            if units.len() < 2 {
+                return None;
+            }
+            let n = units.len() as f64;
+            let values = || units.iter().map(|&unit| left_out[unit as usize]);
+            let mean = values().sum::<f64>() / n;
+            variance += (n - 1.0) / n * values().map(|value| (value - mean).powi(2)).sum::<f64>();
+            freedom += n - 1.0;
+        }
+        // What rounding leaves of equal values is no spread.
+        let is_rounding = variance.sqrt() < 1e-12;
+        Some((if is_rounding { 0.0 } else { variance }, freedom))
     }
 
     /// Acceleration of BCa from leave-one-out values, by stratum (Davison and
@@ -340,7 +415,7 @@ fn sorted(values: &[f64], level: f64) -> Option<Vec<f64>> {
 }
 
 /// Quantile by linear interpolation (type 7) of ascending, non-empty values.
-fn quantile(sorted: &[f64], share: f64) -> f64 {
+pub(crate) fn quantile(sorted: &[f64], share: f64) -> f64 {
     let position = share.clamp(0.0, 1.0) * (sorted.len() - 1) as f64;
     let (below, above) = (position.floor() as usize, position.ceil() as usize);
     let (a, b) = (sorted[below], sorted[above]);

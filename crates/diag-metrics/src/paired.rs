@@ -63,12 +63,12 @@ fn sign_test(differences: &[f64]) -> f64 {
 }
 
 /// Chance that Student's t is at least as far from 0 as `t`.
-fn student_two_sided(t: f64, freedom: f64) -> f64 {
+pub(crate) fn student_two_sided(t: f64, freedom: f64) -> f64 {
     incomplete_beta(freedom / 2.0, 0.5, freedom / (freedom + t * t))
 }
 
 /// Value that Student's t stays below with chance `p` in (0.5, 1).
-fn student_quantile(p: f64, freedom: f64) -> Option<f64> {
+pub(crate) fn student_quantile(p: f64, freedom: f64) -> Option<f64> {
     if !(0.5..1.0).contains(&p) {
         return None;
     }

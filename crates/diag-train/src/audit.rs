@@ -32,9 +32,10 @@ pub fn leakage(shards: &Path, recipe: &Path, seeds: Vec<u64>) -> SweepSpec {
         folds: None,
         class_ratios: Vec::new(),
         label_noise: Vec::new(),
+        settings: Vec::new(),
         variants: vec![
-            Variant { name: "split-by-case".to_owned(), set: toml::Table::new() },
-            Variant { name: "split-by-slice".to_owned(), set },
+            Variant { name: "split-by-case".to_owned(), set: toml::Table::new(), corrected: None },
+            Variant { name: "split-by-slice".to_owned(), set, corrected: None },
         ],
         reference: None,
         summary: SummarySpec {

@@ -15,7 +15,7 @@ use std::sync::atomic::AtomicBool;
 use diag_data::case::Split;
 use diag_data::run::RunDir;
 use diag_data::shard::ShardSet;
-use diag_decision::{Decision, FitSpec, cases_of};
+use diag_decision::{Decision, FitSpec, PriorCorrection, cases_of};
 use diag_model::SavedModel;
 
 use crate::data::experiment;
@@ -153,6 +153,10 @@ impl Evaluation<'_> {
             sensitivity: recipe.decision.sensitivity,
             coverage: recipe.decision.coverage,
             top_ks: vec![recipe.top_k],
+            prior_correction: match recipe.decision.prior_correction {
+                true => PriorCorrection::of_counts(&self.plan.slices_per_class)?,
+                false => PriorCorrection::None,
+            },
             cases_chose_epoch: recipe.selection != Selection::Last
                 && self.plan.validation != ValidationSource::None,
             ..FitSpec::new(card.labels.clone(), self.model_sha256)

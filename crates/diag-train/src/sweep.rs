@@ -7,10 +7,15 @@
 //! | `logs/RUN.txt` | its standard error |
 //! | `results.parquet` | one number a row |
 //! | `results.csv` | those that the summary compares |
+//! | `calls.csv`, `cases.csv` | class that every run predicts for every case, of which patient |
 //! | `summary.json`, `summary.md` | mean, spread, paired tests |
 //!
-//! A sweep that was stopped continues: finished runs are kept, others resume.
+//! A sweep that was stopped continues: finished runs are kept, others resume. Runs of lower seeds
+//! come first, so that what is finished is a complete smaller sweep. Results of an earlier sweep
+//! can stand in for its runs.
 
+mod calls;
+mod contrasts;
 mod document;
 mod spec;
 mod summary;
@@ -34,9 +39,10 @@ use crate::device::DeviceChoice;
 use crate::error::TrainError;
 use crate::progress::{Event, Progress, RunState};
 use crate::threads::available_threads;
+use calls::{Calls, Had};
 pub use document::fill_tables;
 use spec::Cell;
-pub use spec::{SummarySpec, SweepSpec, Variant};
+pub use spec::{SettingSpec, SummarySpec, SweepSpec, Variant};
 pub use summary::{Compared, Condition, Setting, Summary};
 
 /// What to run, and where.
@@ -52,6 +58,9 @@ pub struct SweepJob {
     pub device: DeviceChoice,
     /// Whether to start nothing and to sum up the runs that are finished.
     pub finished_only: bool,
+    /// Folder with `results.csv`, `calls.csv` and `cases.csv` of an earlier sweep: runs that it
+    /// has of the same recipe and shards are not made again.
+    pub have: Option<PathBuf>,
 }
 
 /// Runs the cells of a grid that are not done yet; writes table and summary.
@@ -62,10 +71,18 @@ pub struct SweepJob {
 /// A grid or recipe that is refused, a folder of another sweep, a stop by request
 /// (then the same call goes on), a program that cannot be started.
 pub fn sweep(job: &SweepJob, stop: &AtomicBool, progress: &mut Progress<'_>) -> Result<Summary, TrainError> {
-    let mut cells = job.spec.cells()?;
+    let shards = ShardSet::open(&job.spec.shards)?;
+    let shards_sha256 = shards.sha256()?;
+    let all = job.spec.cells()?;
+    let had = match &job.have {
+        Some(folder) => Had::read(folder, &all, &job.spec, &shards_sha256)?,
+        None => Had::default(),
+    };
+    let mut cells: Vec<&Cell> = all.iter().filter(|cell| !had.has(cell)).collect();
     if job.finished_only {
         cells.retain(|cell| run_dir(job, cell).metrics().exists());
     }
+    cells.sort_by_key(|cell| cell.recipe.seed);
     for folder in ["recipes", "runs", "logs"] {
         let path = job.out.join(folder);
         std::fs::create_dir_all(&path).map_err(|source| DataError::Io { action: "create", path, source })?;
@@ -73,10 +90,10 @@ pub fn sweep(job: &SweepJob, stop: &AtomicBool, progress: &mut Progress<'_>) -> 
     for cell in &cells {
         write_recipe(job, cell)?;
     }
-    check_shards(job, &cells)?;
+    check_shards(job, &cells, &shards_sha256)?;
     let n_processes = job.spec.processes.unwrap_or(1);
     let n_threads = (available_threads() / n_processes).max(1);
-    let queue: Mutex<VecDeque<&Cell>> = Mutex::new(cells.iter().collect());
+    let queue: Mutex<VecDeque<&Cell>> = Mutex::new(cells.iter().copied().collect());
     let (sender, receiver) = mpsc::channel();
     let (mut failed, mut error) = (Vec::new(), None);
     std::thread::scope(|scope| {
@@ -118,16 +135,24 @@ pub fn sweep(job: &SweepJob, stop: &AtomicBool, progress: &mut Progress<'_>) -> 
         return Err(TrainError::Interrupted { place: "in the sweep".to_owned() });
     }
     failed.sort();
-    let mut rows = Vec::new();
-    let done: Vec<&Cell> = cells.iter().filter(|cell| !failed.contains(&cell.name)).collect();
-    for cell in &done {
-        rows.extend(table::rows_of(cell, &run_dir(job, cell), &job.spec.summary)?);
+    let (mut rows, mut n_done) = (Vec::new(), 0);
+    let mut calls = Calls::new(&shards)?;
+    for cell in &all {
+        if had.has(cell) {
+            had.add_to(cell, &job.spec, &mut rows, &mut calls);
+        } else if cells.contains(&cell) && !failed.contains(&cell.name) {
+            rows.extend(table::rows_of(cell, &run_dir(job, cell), &job.spec, &mut calls)?);
+        } else {
+            continue;
+        }
+        n_done += 1;
     }
+    calls.write(&job.out)?;
     results::write(&job.out.join("results.parquet"), &rows)?;
     let compared: Vec<ResultRow> =
         rows.iter().filter(|row| job.spec.summary.compares(row)).cloned().collect();
     results::write_csv(&job.out.join("results.csv"), &compared)?;
-    let summary = summary::summarise(&job.spec, &rows, done.len(), failed);
+    let summary = summary::summarise(&job.spec, &rows, n_done, failed);
     files::write_json(&job.out.join("summary.json"), &summary)?;
     files::write_atomic(&job.out.join("summary.md"), summary.markdown().as_bytes())?;
     Ok(summary)
@@ -144,8 +169,7 @@ fn run_dir(job: &SweepJob, cell: &Cell) -> RunDir {
 /// Writes a cell's recipe; refuses to put another one in its place.
 fn write_recipe(job: &SweepJob, cell: &Cell) -> Result<(), TrainError> {
     let path = recipe_path(job, cell);
-    let text = toml::to_string(&cell.recipe)
-        .map_err(|err| TrainError::Recipe { file: path.clone(), reason: err.to_string() })?;
+    let text = cell.recipe_text()?;
     if path.exists() && files::read(&path)? != text.as_bytes() {
         let how = format!("{} holds another one", path.display());
         return Err(TrainError::Changed { what: "recipe", how, run: run_dir(job, cell).root().into() });
@@ -154,18 +178,12 @@ fn write_recipe(job: &SweepJob, cell: &Cell) -> Result<(), TrainError> {
 }
 
 /// Refuses finished runs on other shards than those of the grid: their table would be read as
-/// one of these. Without the shards, runs that are summed up must at least have equal ones.
-fn check_shards(job: &SweepJob, cells: &[Cell]) -> Result<(), TrainError> {
-    let mut expected = match ShardSet::open(&job.spec.shards) {
-        Ok(shards) => Some(shards.sha256()?),
-        Err(_) if job.finished_only => None,
-        Err(err) => return Err(err.into()),
-    };
+/// one of these.
+fn check_shards(job: &SweepJob, cells: &[&Cell], expected: &str) -> Result<(), TrainError> {
     for run in cells.iter().map(|cell| run_dir(job, cell)).filter(|run| run.metrics().exists()) {
         let metrics: serde_json::Value = files::read_json(&run.metrics())?;
-        let found = metrics["shards_sha256"].as_str().unwrap_or_default().to_owned();
-        let expected = expected.get_or_insert_with(|| found.clone());
-        if found != *expected {
+        let found = metrics["shards_sha256"].as_str().unwrap_or_default();
+        if found != expected {
             let how = format!("hash {found} before, {expected} now");
             return Err(TrainError::Changed { what: "shards", how, run: run.root().into() });
         }

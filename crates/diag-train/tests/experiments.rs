@@ -5,15 +5,19 @@
 
 use std::path::Path;
 
+use diag_data::calls::{self, CallRow, CalledCase};
+use diag_data::case::Label;
 use diag_data::results::{self, ResultRow};
 use diag_train::sweep::fill_tables;
 
 #[test]
 fn every_table_of_the_experiments_is_made_from_its_results() {
-    let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/experiments.md");
-    let written = std::fs::read_to_string(&document).unwrap();
-    assert!(written.matches("<!-- table: ").count() > 0, "the document marks no table");
-    assert_eq!(fill_tables(&document).unwrap(), written, "run `diag-train tables docs/experiments.md`");
+    for name in ["experiments.md", "experiments/cxr.md"] {
+        let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(name);
+        let written = std::fs::read_to_string(&document).unwrap();
+        assert!(written.matches("<!-- table: ").count() > 0, "the document marks no table");
+        assert_eq!(fill_tables(&document).unwrap(), written, "run `diag-train tables docs/{name}`");
+    }
 }
 
 fn row(variant: &str, ratio: &str, seed: i64, measure: &str, value: f64) -> ResultRow {
@@ -91,6 +95,104 @@ fn bounds_stand_beside_their_run() {
 fn what_is_around_a_table_stays_and_what_was_in_it_goes() {
     check(&marked("means f.csv f1"), Ok("before\n<!-- table: means f.csv f1 -->\n| loss | 1:1:1 |"));
     check(&marked("means f.csv f1"), Ok("(1) |\n<!-- end of table -->\nafter\n"));
+}
+
+/// Writes calls of 60 cases, 20 of each class, two a patient: `good` is right in all but 2 of each
+/// class, `bad` in all but 8, with one more or less by seed; `worse` has other cases wrong, one more
+/// than `bad`, and lacks seed 3.
+fn write_calls(folder: &Path) {
+    let mut cases = Vec::new();
+    for split in ["validation", "test"] {
+        cases.extend((0..60).map(|case| CalledCase {
+            split: split.into(),
+            case,
+            label: (case / 20) as u8,
+            patient: Some(case / 2),
+        }));
+    }
+    let mut rows = Vec::new();
+    for (variant, n_wrong) in [("good", 2), ("bad", 8), ("worse", 8)] {
+        for (ratio, seed) in
+            [("1:1:1", 1), ("1:1:1", 2), ("1:1:1", 3), ("1:5:1", 1), ("1:5:1", 2), ("1:5:1", 3)]
+        {
+            if (variant, ratio, seed) == ("worse", "1:5:1", 3) {
+                continue;
+            }
+            // Spread over the patients.
+            let n_wrong = n_wrong + seed - 2;
+            let call = |case: usize| {
+                let n_wrong = n_wrong + usize::from(variant == "worse" && case < 20);
+                let step = if variant == "worse" { 3 } else { 7 };
+                let wrong = (case % 20 * step) % 20 < n_wrong;
+                Label(((case / 20 + usize::from(wrong)) % 3) as u8)
+            };
+            rows.extend(["validation", "test"].map(|split| CallRow {
+                run: format!("{variant}_{ratio}_{seed}"),
+                variant: variant.into(),
+                seed: seed as i64,
+                class_ratio: Some(ratio.into()),
+                label_noise: 0.0,
+                recipe_sha256: String::new(),
+                shards_sha256: String::new(),
+                split: split.into(),
+                calls: calls::encode((0..60).map(call)),
+            }));
+        }
+    }
+    calls::write(&folder.join("calls.csv"), &rows).unwrap();
+    calls::write(&folder.join("cases.csv"), &cases).unwrap();
+}
+
+#[track_caller]
+fn table_of_calls(marker: &str) -> Result<Vec<String>, String> {
+    let folder = tempfile::tempdir().unwrap();
+    write_calls(folder.path());
+    let path = folder.path().join("document.md");
+    std::fs::write(&path, marked(marker)).unwrap();
+    let filled = fill_tables(&path).map_err(|err| err.to_string())?;
+    Ok(filled.lines().skip(2).take_while(|line| !line.starts_with("<!--")).map(str::to_owned).collect())
+}
+
+#[test]
+fn contrasts_carry_the_error_of_seeds_and_patients() {
+    let table = table_of_calls("contrasts . test good 3 bad").unwrap();
+    assert_eq!(table[0], "| good less | 1:1:1 | 1:5:1 |");
+    let cell = table[2].split('|').nth(2).unwrap();
+    // 6 of 20 more are right with every seed; an interval that zero lies outside of has a star.
+    assert!(cell.starts_with(" +0.300, +0.2") && cell.ends_with(" * "), "{cell}");
+    let pair = table_of_calls("pair . validation good 3 bad").unwrap();
+    assert!(pair[2].starts_with("| good less bad | +0.3000 | "), "{pair:?}");
+}
+
+#[test]
+fn a_ranking_chooses_the_simplest_that_is_near_the_best() {
+    let table = table_of_calls("ranking . validation 2 worse bad good").unwrap();
+    assert!(table[2].starts_with("| worse | 0.608 | ") && table[2].ends_with(" |  |"), "{table:?}");
+    assert!(table[4].starts_with("| good | 0.925 | ") && table[4].ends_with("| chosen |"), "{table:?}");
+    // One case of 60 between them: the simpler one is taken.
+    let table = table_of_calls("ranking . validation 2 worse bad").unwrap();
+    assert!(table[2].ends_with("| chosen |") && table[3].ends_with("| best |"), "{table:?}");
+}
+
+#[test]
+fn an_interaction_and_the_numbers_needed_come_from_the_same_runs() {
+    let table = table_of_calls("interaction . test 3 good bad good good").unwrap();
+    assert!(table[2].starts_with("| (good less bad) less (good less good) | +0.300, "), "{table:?}");
+    assert!(table_of_calls("interaction . test 3 good bad").unwrap_err().contains("four variants"));
+    let table = table_of_calls("power . test good 3 bad").unwrap();
+    // Both lose one case a class with every seed, so that the difference has no scatter by seeds.
+    assert!(table[0].starts_with("| seeds (deviation 0.000 by seed, "), "{table:?}");
+    let patients = |cell: usize| table[2].split(" | ").nth(cell).unwrap().parse::<f64>().unwrap();
+    let ratio = patients(1) / patients(2);
+    assert!((5.8..6.6).contains(&ratio), "a difference of 0.02 needs 6.25 times what 0.05 needs: {ratio}");
+}
+
+#[test]
+fn unfinished_seeds_make_no_table() {
+    let table = table_of_calls("contrasts . test good 3 worse").unwrap();
+    assert_eq!(table, ["2 of 3 seeds are finished; this table is made when all are."]);
+    assert!(table_of_calls("contrasts . test good three bad").unwrap_err().contains("number of seeds"));
+    assert!(table_of_calls("pair . test good 3").unwrap_err().contains("pair needs"));
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use diag_data::calls::{CallRow, CalledCase};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -149,6 +150,108 @@ fn a_sweep_makes_one_table_and_goes_on_where_it_was_stopped() {
     assert_eq!(said.matches(": done before").count(), 14, "{said}");
     assert!(table == read(folder, "out", "results.parquet"), "the table changed");
     assert_eq!(first.stdout, second.stdout);
+    // The same grid on other shards is no finished sweep.
+    std::fs::remove_dir_all(folder.join("shards")).unwrap();
+    toy::write_shards(folder, 6, 3);
+    let other = sweep(folder, "sweep.toml", "out");
+    let said = String::from_utf8_lossy(&other.stderr).into_owned();
+    assert!(!other.status.success() && said.contains("shards changed since the run"), "{said}");
+    assert!(table == read(folder, "out", "results.parquet"), "the table changed");
+}
+
+const CORRECTED: &str = r#"
+recipe = "recipe.toml"
+shards = "shards"
+processes = 2
+seeds = [1, 2]
+settings = [{ class_ratio = [1, 1, 1] }, { class_ratio = [4, 1, 1], label_noise = 0.2 }]
+
+[[variants]]
+name = "ce"
+set = { loss = { name = "cross-entropy" } }
+
+[[variants]]
+name = "ce-corrected"
+corrected = "ce"
+
+[[variants]]
+name = "focal"
+set = { loss = { name = "focal" } }
+"#;
+
+#[test]
+fn a_sweep_corrects_runs_and_takes_the_results_of_an_earlier_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    toy::write_shards(folder, 12, 6);
+    toy::write_recipe(folder, "recipe.toml", &toy::RECIPE.replace("epochs = 4", "epochs = 2"));
+    toy::write_recipe(folder, "sweep.toml", CORRECTED);
+    toy::write_recipe(folder, "one-seed.toml", &CORRECTED.replace("[1, 2]", "[1]"));
+    let whole = sweep(folder, "sweep.toml", "whole");
+    assert!(whole.status.success(), "{}", String::from_utf8_lossy(&whole.stderr));
+    // Lower seeds are run first, and no run is made for the corrected variant.
+    let said = String::from_utf8_lossy(&whole.stderr).into_owned();
+    assert_eq!(said.matches("starts").count(), 8, "{said}");
+    assert!(said.rfind("seed-1: starts").unwrap() < said.rfind("seed-2: starts").unwrap(), "{said}");
+    let calls: Vec<CallRow> = diag_data::calls::read(&folder.join("whole/calls.csv")).unwrap();
+    let cases: Vec<CalledCase> = diag_data::calls::read(&folder.join("whole/cases.csv")).unwrap();
+    // Each seed draws its own validation cases, so that only the test cases have a table.
+    assert!(cases.iter().all(|case| case.split == "test" && case.patient.is_none()));
+    assert_eq!((cases.len(), calls.len()), (18, 12));
+    let results = diag_data::results::read_csv(&folder.join("whole/results.csv")).unwrap();
+    let mut changed = 0;
+    for row in &calls {
+        // What is called by hand of the file of the run.
+        let run = folder.join("whole/runs").join(row.run.replace("ce-corrected", "ce"));
+        let plan: toml::Table = std::fs::read_to_string(run.join("plan.toml")).unwrap().parse().unwrap();
+        let count = |k: usize| plan["slices_per_class"][k].as_integer().unwrap() as f64;
+        let by_case = diag_data::case_predictions::read_parquet(
+            &run.join("case_predictions.parquet"),
+            &diag_data::case::LabelSet::paper(),
+        )
+        .unwrap();
+        let test = by_case.iter().filter(|case| case.split == Some(diag_data::case::Split::Test));
+        let mut right = [0.0; 3];
+        for (case, called) in test.zip(diag_data::calls::decode(&row.calls).unwrap()) {
+            let divided = |k: usize| {
+                case.mean_probability_k[k] / if row.variant == "ce-corrected" { count(k) } else { 1.0 }
+            };
+            let want = (0..3).max_by(|&a, &b| divided(a).total_cmp(&divided(b))).unwrap();
+            assert_eq!(called.index(), want, "{}", row.run);
+            let label = case.label.unwrap().index();
+            right[label] += f64::from(u8::from(label == want)) / 6.0;
+        }
+        let value = results.iter().find(|r| r.run == row.run && r.measure == "balanced_accuracy").unwrap();
+        assert!((value.value - right.iter().sum::<f64>() / 3.0).abs() < 1e-12, "{}", row.run);
+        let own = calls.iter().find(|other| other.run == row.run.replace("ce-corrected", "ce")).unwrap();
+        changed += usize::from(own.calls != row.calls);
+    }
+    assert!(changed > 0, "no correction changed a call");
+    // Seed 1 alone, then the whole with what that has: four runs are made, the tables are the same.
+    assert!(sweep(folder, "one-seed.toml", "first").status.success());
+    let rest = |out: &str| {
+        program()
+            .arg("sweep")
+            .arg(folder.join("sweep.toml"))
+            .arg("--have")
+            .arg(folder.join("first"))
+            .arg("--out")
+            .arg(folder.join(out))
+            .output()
+            .unwrap()
+    };
+    let second = rest("second");
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert_eq!((second.status.code(), said.matches("starts").count()), (Some(0), 4), "{said}");
+    for file in ["results.csv", "calls.csv", "cases.csv", "summary.json"] {
+        assert!(read(folder, "whole", file) == read(folder, "second", file), "{file} differs");
+    }
+    // Results of another recipe are no substitute.
+    let other = toy::RECIPE.replace("epochs = 4", "epochs = 3");
+    toy::write_recipe(folder, "recipe.toml", &other);
+    let refused = rest("third");
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("recipe"));
 }
 
 #[test]
@@ -163,6 +266,9 @@ fn a_sweep_that_is_wrong_is_refused_and_a_failed_run_is_set_aside() {
         (SWEEP.replace("gamma = 1.5", "gama = 1.5"), "gama"),
         (SWEEP.replace("gamma = 1.5", "gamma = -1.0"), "gamma"),
         (format!("reference = \"none\"\n{SWEEP}"), "reference"),
+        (CORRECTED.replace("corrected = \"ce\"", "corrected = \"none\""), "corrects no variant"),
+        (CORRECTED.replace("corrected = \"ce\"", "corrected = \"ce-corrected\""), "corrects no variant"),
+        (format!("label_noise = [0.1]\n{CORRECTED}"), "settings take the place"),
     ] {
         toy::write_recipe(folder, "wrong.toml", &wrong);
         let output = sweep(folder, "wrong.toml", "wrong");

@@ -87,10 +87,9 @@ pub(crate) fn section(context: &Context) -> Markup {
         p.note {
             "Unit of analysis: a case, as the rule that was decided on the validation cases sees it, unless a table says slice: "
             (context.numbers.operating_point.aggregation) "; temperature " (context.numbers.operating_point.temperature_basis) ". "
-            "Intervals: 95 %, " (context.options.n_resamples)
-            " bootstrap samples of whole cases within each class (percentile, seed "
-            (context.options.seed) "), also for slices. "
-            "† marks a Wilson score interval, given where every bootstrap sample gave the same value. "
+            "Intervals: 95 %, by " (context.numbers.unit_of_intervals) " (" (context.numbers.n_units)
+            "), also for slices: Wilson's, where a measure is no share of independent cases at the effective number of "
+            (context.numbers.unit_of_intervals) "s. "
             a href="#definitions" { "Definitions of every measure." }
         }
     }

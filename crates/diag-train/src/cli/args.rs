@@ -213,6 +213,10 @@ pub struct SweepArgs {
     /// Start nothing; summarise the runs that are finished.
     #[arg(long)]
     pub finished: bool,
+    /// Folder with results.csv, calls.csv and cases.csv of an earlier sweep; its runs of the
+    /// same recipe and shards are not made again.
+    #[arg(long)]
+    pub have: Option<PathBuf>,
     /// Print one JSON document instead of tables.
     #[arg(long)]
     pub json: bool,

@@ -36,7 +36,8 @@ pub fn run(audit: Audit, stop: &AtomicBool) -> Result<Output, TrainError> {
         }
         Audit::Leakage { shards, recipe, seeds, out, json } => {
             let spec = audit::leakage(&shards, &recipe, seeds);
-            sweep::run_spec(spec, out, DeviceChoice::Auto, false, json, stop)
+            let chosen = sweep::Chosen { out, device: DeviceChoice::Auto, finished_only: false, have: None };
+            sweep::run_spec(spec, chosen, json, stop)
         }
     }
 }

@@ -13,22 +13,30 @@ use super::output::Output;
 use super::render;
 
 pub fn run(args: SweepArgs, stop: &AtomicBool) -> Result<Output, TrainError> {
-    let SweepArgs { file, out, device, finished, json } = args;
-    run_spec(SweepSpec::read(&file)?, out, device, finished, json, stop)
+    let SweepArgs { file, out, device, finished, have, json } = args;
+    let chosen = Chosen { out, device, finished_only: finished, have };
+    run_spec(SweepSpec::read(&file)?, chosen, json, stop)
+}
+
+/// How a sweep is run, beside its grid.
+pub struct Chosen {
+    pub out: PathBuf,
+    pub device: DeviceChoice,
+    pub finished_only: bool,
+    pub have: Option<PathBuf>,
 }
 
 /// Runs a sweep that was read or made.
 pub fn run_spec(
     spec: SweepSpec,
-    out: PathBuf,
-    device: DeviceChoice,
-    finished_only: bool,
+    chosen: Chosen,
     json: bool,
     stop: &AtomicBool,
 ) -> Result<Output, TrainError> {
+    let Chosen { out, device, finished_only, have } = chosen;
     // A summary of finished runs needs no device.
     let device = if finished_only { device } else { device.resolved()? };
-    let job = SweepJob { spec, out, program: this_program()?, device, finished_only };
+    let job = SweepJob { spec, out, program: this_program()?, device, finished_only, have };
     let bar = Bar::new();
     let summary = sweep(&job, stop, &mut |event| bar.show(event))?;
     let text = if json { render::json(&summary) } else { summary.markdown() };

@@ -163,6 +163,11 @@ pub struct DecisionSpec {
     pub sensitivity: f64,
     /// Share of further cases whose set is to hold their class, in (0, 1).
     pub coverage: f64,
+    /// Whether the rule divides the joined probabilities by the class shares of the training
+    /// slices; for plain cross entropy on uneven classes.
+    // A recipe that leaves it out is written as before.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub prior_correction: bool,
     /// Whether an attention-pooling head is trained on the frozen features and measured as a
     /// variant; it is never the rule.
     pub attention: bool,
@@ -170,7 +175,7 @@ pub struct DecisionSpec {
 
 impl Default for DecisionSpec {
     fn default() -> Self {
-        Self { positive: None, sensitivity: 0.95, coverage: 0.9, attention: false }
+        Self { positive: None, sensitivity: 0.95, coverage: 0.9, prior_correction: false, attention: false }
     }
 }
 

@@ -12,6 +12,14 @@
 //! | `means FILE MEASURE` | variants by settings: mean, deviation, number of runs |
 //! | `gains FILE MEASURE VARIANT` | that variant less each other one, paired by seed and fold |
 //! | `runs FILE MEASURE...` | run by run, with the bounds that the file holds, and means |
+//! | `contrasts FOLDER SPLIT VARIANT SEEDS OTHER...` | that variant less the others in every setting: balanced accuracy, simultaneous intervals over seeds and patients |
+//! | `pair FOLDER SPLIT VARIANT SEEDS OTHER` | the same of two variants, mean over the settings |
+//! | `interaction FOLDER SPLIT SEEDS A B C D` | what A gains over B less what C gains over D |
+//! | `ranking FOLDER SPLIT SEEDS VARIANT...` | balanced accuracy, mean over the settings, and which one is chosen |
+//! | `power FOLDER SPLIT VARIANT SEEDS OTHER...` | test patients and seeds that make a difference visible |
+//!
+//! FOLDER holds `calls.csv` and `cases.csv`; tables from it are not made before all SEEDS are
+//! finished.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,6 +28,7 @@ use diag_data::files;
 use diag_data::results::{self, ResultRow};
 use diag_metrics::{holm, paired_test};
 
+use super::contrasts;
 use super::summary::{LEVEL, Pair, mean_and_deviation};
 use crate::error::TrainError;
 
@@ -50,13 +59,15 @@ pub fn fill_tables(document: &Path) -> Result<String, TrainError> {
         let [kind, file, rest @ ..] = words.as_slice() else {
             return Err(bad("a marker names a kind of table and a file".to_owned()));
         };
-        let rows = results::read_csv(&folder.join(file))?;
-        let table = match (*kind, rest) {
-            _ if rows.is_empty() => Ok("No run is finished yet.\n".to_owned()),
-            ("means", [measure]) => Grid::new(&rows, measure).map(|grid| grid.means()),
-            ("gains", [measure, variant]) => Grid::new(&rows, measure).and_then(|grid| grid.gains(variant)),
-            ("runs", [_, ..]) => runs(&rows, rest),
-            _ => Err(format!("`{}` is no table", marker.trim())),
+        let path = folder.join(file);
+        let table = match *kind {
+            "contrasts" => contrasts::contrasts(&path, rest)?,
+            "pair" => contrasts::pair(&path, rest)?,
+            "interaction" => contrasts::interaction(&path, rest)?,
+            "ranking" => contrasts::ranking(&path, rest)?,
+            "power" => contrasts::power(&path, rest)?,
+            _ => of_results(&results::read_csv(&path)?, kind, rest)
+                .unwrap_or_else(|| Err(format!("`{}` is no table", marker.trim()))),
         };
         filled += &table.map_err(bad)?;
         filled += END;
@@ -66,6 +77,31 @@ pub fn fill_tables(document: &Path) -> Result<String, TrainError> {
         }
     }
     Ok(filled)
+}
+
+/// A table of `results.csv`; `None` for a kind that is not known.
+fn of_results(rows: &[ResultRow], kind: &str, rest: &[&str]) -> Option<Result<String, String>> {
+    Some(match (kind, rest) {
+        ("means" | "gains" | "runs", _) if rows.is_empty() => Ok("No run is finished yet.\n".to_owned()),
+        ("means", [measure]) => Grid::new(rows, measure).map(|grid| grid.means()),
+        ("gains", [measure, variant]) => Grid::new(rows, measure).and_then(|grid| grid.gains(variant)),
+        ("runs", [_, ..]) => runs(rows, rest),
+        _ => return None,
+    })
+}
+
+/// Title line and rule of a table with a column a setting: ratio and share of wrong labels,
+/// without what all settings share.
+pub(super) fn setting_titles(settings: &[(Option<String>, f64)], first: &str, last: Option<&str>) -> String {
+    let same_ratio = settings.windows(2).all(|pair| pair[0].0 == pair[1].0);
+    let titles = settings.iter().map(|(ratio, noise)| match ratio {
+        Some(ratio) if !same_ratio && *noise == 0.0 => ratio.clone(),
+        Some(ratio) if !same_ratio => format!("{ratio}, {:.0} % wrong labels", 100.0 * noise),
+        _ => format!("{:.0} % wrong labels", 100.0 * noise),
+    });
+    let titles: Vec<String> =
+        [first.to_owned()].into_iter().chain(titles).chain(last.map(str::to_owned)).collect();
+    format!("| {} |\n| --- |{}\n", titles.join(" | "), " --- |".repeat(titles.len() - 1))
 }
 
 /// One measure of all runs of a sweep, by variant and setting.
@@ -89,14 +125,7 @@ impl Grid {
 
     /// Title line and rule of a table with a column a setting.
     fn head(&self, first: &str, last: Option<&str>) -> String {
-        let same_ratio = self.settings.windows(2).all(|pair| pair[0].0 == pair[1].0);
-        let titles = self.settings.iter().map(|(ratio, noise)| match ratio {
-            Some(ratio) if !same_ratio => ratio.clone(),
-            _ => format!("{:.0} % wrong labels", 100.0 * noise),
-        });
-        let titles: Vec<String> =
-            [first.to_owned()].into_iter().chain(titles).chain(last.map(str::to_owned)).collect();
-        format!("| {} |\n| --- |{}\n", titles.join(" | "), " --- |".repeat(titles.len() - 1))
+        setting_titles(&self.settings, first, last)
     }
 
     fn means(&self) -> String {
@@ -203,14 +232,14 @@ fn runs(rows: &[ResultRow], measures: &[&str]) -> Result<String, String> {
 }
 
 /// The index of an item in a list, to which it is added if it is missing.
-fn index_or_push<T: PartialEq>(list: &mut Vec<T>, item: T) -> usize {
+pub(super) fn index_or_push<T: PartialEq>(list: &mut Vec<T>, item: T) -> usize {
     list.iter().position(|known| *known == item).unwrap_or_else(|| {
         list.push(item);
         list.len() - 1
     })
 }
 
-fn line(first: &str, cells: impl IntoIterator<Item = String>) -> String {
+pub(super) fn line(first: &str, cells: impl IntoIterator<Item = String>) -> String {
     let cells: Vec<String> = [first.to_owned()].into_iter().chain(cells).collect();
     format!("| {} |\n", cells.join(" | "))
 }

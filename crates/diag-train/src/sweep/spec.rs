@@ -34,6 +34,9 @@ pub struct SweepSpec {
     /// Shares of wrong training labels; absent: the recipe's.
     #[serde(default)]
     pub label_noise: Vec<f64>,
+    /// Pairs of a ratio and a share that are run, in place of all pairs of the two lists above.
+    #[serde(default)]
+    pub settings: Vec<SettingSpec>,
     /// Changes of the recipe that are compared; absent: the recipe as it is.
     #[serde(default)]
     pub variants: Vec<Variant>,
@@ -55,6 +58,23 @@ pub struct Variant {
     /// `loss`, which replaces it.
     #[serde(default)]
     pub set: Table,
+    /// Name of another variant. Nothing is trained then: the results are those of its runs, the
+    /// case probabilities (mean over the slices) divided by the class shares of the training
+    /// slices.
+    #[serde(default)]
+    pub corrected: Option<String>,
+}
+
+/// One setting of the training part.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SettingSpec {
+    /// Ratio of the classes' training cases; absent: the recipe's.
+    #[serde(default)]
+    pub class_ratio: Option<Vec<u32>>,
+    /// Share of wrong training labels.
+    #[serde(default)]
+    pub label_noise: f64,
 }
 
 /// What the summary compares.
@@ -111,6 +131,16 @@ pub(super) struct Cell {
     pub recipe: TrainSpec,
 }
 
+impl Cell {
+    /// The recipe as its file has it.
+    pub fn recipe_text(&self) -> Result<String, TrainError> {
+        toml::to_string(&self.recipe).map_err(|err| TrainError::Recipe {
+            file: format!("{}.toml", self.name).into(),
+            reason: err.to_string(),
+        })
+    }
+}
+
 impl SweepSpec {
     /// Reads the file.
     ///
@@ -124,7 +154,7 @@ impl SweepSpec {
         spec.recipe = folder.join(&spec.recipe);
         spec.shards = folder.join(&spec.shards);
         if spec.variants.is_empty() {
-            spec.variants.push(Variant { name: "recipe".to_owned(), set: Table::new() });
+            spec.variants.push(Variant { name: "recipe".to_owned(), set: Table::new(), corrected: None });
         }
         let mut names: Vec<&str> = spec.variants.iter().map(|variant| variant.name.as_str()).collect();
         names.sort_unstable();
@@ -141,6 +171,20 @@ impl SweepSpec {
             && !names.contains(&reference.as_str())
         {
             return Err(bad(format!("reference `{reference}` is no variant")));
+        }
+        for variant in spec.variants.iter().filter(|variant| variant.corrected.is_some()) {
+            let is_run = |other: &Variant| {
+                Some(&other.name) == variant.corrected.as_ref() && other.corrected.is_none()
+            };
+            if !spec.variants.iter().any(is_run) || !variant.set.is_empty() {
+                return Err(bad(format!(
+                    "variant `{}` corrects no variant that is run, or sets keys of its own",
+                    variant.name
+                )));
+            }
+        }
+        if !(spec.settings.is_empty() || spec.class_ratios.is_empty() && spec.label_noise.is_empty()) {
+            return Err(bad("settings take the place of class_ratios and label_noise".to_owned()));
         }
         if spec.processes == Some(0) || spec.folds.is_some_and(|folds| folds < 2) {
             return Err(bad("processes must be at least 1, folds at least 2".to_owned()));
@@ -177,7 +221,7 @@ impl SweepSpec {
         let folder = self.recipe.parent().unwrap_or(Path::new(""));
         let mut cells = BTreeMap::new();
         let mut order = Vec::new();
-        for variant in &self.variants {
+        for variant in self.variants.iter().filter(|variant| variant.corrected.is_none()) {
             let mut table = base.clone();
             merge(&mut table, &variant.set);
             let recipe: TrainSpec = table.try_into().map_err(|err| {
@@ -198,8 +242,27 @@ impl SweepSpec {
         Ok(order.iter().filter_map(|name| cells.remove(name)).collect())
     }
 
+    /// The names under which results of a cell are shown, each with its variant: its own first,
+    /// then those of its corrections.
+    pub(super) fn names_of(&self, cell: &Cell) -> Vec<(String, String)> {
+        let corrections =
+            self.variants.iter().filter(|other| other.corrected.as_ref() == Some(&cell.variant));
+        let corrected = corrections.map(|other| (cell_name(&other.name, &cell.recipe), other.name.clone()));
+        [(cell.name.clone(), cell.variant.clone())].into_iter().chain(corrected).collect()
+    }
+
     /// A recipe under every setting of the grid.
     fn settings(&self, recipe: &TrainSpec) -> Vec<TrainSpec> {
+        if !self.settings.is_empty() {
+            let of_setting = |setting: &SettingSpec| {
+                let mut only = self.clone();
+                only.settings.clear();
+                only.class_ratios = setting.class_ratio.iter().cloned().collect();
+                only.label_noise = vec![setting.label_noise];
+                only.settings(recipe)
+            };
+            return self.settings.iter().flat_map(of_setting).collect();
+        }
         let ratios: Vec<Option<Vec<u32>>> = match self.class_ratios.as_slice() {
             [] => vec![recipe.data.class_ratio.clone()],
             ratios => ratios.iter().cloned().map(Some).collect(),
@@ -258,4 +321,9 @@ fn merge(base: &mut Table, changes: &Table) {
             }
         }
     }
+}
+
+/// The ratio of the classes as tables show it.
+pub(super) fn ratio_of(recipe: &TrainSpec) -> Option<String> {
+    recipe.data.class_ratio.as_ref().map(|ratio| join(ratio, ":"))
 }
