@@ -167,6 +167,8 @@ fn a_missing_input_is_named_by_every_program() {
         vec!["diag-train", "explain", "nowhere"],
         vec!["diag-report", "nowhere"],
         vec!["diag-predict", "nowhere", "nowhere"],
+        vec!["diag-predict", "nowhere", "nowhere", "--each", "--out", "never"],
+        vec!["diag-train", "export", "nowhere", "--out", "never"],
         vec!["ct-phantom", "--cohort", "nowhere.toml", "--seed", "1", "--out", "never"],
     ] {
         check_refused(&output(program(arguments[0]).args(&arguments[1..])), 1, "nowhere");
@@ -190,8 +192,8 @@ fn no_broken_file_stops_an_inspection() {
     assert!(!stderr(&output).contains("panicked"), "{}", stderr(&output));
 }
 
-/// Commands with a result on standard output, one of each program.
-fn answering() -> Vec<Command> {
+/// Commands with a result on standard output, of each program; what they write goes to `folder`.
+fn answering(folder: &Path) -> Vec<Command> {
     let (out, cohort) = (smoke_run(), tiny_cohort());
     let (run, page) = (out.join("run"), out.join("again.html"));
     let case = fs::read_dir(out.join("dicom")).unwrap();
@@ -201,18 +203,28 @@ fn answering() -> Vec<Command> {
         command.args(arguments);
         command
     };
+    let root = folder.join("studies");
+    fs::create_dir(&root).unwrap();
+    std::os::unix::fs::symlink(&case, root.join("one")).unwrap();
+    let (tables, model) = (folder.join("tables"), folder.join("model.safetensors"));
     let (run, cohort, case) = (run.as_os_str(), cohort.as_os_str(), case.as_os_str());
     vec![
         with("ct-ingest", &["inspect".as_ref(), cohort]),
         with("diag-train", &["audit".as_ref(), "trivial".as_ref(), run]),
+        with("diag-train", &["export".as_ref(), run, "--out".as_ref(), model.as_os_str()]),
         with("diag-predict", &[run, case, "--json".as_ref()]),
+        with(
+            "diag-predict",
+            &[run, root.as_os_str(), "--each".as_ref(), "--out".as_ref(), tables.as_os_str()],
+        ),
         with("diag-report", &[run, "--json".as_ref(), "--out".as_ref(), page.as_os_str()]),
     ]
 }
 
 #[test]
 fn a_closed_pipe_ends_every_program_quietly() {
-    for mut command in answering() {
+    let folder = tempfile::tempdir().unwrap();
+    for mut command in answering(folder.path()) {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         drop(child.stdout.take());
         let output = child.wait_with_output().unwrap();
@@ -225,7 +237,8 @@ fn a_closed_pipe_ends_every_program_quietly() {
 #[test]
 #[cfg(target_os = "linux")]
 fn a_full_standard_output_is_an_error() {
-    for mut command in answering() {
+    let folder = tempfile::tempdir().unwrap();
+    for mut command in answering(folder.path()) {
         let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
         let output = command.stdout(full).stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
         check_refused(&output, 1, "standard output");

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use covid19_diag_tests::{output, program, stderr, succeed, tiny_cohort, workspace};
+use covid19_diag_tests::{output, program, smoke_run, stderr, succeed, tiny_cohort, workspace};
 
 /// Sends SIGTERM as soon as `ready` holds, and returns what the program then did.
 #[track_caller]
@@ -72,6 +72,19 @@ fn an_interrupted_training_goes_on() {
     assert!(!holds(&run, "part"), "{:?}", names(&run));
     succeed(fit.arg("--resume"));
     assert_eq!(fs::read_to_string(run.join("epochs.jsonl")).unwrap().lines().count(), 8);
+}
+
+#[test]
+fn an_interrupted_batch_of_predictions_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("predictions");
+    let (run, studies) = (smoke_run().join("run"), smoke_run().join("dicom"));
+    let mut each = program("diag-predict");
+    each.arg(run).arg(studies).arg("--each").arg("--out").arg(&out).args(["--jobs", "1"]);
+    interrupted(&mut each, || holds(&out.join(".studies"), "json"));
+    assert_eq!(names(&out), [".studies"]);
+    succeed(&mut each);
+    assert_eq!(names(&out), [".studies", "predictions.csv", "predictions.parquet", "quarantine.jsonl"]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use ct_ingest::key::{KEY_FILE_VARIABLE, KeySource};
+use ct_ingest::key::KeySource;
 use ct_ingest::partition::Partition;
 use ct_ingest::settings::{Match, Settings};
 use diag_data::manifest::Layout;
@@ -278,9 +278,7 @@ impl SharedArgs {
         if self.public_key_anyone_can_test_names {
             return KeySource::Public;
         }
-        let variable = || std::env::var_os(KEY_FILE_VARIABLE).filter(|value| !value.is_empty());
-        let file = self.key_file.clone().or_else(|| variable().map(PathBuf::from));
-        file.map_or(KeySource::Machine, KeySource::File)
+        KeySource::of_user(self.key_file.clone())
     }
 
     /// As the library wants them, for images.

@@ -108,14 +108,6 @@ pub enum IngestError {
         /// A case of others.
         other: CaseId,
     },
-    /// A key of the pseudonyms could not be kept.
-    #[error("cannot keep a key of the pseudonyms in {}", path.display())]
-    MachineKey {
-        /// Its file.
-        path: PathBuf,
-        /// The system's words.
-        source: std::io::Error,
-    },
     /// Finished output could not be copied to its store.
     #[error("the output is finished in {}, but not in {}", folder.display(), store.display())]
     NotDelivered {
@@ -161,9 +153,6 @@ impl IngestError {
             Self::Mixture { .. } => {
                 "run ct-ingest once for the synthetic and once for the other cases, into folders of their own"
                     .into()
-            }
-            Self::MachineKey { .. } => {
-                "make that folder writable, or give a file of at least 32 random bytes with --key-file".into()
             }
             Self::NotDelivered { folder, store, source } => format!(
                 "{}; then `ct-ingest copy {} --out {}` repeats the copy alone",

@@ -26,7 +26,6 @@ pub mod fault;
 pub mod fuzz_targets;
 pub mod images_run;
 pub mod inspect;
-pub mod key;
 mod labels;
 pub mod leakage;
 mod matching;
@@ -39,4 +38,5 @@ mod store;
 pub mod table;
 pub mod verify;
 
+pub use ct_read::key;
 pub use error::IngestError;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use ct_read::key::{self, KeySource};
 use ct_read::pseudonyms::{Kind, Pseudonyms};
 use diag_data::case::CaseId;
 use diag_data::files;
@@ -12,8 +13,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::IngestError;
-use crate::control::Control;
-use crate::key::{self, KeySource};
+use crate::control::{Control, Event};
 use crate::partition::Partition;
 
 /// What a `case_id` of the label table names.
@@ -93,7 +93,8 @@ impl Settings {
     /// # Errors
     /// When the key or the list of allowed values cannot be used.
     pub fn pseudonyms(&self, synthetic: bool, control: &Control<'_>) -> Result<Pseudonyms, IngestError> {
-        let pseudonyms = key::pseudonyms(&self.key, synthetic, control)?;
+        let on_new = |text: &str| (control.on_event)(Event::Note(text));
+        let pseudonyms = key::pseudonyms(&self.key, synthetic, &on_new)?;
         Ok(match &self.allow_values {
             Some(path) => pseudonyms.allowing(path)?,
             None => pseudonyms,

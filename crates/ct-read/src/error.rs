@@ -23,6 +23,14 @@ pub enum ReadError {
         /// What is wrong.
         why: String,
     },
+    /// The key of this machine's user cannot be kept.
+    #[error("cannot keep a key of the pseudonyms in {}", path.display())]
+    MachineKey {
+        /// Its file.
+        path: PathBuf,
+        /// The system's words.
+        source: std::io::Error,
+    },
     /// A list of allowed values is not what it should be.
     #[error("{why}: {}", path.display())]
     Words {
@@ -50,6 +58,9 @@ impl ReadError {
         match self {
             Self::Folder { .. } => "check the path and its permissions".into(),
             Self::Key { .. } => "give a file of at least 32 random bytes with --key-file".into(),
+            Self::MachineKey { .. } => {
+                "make that folder writable, or give a file of at least 32 random bytes with --key-file".into()
+            }
             Self::Words { .. } => "give a text file with one manufacturer, model or kernel a line".into(),
             Self::Settings { fix, .. } => fix.clone(),
             Self::Data(err) => err.remedy(),

@@ -8,7 +8,7 @@
 //! their headers, [`stack`] orders images by position, [`dicom`] (or [`volume`], or
 //! [`picture`]) turns them into CT numbers, [`slice`](mod@slice) measures them, keeps those
 //! that show lung and renders pictures, [`words`] says which texts of a header may leave,
-//! [`pseudonyms`] hashes what must stay comparable.
+//! [`pseudonyms`] hashes what must stay comparable, with a [`key`].
 //! [`case`] runs these in order. Files import downwards, in the order of that sentence.
 //!
 //! This crate knows one case at a time: no cohort, label or split, no tensors and no
@@ -20,6 +20,7 @@ pub mod dicom;
 mod error;
 mod fault;
 pub mod fuzz_targets;
+pub mod key;
 pub mod picture;
 pub mod pseudonyms;
 pub mod scan;

@@ -3,7 +3,7 @@
 //! Shards hold an allow-list of columns, none of them free text, so there is
 //! nothing to remove; what must stay comparable (is it the same patient?)
 //! becomes an HMAC-SHA256. Without the key a guessed name cannot be tested
-//! against a hash. Where a key comes from is the caller's decision; the public one
+//! against a hash. Where a key comes from is decided in [`key`](crate::key); the public one
 //! is in this file, and is meant for images that show no patient.
 
 use std::path::Path;

@@ -10,15 +10,20 @@ use std::time::Duration;
 ///
 /// A second signal ends it at once.
 pub fn stop_flag(grace: Duration) -> Arc<AtomicBool> {
+    stop_flag_with(grace, "run the same command again; a fit with --resume continues")
+}
+
+/// As [`stop_flag`], with advice of its own for a program that is ended where it is.
+pub fn stop_flag_with(grace: Duration, fix: &'static str) -> Arc<AtomicBool> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
     let handler = move || {
         if flag.swap(true, Ordering::Relaxed) {
-            end();
+            end(fix);
         }
         std::thread::spawn(move || {
             std::thread::sleep(grace);
-            end();
+            end(fix);
         });
     };
     if let Err(err) = ctrlc::set_handler(handler) {
@@ -29,7 +34,7 @@ pub fn stop_flag(grace: Duration) -> Arc<AtomicBool> {
 }
 
 /// Ends the program in the middle of its work.
-fn end() -> ! {
-    crate::say("error: interrupted\n  fix: run the same command again; a fit with --resume continues");
+fn end(fix: &str) -> ! {
+    crate::say(&format!("error: interrupted\n  fix: {fix}"));
     std::process::exit(1)
 }

@@ -76,6 +76,33 @@ pub fn sha256_file(path: &Path) -> Result<String, DataError> {
     Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
+/// The right to write in a folder, which one process at a time has. The system takes it back
+/// when the process ends, however it ends.
+#[derive(Debug)]
+pub struct FolderLock {
+    _file: fs::File,
+}
+
+impl FolderLock {
+    /// Name of the locked file in the folder. It stays there.
+    pub const NAME: &str = "lock";
+
+    /// Takes it.
+    ///
+    /// # Errors
+    /// When another process has it, or the folder cannot be written.
+    pub fn take(folder: &Path) -> Result<Self, DataError> {
+        let file = fs::File::create(folder.join(Self::NAME)).map_err(DataError::io("create", folder))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self { _file: file }),
+            Err(fs::TryLockError::WouldBlock) => Err(DataError::InUse { path: folder.into() }),
+            Err(fs::TryLockError::Error(source)) => {
+                Err(DataError::Io { action: "lock", path: folder.into(), source })
+            }
+        }
+    }
+}
+
 /// A folder under construction beside its final place, of which one process at
 /// a time is the owner. Dropped without [`commit`](Self::commit) or
 /// [`keep`](Self::keep), it disappears with all that is in it.
@@ -84,12 +111,8 @@ pub struct StagedDir {
     staged: PathBuf,
     target: PathBuf,
     is_kept: AtomicBool,
-    /// The system frees the lock when the process ends, however it ends.
-    _lock: fs::File,
+    _lock: FolderLock,
 }
-
-/// Name of the locked file inside a staged folder.
-const LOCK: &str = "lock";
 
 impl StagedDir {
     /// Starts a folder. What an earlier, killed run left in its place is removed.
@@ -112,16 +135,8 @@ impl StagedDir {
         let staged = sibling(target, "partial");
         fs::create_dir_all(&staged).map_err(DataError::io("create", &staged))?;
         close_to_others(&staged)?;
-        let lock = fs::File::create(staged.join(LOCK)).map_err(DataError::io("create", &staged))?;
-        match lock.try_lock() {
-            Ok(()) => {
-                Ok(Self { staged, target: target.into(), is_kept: AtomicBool::new(false), _lock: lock })
-            }
-            Err(fs::TryLockError::WouldBlock) => Err(DataError::InUse { path: staged }),
-            Err(fs::TryLockError::Error(source)) => {
-                Err(DataError::Io { action: "lock", path: staged, source })
-            }
-        }
+        let lock = FolderLock::take(&staged)?;
+        Ok(Self { staged, target: target.into(), is_kept: AtomicBool::new(false), _lock: lock })
     }
 
     /// Removes all that is in it.
@@ -133,7 +148,7 @@ impl StagedDir {
         for entry in entries {
             let path = entry.map_err(DataError::io("read", &self.staged))?.path();
             let removed = match path.file_name() {
-                Some(name) if name == LOCK => Ok(()),
+                Some(name) if name == FolderLock::NAME => Ok(()),
                 _ if path.is_dir() => fs::remove_dir_all(&path),
                 _ => fs::remove_file(&path),
             };

@@ -3,7 +3,7 @@
 //! In: nothing but values. Out: the checked types ([`units`], [`case`],
 //! [`slice`]) and the files ([`shard`], [`run`]) that pass between
 //! `ct-ingest`, `diag-train`, `diag-predict` and `diag-report`, how a study is read
-//! ([`reader`]), plus the one
+//! ([`reader`]), the model in one file ([`model_file`]), plus the one
 //! algorithm that all of them must agree on: the [`split`] by case.
 //!
 //! This crate refuses to know DICOM, tensors and HTML. Nothing in it can name
@@ -19,6 +19,7 @@ pub mod files;
 pub mod heatmaps;
 pub mod lesions;
 pub mod manifest;
+pub mod model_file;
 pub mod place;
 pub mod predictions;
 pub mod reader;

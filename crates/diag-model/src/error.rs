@@ -37,6 +37,14 @@ pub enum ModelError {
         /// What is wrong in it.
         problem: String,
     },
+    /// The rule is not the one whose numbers are published.
+    #[error("{} was changed after {} was made", file.display(), metrics.display())]
+    Unpublished {
+        /// The rule.
+        file: PathBuf,
+        /// The published numbers.
+        metrics: PathBuf,
+    },
     /// `model.json` was written by another version.
     #[error("model format {}, this program reads {supported}: {}", found.map_or("unknown".into(), |found| found.to_string()), file.display())]
     Version {
@@ -62,6 +70,9 @@ impl ModelError {
                 "pass weights that were saved for this architecture and not changed since".into()
             }
             Self::Card { .. } => "restore the run folder as diag-train wrote it, or train again".into(),
+            Self::Unpublished { .. } => {
+                "run `diag-train evaluate RUN`, which publishes the numbers of the rule that is there".into()
+            }
             Self::Version { .. } => "train again with this version, or use the version that wrote it".into(),
         }
     }

@@ -3,7 +3,7 @@
 //! In: grey-level images as a tensor ([`input`]) and a [`NetworkSpec`]. Out: the
 //! logits of every head by name ([`HeadLogits`]), a loss taken apart by head and
 //! part ([`LossTerms`]), and a model that can be saved and loaded
-//! ([`SavedModel`]).
+//! ([`SavedModel`]; [`OpenModel`] with all that a run or a one-file model keeps beside it).
 //!
 //! This crate refuses to know shards, epochs, optimisers and command lines.
 //! Which parts of the method are from the literature and which are our own
@@ -29,4 +29,6 @@ pub use heads::{FINAL_HEAD, Fusion, HeadLogits, softmax};
 pub use loading::{LoadReport, Loaded};
 pub use loss::{Loss, LossSpec, LossTerms};
 pub use network::{Answer, FoldedNetwork, Network, NetworkSpec, Pass, SideStages};
-pub use saved::{FORMAT_VERSION, InputSpec, ModelCard, SavedModel, SavedNetwork, TrainingData, WEIGHTS};
+pub use saved::{
+    FORMAT_VERSION, InputSpec, ModelCard, OpenModel, Part, SavedModel, SavedNetwork, TrainingData, WEIGHTS,
+};

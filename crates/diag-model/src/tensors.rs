@@ -35,14 +35,21 @@ pub fn write(path: &Path, tensors: &BTreeMap<String, Tensor>, note: &str) -> Res
 /// # Errors
 /// When the file cannot be read or is not a safetensors file.
 pub fn read(path: &Path) -> Result<(BTreeMap<String, Tensor>, String), ModelError> {
-    let bytes = files::read(path)?;
+    from_bytes(&files::read(path)?, path)
+}
+
+/// As [`read`], from the content of a file; `place` is named in errors.
+///
+/// # Errors
+/// When it is not that of a safetensors file.
+pub fn from_bytes(bytes: &[u8], place: &Path) -> Result<(BTreeMap<String, Tensor>, String), ModelError> {
     let malformed = |err: String| ModelError::Weights {
-        file: path.into(),
+        file: place.into(),
         problem: format!("malformed content ({err})"),
     };
-    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|err| malformed(err.to_string()))?;
+    let (_, header) = SafeTensors::read_metadata(bytes).map_err(|err| malformed(err.to_string()))?;
     let note = header.metadata().as_ref().and_then(|m| m.get(NOTE)).cloned().unwrap_or_default();
-    let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)
+    let tensors = candle_core::safetensors::load_buffer(bytes, &Device::Cpu)
         .map_err(|err| malformed(err.to_string()))?;
     Ok((tensors.into_iter().collect(), note))
 }

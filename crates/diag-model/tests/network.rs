@@ -1,12 +1,15 @@
 //! The network: names, gradients, and the way to the disk and back.
 
+use std::path::Path;
+
 use candle_core::{DType, Device, Tensor};
 use diag_data::case::LabelSet;
+use diag_data::model_file::ModelFile;
 use diag_data::reader::ReaderSettings;
 use diag_model::loss::{Loss, LossSpec, SaalSpec};
 use diag_model::{
-    Backbone, FORMAT_VERSION, Fusion, InputSpec, ModelCard, ModelError, Network, NetworkSpec, Pass,
-    SavedModel, SavedNetwork, SideStages, TrainingData, WEIGHTS, tensors,
+    Backbone, FORMAT_VERSION, Fusion, InputSpec, ModelCard, ModelError, Network, NetworkSpec, OpenModel,
+    Pass, SavedModel, SavedNetwork, SideStages, TrainingData, WEIGHTS, tensors,
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -155,6 +158,7 @@ fn a_saved_model_answers_the_same() {
         logits.get("final").unwrap().to_vec2::<f32>().unwrap()
     };
     assert_eq!(answer(&saved.network), answer(&network));
+    opens_as_folder_and_as_file(folder.path(), |opened| answer(opened) == answer(&network));
 
     let other = SavedNetwork { spec: spec(Backbone::Tiny, false), ..saved_network.clone() };
     SavedModel::write_card(&card_path, &ModelCard { networks: vec![other], ..card.clone() }).unwrap();
@@ -172,6 +176,48 @@ fn a_saved_model_answers_the_same() {
     assert!(refused.contains("nonsense"), "{refused}");
     SavedModel::write_card(&card_path, &ModelCard { format_version: 99, ..card }).unwrap();
     assert!(matches!(SavedModel::read(&card_path, &weights_path), Err(ModelError::Version { .. })));
+}
+
+/// The model of a run folder, with a rule and a list of what it has seen beside it: opened as it
+/// is, and as one file.
+fn opens_as_folder_and_as_file(run: &Path, answers: impl Fn(&Network) -> bool) {
+    let opened = |place: &Path| OpenModel::at(place, &Device::Cpu).unwrap();
+    let bare = opened(run);
+    assert!(bare.decision.is_none() && bare.seen.is_none() && answers(&bare.model.network));
+    std::fs::write(run.join("decision.json"), "a rule\n").unwrap();
+    std::fs::write(run.join("seen.json"), "hashes\n").unwrap();
+    let read = |name: &str| std::fs::read(run.join(name)).unwrap();
+    let file = run.join("one.safetensors");
+    let parts = ModelFile {
+        card: read("model.json"),
+        decision: read("decision.json"),
+        seen: Some(read("seen.json")),
+        weights: read("model.safetensors"),
+    };
+    parts.write(&file).unwrap();
+    let (folder, one) = (opened(run), opened(&file));
+    assert_eq!(folder.model.card, one.model.card);
+    assert_eq!(folder.sha256(), one.sha256());
+    assert!(answers(&folder.model.network) && answers(&one.model.network));
+    for (name, of_folder, of_file) in
+        [("decision.json", folder.decision, one.decision), ("seen.json", folder.seen, one.seen)]
+    {
+        let (of_folder, of_file) = (of_folder.unwrap(), of_file.unwrap());
+        assert_eq!((of_folder.bytes.clone(), of_folder.bytes), (of_file.bytes, read(name)));
+        assert_eq!((of_folder.place, &of_file.place), (run.join(name), &file));
+    }
+    // A reader of the format that knows nothing of models takes it for weights.
+    let (tensors, note) = tensors::read(&file).unwrap();
+    let (want, _) = tensors::read(&run.join("model.safetensors")).unwrap();
+    assert!(tensors.keys().eq(want.keys()) && note.starts_with("model in one file"));
+    for (name, tensor) in tensors {
+        let values = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(values(&tensor), values(&want[&name]), "{name}");
+    }
+    // Numbers that another rule published.
+    std::fs::write(run.join("metrics.json"), "{\"decision_sha256\": \"00\"}").unwrap();
+    assert!(matches!(opened(run).check_published(), Err(ModelError::Unpublished { .. })));
+    assert!(opened(&file).check_published().is_ok());
 }
 
 #[test]

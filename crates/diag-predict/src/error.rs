@@ -10,8 +10,8 @@ use diag_model::ModelError;
 /// Why there is no prediction.
 #[derive(Debug, thiserror::Error)]
 pub enum PredictError {
-    /// A file of the run could not be read.
-    #[error("run folder")]
+    /// A file could not be read or written.
+    #[error("model or output")]
     Data(#[from] DataError),
     /// The saved model was refused.
     #[error("saved model")]
@@ -25,8 +25,8 @@ pub enum PredictError {
         /// The run folder.
         run: PathBuf,
     },
-    /// The folder could not be read.
-    #[error("DICOM folder")]
+    /// The input could not be read.
+    #[error("studies")]
     Read(#[from] ReadError),
     /// A tensor operation failed.
     #[error("a tensor operation failed")]
@@ -37,24 +37,43 @@ pub enum PredictError {
     /// The network has no final head.
     #[error("the network has no head named `final`")]
     NoFinalHead,
-    /// More than one study in the folder.
-    #[error("{n_studies} studies in {}", folder.display())]
-    ManyStudies {
-        /// How many.
-        n_studies: usize,
-        /// The folder.
-        folder: PathBuf,
-    },
     /// The study cannot be used.
     #[error("the study cannot be used, {why}: {}", place.display())]
     Study {
         /// What is wrong.
         why: String,
-        /// The folder; or the file at fault, where paths may be shown.
+        /// The study; or the file at fault, where paths may be shown.
         place: PathBuf,
         /// What can be done about it.
         remedy: String,
     },
+    /// A folder of studies without any.
+    #[error("no folder, archive or volume lies directly in {}", root.display())]
+    NoStudies {
+        /// The folder.
+        root: PathBuf,
+    },
+    /// The output would lie inside an input.
+    #[error("the output would lie inside a study: {}", out.display())]
+    OutputInStudy {
+        /// The folder for the output.
+        out: PathBuf,
+    },
+    /// Two studies get one name.
+    #[error("two studies get the name {name}")]
+    SameName {
+        /// The name.
+        name: String,
+    },
+    /// The worker threads could not be started.
+    #[error("cannot start the worker threads: {reason}")]
+    Threads {
+        /// The system's words.
+        reason: String,
+    },
+    /// The user stopped the run.
+    #[error("interrupted")]
+    Interrupted,
 }
 
 impl PredictError {
@@ -69,8 +88,17 @@ impl PredictError {
             Self::Tensor(_) => "report it as a bug".into(),
             Self::PlainImages => "use a model that was trained on shards made by ct-ingest dicom".into(),
             Self::NoFinalHead => "use a model that diag-train made".into(),
-            Self::ManyStudies { .. } => "pass the folder of one study".into(),
             Self::Study { remedy, .. } => remedy.clone(),
+            Self::NoStudies { .. } => {
+                "pass the folder above the studies; to predict it as one study, leave --each and --out away"
+                    .into()
+            }
+            Self::OutputInStudy { .. } => "choose an --out that is not below a study".into(),
+            Self::SameName { .. } => "rename one of them, or give another --key-file".into(),
+            Self::Threads { .. } => "use fewer with --jobs".into(),
+            Self::Interrupted => {
+                "run the same command again: finished studies are kept, and not read again".into()
+            }
         }
     }
 }

@@ -20,6 +20,9 @@ pub struct StudyReport {
     pub intended_use: &'static str,
     /// Whether the model was trained on synthetic pictures alone.
     pub trained_on_synthetic_data: bool,
+    /// [`SYNTHETIC`], where it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub notice: Option<&'static str>,
     /// Hash of the weights.
     pub model_sha256: String,
     /// Hash of the rule.
@@ -44,6 +47,8 @@ pub struct StudyReport {
     pub rule: RuleInWords,
     /// Validation cases that the rule was fitted on.
     pub n_validation_cases: usize,
+    /// The same by class.
+    pub validation_cases: BTreeMap<String, usize>,
     /// The slices, lowest first.
     pub slices: Vec<SliceReport>,
     /// Slices of the series that was read.
@@ -65,6 +70,22 @@ pub struct SliceReport {
     pub probabilities: Vec<f32>,
 }
 
+impl SliceReport {
+    /// Its probabilities as a rule takes them.
+    pub(crate) fn widened(&self) -> Vec<f64> {
+        self.probabilities.iter().map(|&p| f64::from(p)).collect()
+    }
+}
+
+/// Files that were not used, by reason.
+pub(crate) fn files_set_aside(case: &ReadCase) -> BTreeMap<String, u64> {
+    let mut files = BTreeMap::new();
+    for (_, reason) in &case.files_aside {
+        *files.entry((*reason).to_owned()).or_default() += 1;
+    }
+    files
+}
+
 impl StudyReport {
     /// Decides a study by its slices.
     pub(crate) fn new(
@@ -73,22 +94,17 @@ impl StudyReport {
         slices: Vec<SliceReport>,
         case: &ReadCase,
     ) -> Result<Self, DecisionError> {
-        let widen =
-            |slice: &SliceReport| -> Vec<f64> { slice.probabilities.iter().map(|&p| f64::from(p)).collect() };
-        let decided = decision.apply(&slices.iter().map(widen).collect::<Vec<_>>())?;
+        let decided = decision.apply(&slices.iter().map(SliceReport::widened).collect::<Vec<_>>())?;
         let terms = decision.terms();
         let labels = terms.labels.names().to_vec();
         let members = |set: &Vec<bool>| -> Vec<String> {
             let members = labels.iter().zip(set).filter(|(_, member)| **member);
             members.map(|(name, _)| name.clone()).collect()
         };
-        let mut files_set_aside = BTreeMap::new();
-        for (_, reason) in &case.files_aside {
-            *files_set_aside.entry((*reason).to_owned()).or_default() += 1;
-        }
         Ok(Self {
             intended_use: INTENDED_USE,
             trained_on_synthetic_data,
+            notice: trained_on_synthetic_data.then_some(SYNTHETIC),
             model_sha256: terms.model_sha256.clone(),
             decision_sha256: decision.sha256().to_owned(),
             predicted: labels[decided.class].clone(),
@@ -100,9 +116,10 @@ impl StudyReport {
             call: decided.call,
             rule: terms.in_words(),
             n_validation_cases: terms.n_validation_cases,
+            validation_cases: terms.validation_cases.clone(),
             labels,
             n_source_slices: case.n_source_slices as i32,
-            files_set_aside,
+            files_set_aside: files_set_aside(case),
             warnings: case.warnings.clone(),
             slices,
         })
@@ -118,9 +135,7 @@ impl StudyReport {
         };
         let header: Vec<String> = self.labels.iter().map(|label| format!("{label:>6}")).collect();
         let mut lines = vec![self.intended_use.to_owned()];
-        if self.trained_on_synthetic_data {
-            lines.push(SYNTHETIC.to_owned());
-        }
+        lines.extend(self.notice.map(String::from));
         lines.push(format!("class             {}", self.predicted));
         match (&self.set, self.undecided) {
             (Some(set), Some(true)) => {
@@ -143,12 +158,15 @@ impl StudyReport {
         lines.push(row("mean over slices", &self.mean_probabilities));
         for slice in &self.slices {
             let place = slice.z_mm.map_or(String::new(), |z| format!(" {z:.1} mm"));
-            let probabilities: Vec<f64> = slice.probabilities.iter().map(|&p| f64::from(p)).collect();
-            lines.push(row(&format!("slice {}{place}", slice.slice_index), &probabilities));
+            lines.push(row(&format!("slice {}{place}", slice.slice_index), &slice.widened()));
         }
+        let by_class = self.validation_cases.iter().map(|(class, n)| format!("{n} {class}"));
         lines.push(format!(
-            "rule: {}; temperature {}; {} validation cases",
-            self.rule.aggregation, self.rule.temperature, self.n_validation_cases
+            "rule: {}; temperature {}; {} validation cases: {}",
+            self.rule.aggregation,
+            self.rule.temperature,
+            self.n_validation_cases,
+            by_class.collect::<Vec<_>>().join(", ")
         ));
         lines.extend(self.rule.warnings.iter().map(|warning| format!("note: {warning}")));
         lines.extend(self.warnings.iter().map(|warning| format!("note: {warning}")));

@@ -5,6 +5,7 @@ mod audit;
 mod bar;
 mod evaluate;
 mod explain;
+mod export;
 mod find_rate;
 mod fit;
 pub mod output;
@@ -25,6 +26,7 @@ pub fn run(command: Command, ranks: &Arc<Ranks>, stop: &AtomicBool) -> Result<Ou
         Command::Fit(args) => fit::run(args, ranks, stop),
         Command::Evaluate(args) => evaluate::run(args, stop),
         Command::Explain(args) => explain::run(args, stop),
+        Command::Export(args) => export::run(args),
         Command::FindRate(args) => find_rate::run(args, stop),
         Command::Audit { audit } => audit::run(audit, stop),
         Command::Sweep(args) => sweep::run(args, stop),

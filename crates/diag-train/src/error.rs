@@ -71,6 +71,12 @@ pub enum TrainError {
         /// The run folder.
         run: PathBuf,
     },
+    /// The run was not evaluated, so that nothing was decided.
+    #[error("no decision.json in {}", run.display())]
+    NotEvaluated {
+        /// The run folder.
+        run: PathBuf,
+    },
     /// A resume with another recipe or other shards.
     #[error("{what} changed since the run in {} began ({how})", run.display())]
     Changed {
@@ -253,6 +259,7 @@ impl TrainError {
             Self::NoSlices { what } => format!("pass shards with {what} slices, made by ct-ingest"),
             Self::RunExists { .. } => "pass --resume to continue it, or another --out".into(),
             Self::NoRun { .. } => "pass the folder of a run that diag-train fit made".into(),
+            Self::NotEvaluated { .. } => "run `diag-train evaluate RUN` first".into(),
             Self::Changed { what, .. } => {
                 format!("pass the {what} of the first start (epochs may be added), or another --out")
             }

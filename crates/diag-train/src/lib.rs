@@ -2,7 +2,8 @@
 //!
 //! In: a shard folder and a recipe ([`TrainSpec`]). Out: a run folder as
 //! [`diag_data::run`] describes it, by [`fit`](fit::fit) and then
-//! [`evaluate`](evaluate::evaluate), which [`explain`](explain::explain) may follow;
+//! [`evaluate`](evaluate::evaluate), which [`explain`](explain::explain) and
+//! [`export`](export::export) may follow;
 //! many of them by [`sweep`](sweep::sweep).
 //!
 //! The same seed and shards give the same epochs and weights, byte for byte, on
@@ -21,7 +22,7 @@
 //! | `data` | slices, splits, augmentation, batches |
 //! | `step` | network, loss and optimisers: forward, backward, update |
 //! | `run` | the run folder: plan, checkpoint, logs, `run.json` |
-//! | `evaluate`, `fit`, `find_rate`, `explain`, `audit`, `sweep` | the commands |
+//! | `evaluate`, `fit`, `find_rate`, `explain`, `export`, `audit`, `sweep` | the commands |
 
 pub mod audit;
 mod data;
@@ -29,6 +30,7 @@ mod device;
 mod error;
 pub mod evaluate;
 pub mod explain;
+pub mod export;
 pub mod find_rate;
 pub mod fit;
 pub mod progress;

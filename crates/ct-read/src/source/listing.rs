@@ -208,8 +208,8 @@ pub struct Listing {
 }
 
 impl Listing {
-    /// Lists a folder and all below it, or a zip or tar archive. Links are followed,
-    /// archives entered; an archive in an archive is not.
+    /// Lists a folder and all below it, a zip or tar archive, or a file by itself. Links are
+    /// followed, archives entered; an archive in an archive is not.
     ///
     /// # Errors
     /// When the folder itself cannot be read.
@@ -218,6 +218,9 @@ impl Listing {
         let open = Arc::default();
         if root.is_file() && archive::stem(&root.to_string_lossy()).is_some() {
             listing.enter(root, "", &open);
+        } else if root.is_file() {
+            let name = root.file_name().unwrap_or_default().to_string_lossy();
+            listing.files.push(ListedFile { relative: name.into(), place: Place::At(root.into()) });
         } else {
             let folder = |source| ReadError::Folder { path: root.into(), source };
             std::fs::read_dir(root).map_err(folder)?;
@@ -240,7 +243,7 @@ impl Listing {
         }
         // A file by itself is listed alone.
         match &file.place {
-            Place::At(path) if file.relative.is_empty() => {
+            Place::At(path) if file.relative.is_empty() || self.files.len() == 1 => {
                 let path = path.with_file_name(name);
                 path.is_file().then(|| ListedFile::at(&path))
             }

@@ -24,6 +24,8 @@ pub enum Command {
     Evaluate(EvaluateArgs),
     /// Writes heat maps of an evaluated run.
     Explain(ExplainArgs),
+    /// Writes the model of an evaluated run to one file: weights, description, decided rule.
+    Export(ExportArgs),
     /// Raises the learning rate step by step and reports the loss; writes nothing.
     FindRate(FindRateArgs),
     /// Looks for wrong labels, shortcuts and leakage.
@@ -177,6 +179,23 @@ pub struct ExplainArgs {
     /// auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
     pub device: DeviceChoice,
+    /// Print one JSON document instead of words.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `export`.
+#[derive(clap::Args)]
+pub struct ExportArgs {
+    /// Folder of an evaluated run.
+    pub run: PathBuf,
+    /// The file; an earlier export there is replaced.
+    #[arg(long, value_name = "FILE.safetensors")]
+    pub out: PathBuf,
+    /// Leave out the hashes of what the network has seen: whoever evaluates the file can then
+    /// not check that its cases are new to it.
+    #[arg(long)]
+    pub without_seen: bool,
     /// Print one JSON document instead of words.
     #[arg(long)]
     pub json: bool,

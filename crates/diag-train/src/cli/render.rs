@@ -7,6 +7,7 @@ use diag_data::trivial::{Baseline, TrivialAudit};
 use diag_train::audit::{NoiseAudit, ShortcutAudit};
 use diag_train::evaluate::Metrics;
 use diag_train::explain::Explained;
+use diag_train::export::{Exported, SeenHashes};
 use diag_train::find_rate::FoundRate;
 use diag_train::fit::FitSummary;
 use serde::Serialize;
@@ -210,6 +211,43 @@ pub fn explained_json(explained: &Explained) -> String {
         "slices": explained.n_slices,
         "cases": explained.n_cases,
         "slices_with_lesion": explained.n_with_lesion,
+    })
+    .to_string()
+}
+
+/// What an export wrote.
+pub fn exported_words(exported: &Exported, out: &Path) -> String {
+    let mut lines = vec![
+        out.display().to_string(),
+        format!("  weights   {}", exported.model_sha256),
+        format!("  rule      {}", exported.decision_sha256),
+        format!("  file      {}", exported.sha256),
+    ];
+    if exported.trained_on_synthetic_data {
+        lines.push("  trained on synthetic pictures alone: it says nothing of patients".into());
+    }
+    lines.push(format!("  {}", seen_words(exported.seen)));
+    lines.join("\n")
+}
+
+fn seen_words(seen: SeenHashes) -> &'static str {
+    match seen {
+        SeenHashes::Carried => "carries the hashes of what the network has seen",
+        SeenHashes::LeftOut => "hashes of what the network has seen were left out: overlap cannot be checked",
+        SeenHashes::None => "the run has no hashes of what the network has seen: overlap cannot be checked",
+    }
+}
+
+/// The same as JSON.
+pub fn exported_json(exported: &Exported, out: &Path) -> String {
+    serde_json::json!({
+        "file": out.display().to_string(),
+        "sha256": exported.sha256,
+        "model_sha256": exported.model_sha256,
+        "decision_sha256": exported.decision_sha256,
+        "trained_on_synthetic_data": exported.trained_on_synthetic_data,
+        "has_seen": exported.seen == SeenHashes::Carried,
+        "seen": seen_words(exported.seen),
     })
     .to_string()
 }

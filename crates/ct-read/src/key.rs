@@ -8,13 +8,12 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use ct_read::pseudonyms::{MIN_KEY_LEN, Pseudonyms};
 use diag_data::manifest::KeyKind;
 use etcetera::BaseStrategy;
 use rand::TryRngCore;
 
-use crate::IngestError;
-use crate::control::{Control, Event};
+use crate::error::ReadError;
+use crate::pseudonyms::{MIN_KEY_LEN, Pseudonyms};
 
 /// Environment variable that names a key file, where no flag does.
 pub const KEY_FILE_VARIABLE: &str = "COVID19_DIAG_KEY_FILE";
@@ -30,37 +29,47 @@ pub enum KeySource {
     Public,
 }
 
+impl KeySource {
+    /// What a user asks for: the file that a flag names, else the one that
+    /// [`KEY_FILE_VARIABLE`] names, else the machine's.
+    pub fn of_user(key_file: Option<PathBuf>) -> Self {
+        let variable = || std::env::var_os(KEY_FILE_VARIABLE).filter(|value| !value.is_empty());
+        key_file.or_else(|| variable().map(PathBuf::from)).map_or(Self::Machine, Self::File)
+    }
+}
+
 /// Folder of the key, below the user's folder for settings.
 const FOLDER: &str = "covid19-diag";
 /// Its file.
 const FILE: &str = "pseudonym.key";
 
-/// The hashes by a key; `synthetic` says whether the cohort is.
+/// The hashes by a key; `synthetic` says whether the images are. `on_new` gets the words about
+/// a machine's key that was drawn now.
 ///
 /// # Errors
 /// When the key cannot be read, or there is none and it cannot be kept.
 pub fn pseudonyms(
     source: &KeySource,
     synthetic: bool,
-    control: &Control<'_>,
-) -> Result<Pseudonyms, IngestError> {
+    on_new: &dyn Fn(&str),
+) -> Result<Pseudonyms, ReadError> {
     Ok(match source {
         KeySource::File(path) => Pseudonyms::of_file(path, KeyKind::File)?,
         KeySource::Public => Pseudonyms::public()?,
         KeySource::Machine if synthetic => Pseudonyms::public()?,
         KeySource::Machine => {
-            let home = etcetera::choose_base_strategy().map_err(|err| IngestError::MachineKey {
+            let home = etcetera::choose_base_strategy().map_err(|err| ReadError::MachineKey {
                 path: Path::new("~").join(FOLDER).join(FILE),
                 source: std::io::Error::other(err.to_string()),
             })?;
             let path = home.config_dir().join(FOLDER).join(FILE);
-            let refused = |source| IngestError::MachineKey { path: path.clone(), source };
+            let refused = |source| ReadError::MachineKey { path: path.clone(), source };
             if ensure(&path).map_err(refused)? {
-                (control.on_event)(Event::Note(&format!(
+                on_new(&format!(
                     "a new key of the pseudonyms is in {}: keep it to yourself, and do not lose it; \
                      only with it can cohorts be compared",
                     path.display()
-                )));
+                ));
             }
             Pseudonyms::of_file(&path, KeyKind::Machine)?
         }
