@@ -197,7 +197,7 @@ fn six_real_patients_go_from_dicom_to_a_report_that_says_how_little_they_show() 
     let manifest = ShardSet::open(&out.join("shards")).unwrap().manifest().clone();
     assert_eq!((manifest.flow.cases.used, manifest.flow.files.used, manifest.synthetic), (6, 182, false));
     let page = std::fs::read_to_string(out.join("run/report.html")).unwrap();
-    let summary = page.find("id=\"summary\"").unwrap();
+    let summary = page.find("id=\"run1-summary\"").unwrap();
     let told = page.find("3 test cases can show next to nothing about the network").unwrap();
     assert!(told > summary && told - summary < 500, "it stands first in the summary");
     no_name_in(&out, &["covid-ct-md", "cap001", "normal001"]);

@@ -225,7 +225,10 @@ fn add_reconstruction(series: &mut Vec<Dicom>, shift: f64, change: impl Fn(&mut 
 #[test]
 fn reconstructions_under_one_series_uid_are_told_apart() {
     type Change = fn(&mut Dicom);
-    let changes: [Change; 6] = [
+    let changes: [Change; 9] = [
+        |slice| slice.text(0x0018_1100, "DS", "200"),
+        |slice| slice.text(0x0018_0010, "LO", "IV"),
+        |slice| slice.text(0x0008_0008, "CS", "ORIGINAL\\PRIMARY\\AXIAL\\CT_SOM5 SEQ"),
         |slice| slice.text(0x0018_1210, "SH", "LUNG"),
         |slice| slice.text(0x0018_0050, "DS", "1"),
         |slice| slice.text(0x0018_0060, "DS", "80"),
@@ -293,6 +296,25 @@ fn files_of_two_patients_are_no_case() {
         },
         "several-patients",
     );
+    crate::tested::aside(
+        |series| {
+            series.iter_mut().for_each(|slice| slice.text(0x0010_0030, "DA", "19500101"));
+            series[2].text(0x0010_0030, "DA", "19700101");
+        },
+        "several-patients",
+    );
+    // Names count where nothing else tells, however they are written.
+    let named = |second: &'static str, with_id: bool| {
+        move |series: &mut Vec<Dicom>| {
+            for slice in series.iter_mut().filter(|_| !with_id) {
+                slice.elements.remove(&0x0010_0020);
+            }
+            series[2].text(0x0010_0010, "PN", second);
+        }
+    };
+    crate::tested::aside(named("Doe^John", false), "several-patients");
+    assert_eq!(used(named("DOE^JANE^^", false)).len(), 6);
+    assert_eq!(used(named("Doe^John", true)).len(), 6);
 }
 
 #[test]

@@ -182,7 +182,13 @@ fn one_patient(images: &[ImageRef]) -> Result<(), CaseFault> {
     };
     let by_id = distinct(|header| header.identity.patient_id.as_deref());
     let by_sex = distinct(|header| header.identity.patient_sex.as_deref().filter(|sex| *sex != "O"));
-    let count = by_id.max(by_sex);
+    let hashes = |value: fn(&Header) -> Option<u64>| {
+        images.iter().filter_map(|image| value(&image.header)).collect::<BTreeSet<_>>().len()
+    };
+    let by_birth = hashes(|header| header.identity.birth_date);
+    // A name is written in many ways: it only counts where there is no other identifier.
+    let by_name = if by_id == 0 { hashes(|header| header.identity.name) } else { 0 };
+    let count = by_id.max(by_sex).max(by_birth).max(by_name);
     if count > 1 { Err((None, Fault::SeveralPatients { count })) } else { Ok(()) }
 }
 

@@ -60,6 +60,10 @@ pub struct Reconstruction {
     pub series_number: Option<i64>,
     /// TemporalPositionIdentifier or TemporalPositionIndex.
     pub temporal_position: Option<i64>,
+    /// ReconstructionDiameter in micrometres.
+    pub diameter_um: Option<i64>,
+    /// Hash of ImageType or FrameType, all its values.
+    pub kind: u64,
     /// Hash of SeriesDescription, ProtocolName, ContrastBolusAgent and FilterType.
     pub description: u64,
 }
@@ -165,7 +169,7 @@ fn frame(
         rescale,
         image_type: image_type.split('\\').take(3).collect::<Vec<_>>().join("\\"),
         is_projection: is_projection(image_type) || technique.is_some_and(|text| is_projection(&text)),
-        reconstruction: reconstruction(top, place, content)?,
+        reconstruction: reconstruction(top, place, (image_type, content))?,
         acquisition_number: content
             .and_then(|set| set.int(tags::FRAME_ACQUISITION_NUMBER))
             .or_else(|| top.int(tags::ACQUISITION_NUMBER)),
@@ -176,7 +180,7 @@ fn frame(
 fn reconstruction(
     top: &DataSet<'_>,
     place: Places<'_, '_>,
-    content: Option<&DataSet<'_>>,
+    (image_type, content): (&str, Option<&DataSet<'_>>),
 ) -> Result<Reconstruction, Fault> {
     let thousandths = |sequence, tag| -> Result<Option<i64>, Fault> {
         let values = place.group(sequence)?.and_then(|set| set.numbers(tag));
@@ -197,8 +201,17 @@ fn reconstruction(
         temporal_position: content
             .and_then(|set| set.int(tags::TEMPORAL_POSITION_INDEX))
             .or_else(|| top.int(tags::TEMPORAL_POSITION_IDENTIFIER)),
+        diameter_um: thousandths(tags::CT_RECONSTRUCTION, tags::RECONSTRUCTION_DIAMETER)?,
+        kind: hashed(image_type),
         description: description.finish(),
     })
+}
+
+/// A hash of a text that is compared and never shown.
+pub(super) fn hashed(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Whether an ImageType, or the technique of a volume calculation, names a projection: an image

@@ -94,6 +94,10 @@ pub struct Identity {
     pub frame_of_reference_uid: Option<String>,
     /// Whether the object bears [`SYNTHETIC_MARK`].
     pub synthetic: bool,
+    /// Hash of PatientName without case and punctuation: only compared.
+    pub name: Option<u64>,
+    /// Hash of PatientBirthDate: only compared.
+    pub birth_date: Option<u64>,
     /// PatientSex, if M, F or O.
     pub patient_sex: Option<String>,
     /// PatientAge in whole years; 90 stands for 90 and over.
@@ -302,6 +306,10 @@ fn pixel_format(set: &DataSet<'_>, warnings: &mut Vec<String>) -> Result<PixelFo
 }
 
 fn identity(set: &DataSet<'_>) -> Identity {
+    let hash = |tag| {
+        let text: String = set.text(tag)?.chars().filter(|c| c.is_alphanumeric()).collect();
+        (!text.is_empty()).then(|| frames::hashed(&text.to_lowercase()))
+    };
     Identity {
         patient_id: set.text(tags::PATIENT_ID),
         study_uid: set.text(tags::STUDY_INSTANCE_UID),
@@ -309,6 +317,8 @@ fn identity(set: &DataSet<'_>) -> Identity {
         sop_uid: set.text(tags::SOP_INSTANCE_UID),
         frame_of_reference_uid: set.text(tags::FRAME_OF_REFERENCE_UID),
         synthetic: set.text(tags::IMAGE_COMMENTS).as_deref() == Some(SYNTHETIC_MARK),
+        name: hash(tags::PATIENT_NAME),
+        birth_date: hash(tags::PATIENT_BIRTH_DATE),
         patient_sex: set.text(tags::PATIENT_SEX).filter(|sex| matches!(sex.as_str(), "M" | "F" | "O")),
         patient_age_years: set.text(tags::PATIENT_AGE).as_deref().and_then(age_years),
     }

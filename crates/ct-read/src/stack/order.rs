@@ -232,14 +232,16 @@ fn split(
 type Discriminator = fn(&Frame) -> Option<String>;
 
 /// Attributes of which each tells reconstructions apart, the surest first.
-const DISCRIMINATORS: [Discriminator; 7] = [
+const DISCRIMINATORS: [Discriminator; 9] = [
     |frame| frame.reconstruction.kernel.clone(),
     |frame| frame.reconstruction.thickness_um.map(|value| value.to_string()),
     |frame| frame.reconstruction.voltage.map(|value| value.to_string()),
     |frame| frame.acquisition_number.map(|value| value.to_string()),
     |frame| frame.reconstruction.temporal_position.map(|value| value.to_string()),
     |frame| frame.reconstruction.series_number.map(|value| value.to_string()),
+    |frame| frame.reconstruction.diameter_um.map(|value| value.to_string()),
     |frame| Some(frame.reconstruction.description.to_string()),
+    |frame| Some(frame.reconstruction.kind.to_string()),
 ];
 
 fn parts_by(images: &[ImageRef], value: Discriminator) -> Vec<Vec<ImageRef>> {
