@@ -217,7 +217,8 @@ pub struct SharedArgs {
     /// Side of the stored picture in pixels.
     #[arg(long, default_value_t = 224, value_parser = clap::value_parser!(u32).range(8..=1024))]
     pub size: u32,
-    /// Shares of training and test cases, where no split is given.
+    /// Shares of training and test cases, where no split is given; 7:2:1 has a validation part
+    /// between them, 0:1 no training part: an external test set.
     #[arg(long, default_value = "7:3")]
     pub split: Ratio,
     /// Seed of the split.

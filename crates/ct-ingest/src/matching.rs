@@ -126,8 +126,7 @@ fn by_folder(listing: &Listing, format: Format, table: &LabelTable) -> Assigned 
         let by_name = || {
             folders().find_map(|folder| {
                 let name = folder.rsplit('/').next().unwrap_or(folder);
-                let without_zip = archive::is_named_as_zip(name).then(|| &name[..name.len() - 4]);
-                let row = row_of.get(name).or_else(|| row_of.get(without_zip?));
+                let row = row_of.get(name).or_else(|| row_of.get(archive::stem(name)?));
                 row.map(|row| (*row, folder))
             })
         };

@@ -33,7 +33,7 @@ pub enum Match {
 pub struct Settings {
     /// How a study becomes slices.
     pub reader: ReaderSettings,
-    /// Shares of training and test, where no split is given.
+    /// Shares of the parts, where no split is given.
     pub ratio: Ratio,
     /// Seed of the split.
     pub seed: u64,

@@ -108,7 +108,7 @@ pub enum Fault {
     /// No lung was found in any slice.
     #[error("no lung was found in any of its slices")]
     NoLung,
-    /// A zip archive or one of its entries is not read.
+    /// An archive or one of its entries is not read.
     #[error("the archive cannot be used: {why}")]
     Archive {
         /// What is wrong.

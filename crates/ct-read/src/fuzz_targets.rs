@@ -5,7 +5,7 @@
 use std::io::Cursor;
 
 use crate::dicom::{self, HuTable, Scanned};
-use crate::source::archive;
+use crate::source::{archive, tarball};
 use crate::volume;
 
 /// The header of a DICOM file.
@@ -38,4 +38,9 @@ pub fn volume(bytes: &[u8]) {
 /// The directory of a zip archive.
 pub fn archive(bytes: &[u8]) {
     let _ = archive::read_directory(Cursor::new(bytes), bytes.len() as u64);
+}
+
+/// A tar archive.
+pub fn tarball(bytes: &[u8]) {
+    let _ = tarball::read_directory(bytes);
 }

@@ -9,44 +9,88 @@ use rand_chacha::ChaCha20Rng;
 use crate::DataError;
 use crate::case::{CaseId, Label, Split};
 
-/// Shares of training and test, for example 7:3. Invariant: both positive.
+/// Shares of training, validation and test: 7:3 without validation, 7:2:1 with it, 0:1 for a cohort
+/// that is only tested on. Invariant: a positive test share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ratio {
     train: u32,
+    validation: u32,
     test: u32,
 }
 
 impl Ratio {
     /// The data card's 7 to 3.
-    pub const SEVEN_TO_THREE: Self = Self { train: 7, test: 3 };
+    pub const SEVEN_TO_THREE: Self = Self { train: 7, validation: 0, test: 3 };
 
-    /// Checks the parts.
+    /// Checks the shares of training and test.
     ///
     /// # Errors
-    /// When a part is zero.
+    /// When the test share is zero, or the shares add up beyond what they are counted in.
     pub fn new(train: u32, test: u32) -> Result<Self, DataError> {
-        if train == 0 || test == 0 {
-            return Err(DataError::invalid("split ratio", "both parts must be positive"));
+        Self::with_validation(train, 0, test)
+    }
+
+    /// Checks three shares.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), and where there is a validation share without a training share.
+    pub fn with_validation(train: u32, validation: u32, test: u32) -> Result<Self, DataError> {
+        let wrong = |why: &str| Err(DataError::invalid("split ratio", why));
+        if test == 0 {
+            return wrong("the test part must be positive");
         }
-        Ok(Self { train, test })
+        if train == 0 && validation > 0 {
+            return wrong("a validation part needs a training part");
+        }
+        if train.checked_add(validation).and_then(|sum| sum.checked_add(test)).is_none() {
+            return wrong("its numbers are too large");
+        }
+        Ok(Self { train, validation, test })
+    }
+
+    /// How many of `n_cases` in `n_groups` groups are for validation and for test: at least one group
+    /// each where there are enough for all parts.
+    fn wanted(self, n_cases: usize, n_groups: usize) -> (usize, usize) {
+        let total = f64::from(self.train + self.validation + self.test);
+        let share = |part: u32| (n_cases as f64 * f64::from(part) / total).round() as usize;
+        if self.train == 0 {
+            return (0, n_cases);
+        }
+        let mut test = share(self.test);
+        if n_groups > 1 {
+            test = test.clamp(1, n_cases - 1);
+        }
+        let mut validation = share(self.validation);
+        if self.validation > 0 && n_groups > 2 {
+            test = test.min(n_cases - 2);
+            validation = validation.clamp(1, n_cases - test - 1);
+        } else if n_groups < 3 {
+            validation = 0;
+        }
+        (validation, test)
     }
 }
 
 impl std::str::FromStr for Ratio {
     type Err = DataError;
 
-    /// Reads `7:3`.
+    /// Reads `7:3`, `7:2:1` or `0:1`.
     fn from_str(text: &str) -> Result<Self, DataError> {
-        match text.split_once(':').map(|(a, b)| (a.parse(), b.parse())) {
-            Some((Ok(train), Ok(test))) => Self::new(train, test),
-            _ => Err(DataError::invalid("split ratio", format!("`{text}` is not like 7:3"))),
+        let shares: Result<Vec<u32>, _> = text.split(':').map(str::parse).collect();
+        match shares.as_deref() {
+            Ok(&[train, test]) => Self::new(train, test),
+            Ok(&[train, validation, test]) => Self::with_validation(train, validation, test),
+            _ => Err(DataError::invalid("split ratio", format!("`{text}` is not like 7:3 or 7:2:1"))),
         }
     }
 }
 
 impl std::fmt::Display for Ratio {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}", self.train, self.test)
+        match self.validation {
+            0 => write!(f, "{}:{}", self.train, self.test),
+            validation => write!(f, "{}:{validation}:{}", self.train, self.test),
+        }
     }
 }
 
@@ -62,26 +106,29 @@ pub struct SplitCase {
 }
 
 /// Divides cases at random, class by class, so that each class has the ratio as
-/// nearly as whole groups allow, and at least one case in either part where it
-/// has two groups. The result depends on the set of cases and the seed, not on
+/// nearly as whole groups allow, and at least one case in every part where it
+/// has as many groups. The result depends on the set of cases and the seed, not on
 /// their order.
 pub fn stratified(cases: &[SplitCase], ratio: Ratio, seed: u64) -> BTreeMap<CaseId, Split> {
     let mut placed = BTreeMap::new();
     for (stream, groups) in grouped(cases).into_values().enumerate() {
         let groups = shuffled(groups, seed, stream);
         let n_cases: usize = groups.iter().map(Vec::len).sum();
-        let share = f64::from(ratio.test) / f64::from(ratio.train + ratio.test);
-        let mut wanted = (n_cases as f64 * share).round() as usize;
-        if groups.len() > 1 {
-            wanted = wanted.clamp(1, n_cases - 1);
+        let (validation, test) = ratio.wanted(n_cases, groups.len());
+        if ratio.train == 0 {
+            placed.extend(groups.into_iter().flatten().map(|case| (case, Split::Test)));
+            continue;
         }
-        let (mut n_test, last) = (0, groups.len() - 1);
+        let (mut n_test, mut n_validation, last) = (0, 0, groups.len() - 1);
         for (i, group) in groups.into_iter().enumerate() {
             // Where every group is larger than the share, the last one is still tested on.
             let only_chance = n_test == 0 && i == last;
-            let split = if last > 0 && (n_test + group.len() <= wanted || only_chance) {
+            let split = if last > 0 && (n_test + group.len() <= test || only_chance) {
                 n_test += group.len();
                 Split::Test
+            } else if n_validation + group.len() <= validation {
+                n_validation += group.len();
+                Split::Validation
             } else {
                 Split::Train
             };
@@ -176,6 +223,31 @@ mod tests {
         assert_eq!(placed.len(), counts.iter().sum::<usize>());
         for (label, want) in want_test.iter().enumerate() {
             assert_eq!(n_test(&placed, &format!("c{label}-")), *want, "class {label} of {counts:?}");
+        }
+    }
+
+    #[track_caller]
+    fn check_three(ratio: &str, n_cases: usize, want: [usize; 3]) {
+        let placed = stratified(&cohort(&[n_cases]), ratio.parse().unwrap(), 1);
+        let counts = Split::ALL.map(|part| placed.values().filter(|split| **split == part).count());
+        assert_eq!(counts, want, "{ratio} of {n_cases}");
+    }
+
+    #[test]
+    fn a_validation_part_and_no_training_part_can_be_asked_for() {
+        check_three("7:2:1", 100, [70, 20, 10]);
+        check_three("7:2:1", 3, [1, 1, 1]);
+        check_three("7:2:1", 2, [1, 0, 1]);
+        check_three("7:2:1", 1, [1, 0, 0]);
+        check_three("7:0:3", 10, [7, 0, 3]);
+        check_three("1:1:8", 3, [1, 1, 1]);
+        check_three("0:1", 5, [0, 0, 5]);
+        check_three("0:1", 1, [0, 0, 1]);
+        for wrong in ["1:0", "0:1:1", "0:0", "7", "7:2:1:1", "7:-3", "4000000000:4000000000", "a:b", ""] {
+            assert!(wrong.parse::<Ratio>().is_err(), "{wrong}");
+        }
+        for text in ["7:3", "7:2:1", "0:1"] {
+            assert_eq!(text.parse::<Ratio>().unwrap().to_string(), text);
         }
     }
 

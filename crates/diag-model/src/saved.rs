@@ -201,7 +201,7 @@ impl OpenModel {
             let is_there = place::exists(&path)?;
             Ok(if is_there { Some(part(files::read(&path)?, &path)) } else { None })
         };
-        let (decision, seen) = (read(run.decision())?, read(run.root().join("seen.json"))?);
+        let (decision, seen) = (read(run.decision())?, read(run.seen())?);
         Ok(Self { model, decision, seen, run: Some(run) })
     }
 

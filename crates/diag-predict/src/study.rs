@@ -7,7 +7,7 @@ use ct_read::case::{self, CaseFiles, ReadCase, Reader};
 use ct_read::pseudonyms::Pseudonyms;
 use ct_read::scan::{self, Format, Scan};
 use ct_read::source::{Listing, archive};
-use ct_read::volume::nifti;
+use ct_read::volume;
 use ct_read::{Fault, ReadError};
 use diag_data::files;
 use diag_data::reader::ReaderSettings;
@@ -31,15 +31,7 @@ pub(crate) type StudyRefusal = (Option<usize>, Refusal);
 /// Whether a file is a study by its name: an archive, or a volume. Returns the name without the
 /// extension.
 pub(crate) fn study_of_file(name: &str) -> Option<&str> {
-    let lower = name.to_ascii_lowercase();
-    let extension = if archive::is_named_as_zip(name) {
-        ".zip"
-    } else if nifti::is_named_as_nifti(name) {
-        if lower.ends_with(".gz") { ".nii.gz" } else { ".nii" }
-    } else {
-        return None;
-    };
-    Some(&name[..name.len() - extension.len()])
+    archive::stem(name).or_else(|| volume::stem(name))
 }
 
 /// Lists a folder, an archive or a file.
@@ -66,6 +58,13 @@ pub(crate) fn content_sha256(listing: &Listing) -> String {
         }
         before = Some(path.into_owned());
     }
+    // A volume by itself may have its voxels in a file beside it, which is not listed.
+    if let [file] = &listing.files[..]
+        && let Some(voxels) = volume::voxel_file(file, listing)
+    {
+        let hash = files::sha256_file(&voxels.path()).unwrap_or_else(|_| "unreadable".into());
+        text.push_str(&format!("{hash} voxels\n"));
+    }
     for (path, fault) in &listing.closed {
         text.push_str(&format!("closed {path:?} {}\n", fault.code()));
     }
@@ -78,7 +77,7 @@ impl Study {
         let scans = scan::scan(&listing, Format::Dicom);
         // A volume beside DICOM files is a copy of them; one beside nothing else is the study.
         let is_dicom = scans.iter().any(|scan| matches!(scan, Scan::Ct(_) | Scan::Broken { .. }));
-        let has_volume = listing.files.iter().any(|file| nifti::is_named_as_nifti(&file.relative));
+        let has_volume = listing.files.iter().any(|file| volume::is_named_as_volume(&file.relative));
         if is_dicom || !has_volume {
             return Self { listing, format: Format::Dicom, scans };
         }

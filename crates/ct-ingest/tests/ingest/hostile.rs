@@ -163,3 +163,8 @@ fn the_label_table_withstands_damage() {
 fn the_archive_reader_withstands_damage() {
     mutate(&crate::zip::seeds(), 10_000, "archive", fuzz_targets::archive);
 }
+
+#[test]
+fn the_tar_reader_withstands_damage() {
+    mutate(&crate::zip::tar_seeds(), 10_000, "tarball", fuzz_targets::tarball);
+}

@@ -1,4 +1,4 @@
-//! Zip archives as folders: every case in them is read, and none of them can
+//! Zip and tar archives as folders: every case in them is read, and none of them can
 //! write a file, take the memory, or lead out of itself.
 
 use std::io::{Cursor, Write};
@@ -205,4 +205,121 @@ fn objects_packed_by_gzip_are_read_within_a_cap() {
         std::fs::write(folder.join("6.dcm.gz"), bytes).unwrap();
         assert_eq!(cohort.run(settings()).1, [code]);
     }
+}
+
+/// A tar archive of files; `kind` changes what an entry says that it is.
+fn tarred(entries: &[(String, Vec<u8>)], kind: tar::EntryType) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (name, bytes) in entries {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_entry_type(kind);
+        header.set_mode(0o644);
+        // Names that lead elsewhere, which the builder refuses.
+        if name.len() < 100 {
+            header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());
+            header.set_cksum();
+            builder.append(&header, bytes.as_slice()).unwrap();
+        } else {
+            builder.append_data(&mut header, name, bytes.as_slice()).unwrap();
+        }
+    }
+    builder.into_inner().unwrap()
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// Small archives, for the tests of damaged input.
+pub fn tar_seeds() -> Vec<Vec<u8>> {
+    let long = "a".repeat(120);
+    let entries =
+        [("a/0.dcm", vec![1; 90]), (&*long, vec![2; 700])].map(|(name, bytes)| (name.into(), bytes));
+    [tar::EntryType::Regular, tar::EntryType::Symlink].map(|kind| tarred(&entries, kind)).into()
+}
+
+#[test]
+fn tar_archives_are_folders_too() {
+    let long = format!("{}/deep", "very-long-name".repeat(12));
+    let mut both = case_entries(1, "export/good");
+    both.extend(case_entries(2, &format!("export/tested/{long}")));
+    let all = tarred(&both, tar::EntryType::Regular);
+    let one = tarred(&case_entries(1, "DICOM"), tar::EntryType::Regular);
+    let two = tarred(&case_entries(2, "DICOM"), tar::EntryType::Regular);
+    for archives in [
+        vec![("all.tar", all.clone())],
+        vec![("all.tar.gz", gzip(&all))],
+        vec![("good.TGZ", gzip(&one)), ("sub/tested.tar.gz", gzip(&two))],
+        vec![("good.tar", one), ("tested.zip", archive(&case_entries(2, "x"), CompressionMethod::Stored))],
+    ] {
+        let cohort = cohort(&archives);
+        let (result, codes) = cohort.run(settings());
+        assert_eq!(codes, Vec::<String>::new(), "{}", archives[0].0);
+        assert_eq!(result.unwrap().manifest.flow.files.used, 12);
+        check_hu(&rows(&cohort.shards(), "tested"), -30.0);
+        if archives.len() == 1 {
+            let listing = Listing::of(&cohort.dicom().join(archives[0].0)).unwrap();
+            assert_eq!((listing.files.len(), &*listing.files[0].relative), (12, "export/good/0.dcm"));
+        }
+    }
+}
+
+/// What becomes of a good case and a tar archive of the tested one.
+fn tar_outcome(name: &str, bytes: &[u8]) -> Vec<String> {
+    let cohort = cohort(&[(name, bytes.to_vec())]);
+    let good: Vec<Vec<u8>> = case_entries(1, "").into_iter().map(|(_, bytes)| bytes).collect();
+    cohort.write_files("good", &good);
+    let (result, codes) = cohort.run_as(Format::Dicom, settings());
+    result.unwrap();
+    assert_eq!(rows(&cohort.shards(), "good").len(), 6, "the other case is untouched");
+    codes
+}
+
+#[test]
+fn broken_tar_archives_cost_their_case_only() {
+    let whole = tarred(&case_entries(2, "d"), tar::EntryType::Regular);
+    let packed = gzip(&whole);
+    assert_eq!(tar_outcome("tested.tar", &whole), Vec::<String>::new());
+    assert_eq!(tar_outcome("tested.tar.gz", &packed), Vec::<String>::new());
+    // In a header, in an entry, and between two entries; without the block of zeros.
+    let first = 512 + case_entries(2, "d")[0].1.len().div_ceil(512) * 512;
+    for cut in [100, 5000, first, first + 512, whole.len() - 1024] {
+        let codes = tar_outcome("tested.tar", &whole[..cut]);
+        assert!(
+            codes == ["truncated", "no-files"] || codes == ["archive", "no-files"],
+            "cut at {cut}: {codes:?}"
+        );
+    }
+    for cut in [20, packed.len() / 2, packed.len() - 1] {
+        assert_eq!(tar_outcome("tested.tgz", &packed[..cut]), ["truncated", "no-files"], "cut at {cut}");
+    }
+    let mut damaged = packed.clone();
+    damaged[packed.len() / 2] ^= 4;
+    assert_eq!(tar_outcome("tested.tgz", &damaged)[1], "no-files");
+    assert_eq!(tar_outcome("tested.tar", b"no archive, but long enough"), ["archive", "no-files"]);
+    assert_eq!(tar_outcome("tested.tar", &[]), ["truncated", "no-files"]);
+}
+
+#[test]
+fn a_tar_bomb_is_refused_and_a_link_in_one_is_none() {
+    // 300 MB of zeros pack to 0.3 MB: more than 200 times, and more than 64 MB.
+    let zeros = tarred(&[("d/0.dcm".into(), vec![0; 300 << 20])], tar::EntryType::Regular);
+    let mut best = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    best.write_all(&zeros).unwrap();
+    assert_eq!(tar_outcome("tested.tar.gz", &best.finish().unwrap()), ["archive", "no-files"]);
+    for kind in [tar::EntryType::Symlink, tar::EntryType::Link, tar::EntryType::Fifo] {
+        let links = tarred(&[("d/0.dcm".into(), Vec::new())], kind);
+        assert_eq!(tar_outcome("tested.tar", &links), ["archive", "no-files"]);
+    }
+    let names = ["../../escape.dcm", "/etc/absolute.dcm", "..\\windows.dcm"];
+    let slice = Dicom::chest(2, 0.0).bytes();
+    let entries = names.map(|name| (name.to_string(), slice.clone()));
+    let cohort = cohort(&[("x.tar", tarred(&entries, tar::EntryType::Regular))]);
+    let listing = Listing::of(&cohort.dicom()).unwrap();
+    let seen: Vec<&str> = listing.files.iter().map(|file| &*file.relative).collect();
+    assert_eq!(seen, ["labels.csv", "x.tar/escape.dcm", "x.tar/etc/absolute.dcm", "x.tar/windows.dcm"]);
+    assert!(!cohort.folder.path().join("escape.dcm").exists());
 }

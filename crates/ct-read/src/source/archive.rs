@@ -16,15 +16,15 @@ use zip::{CompressionMethod, ZipArchive};
 use crate::fault::Fault;
 
 /// Most entries of an archive: a hospital export has tens of thousands.
-const MAX_ENTRIES: usize = 500_000;
+pub(super) const MAX_ENTRIES: usize = 500_000;
 /// An entry may always inflate to this much...
 pub(super) const MIN_ENTRY_LIMIT: u64 = 64 << 20;
 /// ...and to this many times its packed size.
 pub(super) const MAX_ENTRY_RATIO: u64 = 200;
 /// All entries together may always inflate to this much...
-const MIN_TOTAL_LIMIT: u64 = 4 << 30;
+pub(super) const MIN_TOTAL_LIMIT: u64 = 4 << 30;
 /// ...and to this many times the archive; CT packs to about a half.
-const MAX_TOTAL_RATIO: u64 = 20;
+pub(super) const MAX_TOTAL_RATIO: u64 = 20;
 
 /// Where an entry's bytes lie in its archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +48,14 @@ pub struct Contents {
 /// Whether a file is an archive by its name.
 pub fn is_named_as_zip(name: &str) -> bool {
     name.to_ascii_lowercase().ends_with(".zip")
+}
+
+/// The name of a zip or tar archive without its extension; `None` where it has none of one.
+pub fn stem(name: &str) -> Option<&str> {
+    let lower = name.to_ascii_lowercase();
+    let extension =
+        [".zip", ".tar", ".tar.gz", ".tgz"].into_iter().find(|extension| lower.ends_with(extension))?;
+    Some(&name[..name.len() - extension.len()])
 }
 
 /// Reads the directory of an archive.
@@ -124,7 +132,7 @@ pub fn read_directory(reader: impl Read + Seek, n_bytes: u64) -> Result<Contents
 }
 
 /// An entry's name without anything that could lead elsewhere.
-fn label(raw: &[u8]) -> String {
+pub(super) fn label(raw: &[u8]) -> String {
     let name = String::from_utf8_lossy(raw);
     let parts: Vec<&str> = name.split(['/', '\\']).filter(|part| !matches!(*part, "" | "." | "..")).collect();
     parts.join("/")

@@ -13,6 +13,7 @@ use crate::error::ReadError;
 use crate::fault::Fault;
 use crate::source::archive::{self, Entry};
 use crate::source::guard::guarded;
+use crate::source::tarball::{self, OpenArchives};
 
 /// Files above this are refused: the largest multi-frame objects stay below 2 GiB.
 pub(crate) const MAX_FILE_LEN: u64 = 4 << 30;
@@ -32,8 +33,10 @@ enum Place {
     Below(Arc<Path>),
     /// At this path, which `relative` does not tell.
     At(Box<Path>),
-    /// In this archive.
+    /// In this zip archive.
     Packed(Arc<Path>, Box<Entry>),
+    /// In this tar archive.
+    Tarred(Arc<Path>, tarball::Entry, Arc<OpenArchives>),
 }
 
 /// An opened file: its bytes, and how many they are.
@@ -74,7 +77,7 @@ impl ListedFile {
         match &self.place {
             Place::Below(root) => root.join(&*self.relative).into(),
             Place::At(path) => Cow::Borrowed(path),
-            Place::Packed(archive, _) => Cow::Borrowed(archive),
+            Place::Packed(archive, _) | Place::Tarred(archive, ..) => Cow::Borrowed(archive),
         }
     }
 
@@ -82,6 +85,7 @@ impl ListedFile {
     pub fn n_bytes(&self) -> u64 {
         match &self.place {
             Place::Packed(_, entry) => entry.n_bytes(),
+            Place::Tarred(_, entry, _) => entry.n_bytes(),
             _ => std::fs::metadata(self.path()).map_or(0, |metadata| metadata.len()),
         }
     }
@@ -108,6 +112,9 @@ impl ListedFile {
         if let Place::Packed(archive, entry) = &self.place {
             let reader = entry.open(archive).map_err(unreadable)?;
             return Ok(Opened { reader, n_bytes: entry.n_bytes() });
+        }
+        if let Place::Tarred(archive, entry, open) = &self.place {
+            return Ok(Opened { reader: open.open(archive, *entry)?, n_bytes: entry.n_bytes() });
         }
         let file = File::open(self.path()).map_err(unreadable)?;
         let metadata = file.metadata().map_err(unreadable)?;
@@ -148,7 +155,11 @@ impl ListedFile {
         }
         let unreadable = |err: std::io::Error| Fault::Unreadable { why: err.kind().to_string() };
         // An entry's length is only announced: it is believed as far as a scan goes.
-        let believed = if matches!(self.place, Place::Packed(..)) { n_bytes.min(1 << 20) } else { n_bytes };
+        let believed = if matches!(self.place, Place::Packed(..) | Place::Tarred(..)) {
+            n_bytes.min(1 << 20)
+        } else {
+            n_bytes
+        };
         bytes.resize(believed as usize, 0);
         let mut n_read = 0;
         while n_read < bytes.len() {
@@ -197,22 +208,23 @@ pub struct Listing {
 }
 
 impl Listing {
-    /// Lists a folder and all below it, a zip archive, or a file by itself. Links are
+    /// Lists a folder and all below it, a zip or tar archive, or a file by itself. Links are
     /// followed, archives entered; an archive in an archive is not.
     ///
     /// # Errors
     /// When the folder itself cannot be read.
     pub fn of(root: &Path) -> Result<Self, ReadError> {
         let mut listing = Self::default();
-        if root.is_file() && archive::is_named_as_zip(&root.to_string_lossy()) {
-            listing.enter(root, "");
+        let open = Arc::default();
+        if root.is_file() && archive::stem(&root.to_string_lossy()).is_some() {
+            listing.enter(root, "", &open);
         } else if root.is_file() {
             let name = root.file_name().unwrap_or_default().to_string_lossy();
             listing.files.push(ListedFile { relative: name.into(), place: Place::At(root.into()) });
         } else {
             let folder = |source| ReadError::Folder { path: root.into(), source };
             std::fs::read_dir(root).map_err(folder)?;
-            listing.walk(root);
+            listing.walk(root, &open);
         }
         listing.files.sort_by(|a, b| a.relative.cmp(&b.relative));
         listing.files.shrink_to_fit();
@@ -231,7 +243,7 @@ impl Listing {
         }
         // A file by itself is listed alone.
         match &file.place {
-            Place::At(path) if file.relative.is_empty() => {
+            Place::At(path) if file.relative.is_empty() || self.files.len() == 1 => {
                 let path = path.with_file_name(name);
                 path.is_file().then(|| ListedFile::at(&path))
             }
@@ -239,15 +251,15 @@ impl Listing {
         }
     }
 
-    fn walk(&mut self, root: &Path) {
+    fn walk(&mut self, root: &Path, open: &Arc<OpenArchives>) {
         let shared: Arc<Path> = root.into();
         for entry in WalkDir::new(root).follow_links(true) {
             match entry {
                 Ok(entry) if entry.file_type().is_dir() => {}
                 Ok(entry) => {
                     let file = ListedFile::found(&shared, entry.path());
-                    if archive::is_named_as_zip(&file.relative) {
-                        self.enter(entry.path(), &file.relative);
+                    if archive::stem(&file.relative).is_some() {
+                        self.enter(entry.path(), &file.relative, open);
                     } else {
                         self.files.push(file);
                     }
@@ -266,19 +278,28 @@ impl Listing {
         }
     }
 
-    fn enter(&mut self, path: &Path, relative: &str) {
+    fn enter(&mut self, path: &Path, relative: &str, open: &Arc<OpenArchives>) {
         let below = |name: String| if relative.is_empty() { name } else { format!("{relative}/{name}") };
         let broken = Fault::Archive { why: "reading its directory broke off".into() };
-        match guarded(broken, || archive::list(path)) {
+        let archive: Arc<Path> = path.into();
+        let listed = guarded(broken, || {
+            let file = |name, place| ListedFile { relative: below(name).into(), place };
+            if archive::is_named_as_zip(&path.to_string_lossy()) {
+                let contents = archive::list(path)?;
+                let place = |entry| Place::Packed(archive.clone(), Box::new(entry));
+                let entries = contents.entries.into_iter().map(|(name, entry)| file(name, place(entry)));
+                return Ok((entries.collect::<Vec<_>>(), contents.closed));
+            }
+            let contents = tarball::list(path)?;
+            let place = |entry| Place::Tarred(archive.clone(), entry, open.clone());
+            let entries = contents.entries.into_iter().map(|(name, entry)| file(name, place(entry)));
+            Ok((entries.collect(), contents.closed))
+        });
+        match listed {
             Err(fault) => self.closed.push((relative.into(), fault)),
-            Ok(contents) => {
-                let archive: Arc<Path> = path.into();
-                let listed = contents.entries.into_iter().map(|(name, entry)| ListedFile {
-                    relative: below(name).into(),
-                    place: Place::Packed(archive.clone(), Box::new(entry)),
-                });
-                self.files.extend(listed);
-                self.closed.extend(contents.closed.into_iter().map(|(name, fault)| (below(name), fault)));
+            Ok((files, closed)) => {
+                self.files.extend(files);
+                self.closed.extend(closed.into_iter().map(|(name, fault)| (below(name), fault)));
             }
         }
     }
@@ -310,7 +331,7 @@ pub fn is_foreign(file: &ListedFile) -> bool {
     let extension = name.rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase());
     match extension.as_deref() {
         // An archive in an archive may hold the series: it is named.
-        Some("dcm" | "dicom" | "dic" | "ima" | "acr" | "zip") => false,
+        Some("dcm" | "dicom" | "dic" | "ima" | "acr" | "zip" | "tar" | "tgz") => false,
         // A UID has points, too.
         Some(extension) if !is_number(extension) => true,
         _ => {

@@ -1,7 +1,8 @@
-//! Where bytes come from: folders, zip archives, and the bounded opening of files.
+//! Where bytes come from: folders, zip and tar archives, and the bounded opening of files.
 
 pub mod archive;
 pub(crate) mod guard;
 pub mod listing;
+pub mod tarball;
 
 pub use self::listing::{ListedFile, Listing};
