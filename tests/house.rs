@@ -70,3 +70,42 @@ fn the_readme_s_tree_names_every_room_and_no_other() {
     sorted.sort_unstable();
     assert_eq!(sorted, present);
 }
+
+#[test]
+fn every_test_that_the_table_of_input_names_exists() {
+    let root = workspace();
+    let mut tests = BTreeSet::new();
+    let mut folders = vec![root.join("tests"), root.join("crates")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                let module = path.file_stem().unwrap().to_string_lossy().into_owned();
+                let names = text.split("#[test]").skip(1).filter_map(|rest| {
+                    let name = rest.split_once("fn ")?.1;
+                    Some(name.split_once('(')?.0.to_string())
+                });
+                tests.extend(names.map(|name| format!("{module}::{name}")));
+            }
+        }
+    }
+    let text = std::fs::read_to_string(root.join("docs/input.md")).unwrap();
+    let rows = text.lines().skip_while(|line| !line.starts_with("| kind |")).skip(2);
+    let rows: Vec<&str> = rows.take_while(|line| line.starts_with('|')).collect();
+    assert!(rows.len() > 60, "{} rows", rows.len());
+    for row in rows {
+        let named = row.trim_end_matches(['|', ' ']).rsplit('|').next().unwrap();
+        let named: Vec<&str> = named.split('`').skip(1).step_by(2).collect();
+        assert!(!named.is_empty(), "no test: {row}");
+        let missing: Vec<&&str> = named.iter().filter(|name| !tests.contains(**name)).collect();
+        assert!(missing.is_empty(), "{missing:?} of {row}");
+    }
+    // Those in the sentences before the table, too.
+    let before = text.split("| kind |").next().unwrap();
+    for name in before.split('`').skip(1).step_by(2).filter(|name| name.contains("::")) {
+        assert!(tests.contains(name), "{name}");
+    }
+}

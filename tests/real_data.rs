@@ -157,6 +157,63 @@ fn real_series_become_shards_without_the_patient() {
     no_name_in(&shards, &["LungFCP", "covid-ct-md", "lungfcp"]);
 }
 
+const SIX: [(&str, &str, &str); 6] = [
+    ("P001", "covid-ct-md-5/P001", "covid-19"),
+    ("P002", "covid-ct-md-P002/dicom", "covid-19"),
+    ("cap001", "covid-ct-md-5/cap001", "bacterial-pneumonia"),
+    ("cap002", "covid-ct-md-5/cap002", "bacterial-pneumonia"),
+    ("normal001", "covid-ct-md-5/normal001", "normal"),
+    ("normal002", "covid-ct-md-5/normal002", "normal"),
+];
+
+/// Folders of some of the patients of COVID-CT-MD, and their label table.
+fn patients(data: &Path, folder: &Path, names: &[&str]) -> (PathBuf, PathBuf) {
+    let (dicom, labels) = (folder.join("dicom"), folder.join("labels.csv"));
+    std::fs::create_dir(&dicom).unwrap();
+    let mut table = String::from("case_id,label\n");
+    for (name, below, label) in SIX.iter().filter(|case| names.contains(&case.0)) {
+        std::os::unix::fs::symlink(data.join(below), dicom.join(name)).unwrap();
+        table.push_str(&format!("{name},{label}\n"));
+    }
+    std::fs::write(&labels, table).unwrap();
+    (dicom, labels)
+}
+
+#[test]
+fn six_real_patients_go_from_dicom_to_a_report_that_says_how_little_they_show() {
+    let Some(data) = test_data("data") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (dicom, labels) = patients(&data, folder.path(), &SIX.map(|case| case.0));
+    let out = folder.path().join("out");
+    let pipeline = |dicom: &Path, labels: &Path| {
+        let mut command = program("xtask");
+        command.arg("pipeline").arg("--dicom").arg(dicom).arg("--labels").arg(labels).arg("--out").arg(&out);
+        command.arg("--recipe").arg(workspace().join("tests/tiny-recipe.toml")).args(["--device", "cpu"]);
+        command.arg("--key-file").arg(key_file(folder.path()));
+        output(&mut command)
+    };
+    let done = pipeline(&dicom, &labels);
+    assert!(done.status.success(), "{}", stderr(&done));
+    let manifest = ShardSet::open(&out.join("shards")).unwrap().manifest().clone();
+    assert_eq!((manifest.flow.cases.used, manifest.flow.files.used, manifest.synthetic), (6, 182, false));
+    let page = std::fs::read_to_string(out.join("run/report.html")).unwrap();
+    let summary = page.find("id=\"summary\"").unwrap();
+    let told = page.find("3 test cases can show next to nothing about the network").unwrap();
+    assert!(told > summary && told - summary < 500, "it stands first in the summary");
+    no_name_in(&out, &["covid-ct-md", "cap001", "normal001"]);
+
+    // One patient a class: nothing is left to test on, and that is said before training.
+    let few = tempfile::tempdir().unwrap();
+    let (dicom, labels) = patients(&data, few.path(), &["P001", "cap001", "normal001"]);
+    let started = std::time::Instant::now();
+    let refused = pipeline(&dicom, &labels);
+    assert!(started.elapsed().as_secs() < 30, "{:?}", started.elapsed());
+    assert_eq!(refused.status.code(), Some(1));
+    let told = stderr(&refused);
+    assert!(told.contains("too small to be trained and tested on: the test part has no case"), "{told}");
+    assert!(!told.contains("epoch 1"), "{told}");
+}
+
 /// Searches every byte of a folder for what could name a patient.
 fn no_name_in(folder: &Path, names: &[&str]) {
     for entry in std::fs::read_dir(folder).unwrap() {

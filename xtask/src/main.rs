@@ -5,6 +5,7 @@
 
 mod bench;
 mod ci;
+mod confirm;
 mod emulator;
 mod fingerprint;
 mod lints;
@@ -33,6 +34,10 @@ enum Command {
     Ci(ci::Args),
     /// Side-by-side benchmarks
     Bench(bench::Args),
+    /// The primary table of docs/protocol-cxr.md on other persons
+    Confirm(confirm::Args),
+    /// The shards of docs/protocol-cxr.md
+    StudyShards(confirm::ShardArgs),
 }
 
 fn main() -> ExitCode {
@@ -40,6 +45,8 @@ fn main() -> ExitCode {
         Command::Pipeline(args) => pipeline::run(&args),
         Command::Ci(args) => ci::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Confirm(args) => confirm::run(&args),
+        Command::StudyShards(args) => confirm::shards(&args),
     };
     match result {
         Ok(code) => code,

@@ -73,6 +73,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
         }
     };
     ledger.run(&ledger_path, &mut ingest(&bin, args, &dicom, &labels, &shards))?;
+    check_size(&shards)?;
     ledger.run(&ledger_path, &mut train(&bin, args, &shards, &recipe, &run))?;
     ledger.run(&ledger_path, &mut evaluate(&bin, &shards, &run))?;
     ledger.run(&ledger_path, &mut trivial(&bin, &shards, &run))?;
@@ -84,6 +85,43 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     let report = run.join("report.html");
     let shown = std::path::absolute(&report).unwrap_or(report);
     Ok(diag_cli::finish(&shown.display().to_string(), ledger.outcome()))
+}
+
+/// Whether the stages that follow have something to work on.
+fn check_size(shards: &Path) -> Result<(), Failure> {
+    let path = shards.join("manifest.json");
+    let read =
+        || -> anyhow::Result<serde_json::Value> { Ok(serde_json::from_slice(&std::fs::read(&path)?)?) };
+    let manifest = read()
+        .with_context(|| format!("cannot read {}", path.display()))
+        .map_err(|err| Failure::new(err, "run again with --fresh"))?;
+    match missing(&manifest["table"]) {
+        None => Ok(()),
+        Some(missing) => {
+            let error = anyhow!("the cohort is too small to be trained and tested on: {missing}");
+            let fix = "label more cases: with two patients of a class, one is trained and one tested on; \
+                       a cohort to test another network on needs `ct-ingest --split 0:1` alone";
+            Err(Failure::new(error, fix))
+        }
+    }
+}
+
+/// What a table of cases by class and part lacks; `None` where training and evaluation can begin.
+fn missing(table: &serde_json::Value) -> Option<String> {
+    let classes = |part: &str| {
+        let rows = table.as_array().into_iter().flatten();
+        let rows = rows.filter(|row| row["split"] == part && row["n_cases"].as_u64() > Some(0));
+        rows.filter_map(|row| row["label"].as_str()).collect::<std::collections::BTreeSet<_>>()
+    };
+    let (trained, tested) = (classes("train"), classes("test"));
+    let mut missing = Vec::new();
+    if trained.len() < 2 {
+        missing.push(format!("the training part has cases of {} classes, and needs 2", trained.len()));
+    }
+    if tested.is_empty() {
+        missing.push("the test part has no case".into());
+    }
+    (!missing.is_empty()).then(|| missing.join("; "))
 }
 
 /// Holds the output folder for this pipeline alone, until the file is dropped.
@@ -298,4 +336,26 @@ fn forget(out: &Path, ledger: &Path) -> Result<(), Failure> {
         std::fs::remove_file(ledger).map_err(|err| Failure::new(err, "check its permissions"))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(rows: &[(&str, &str, u64)], want: Option<&str>) {
+        let row = |(label, split, n_cases): &(&str, &str, u64)| serde_json::json!({"label": label, "split": split, "n_cases": n_cases});
+        let table = serde_json::Value::Array(rows.iter().map(row).collect());
+        assert_eq!(missing(&table).as_deref(), want);
+    }
+
+    #[test]
+    fn a_cohort_needs_two_classes_to_train_on_and_a_case_to_test_on() {
+        check(&[("a", "train", 1), ("b", "train", 1), ("b", "test", 1)], None);
+        check(&[("a", "train", 1), ("b", "train", 1)], Some("the test part has no case"));
+        let one = "the training part has cases of 1 classes, and needs 2";
+        check(&[("a", "train", 3), ("b", "train", 0), ("b", "test", 1)], Some(one));
+        let none = "the training part has cases of 0 classes, and needs 2";
+        check(&[("a", "test", 3), ("b", "test", 1)], Some(none));
+    }
 }

@@ -334,6 +334,23 @@ mod tests {
     }
 
     #[test]
+    fn exif_turns_a_jpeg() {
+        let whole = jpeg();
+        // An APP1 segment with one entry: Orientation, 6, a quarter turn clockwise.
+        let tiff = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
+        let length = (tiff.len() as u16 + 2).to_be_bytes();
+        let turned = [&whole[..2], b"\xFF\xE1", &length, tiff, &whole[2..]].concat();
+        let grey = |bytes: &[u8]| match decode(bytes, None).unwrap().content {
+            Content::Grey(grey) => grey,
+            Content::Hu(_) => panic!("no grey"),
+        };
+        let (upright, turned) = (grey(&whole), grey(&turned));
+        assert_eq!((turned.rows, turned.cols), (upright.cols, upright.rows));
+        let view = View::new(true, false, true);
+        assert_eq!(turned.values, *view.turned(&upright.values, (upright.rows, upright.cols)));
+    }
+
+    #[test]
     fn a_tiff_is_turned_as_its_tag_says() {
         // What the image library makes of the same turn in EXIF.
         let values: Vec<u8> = (0..6).collect();

@@ -3,8 +3,8 @@
 //!
 //! `case_id` is no evidence: two cohorts may call different patients alike, or one patient
 //! differently. Patients and series are compared by their keyed hashes, which says something
-//! under one key only; pictures by the hash of their pixels, and by their look
-//! ([`difference_hash`](crate::difference_hash)), under any key.
+//! under one key only; pictures by the hash of their pixels, and by their difference
+//! hash ([`difference_hash`](crate::difference_hash)), under any key.
 //!
 //! Whoever holds this file and a picture, rendered by the same settings, can test whether the
 //! network was trained on it.
@@ -74,8 +74,8 @@ impl SeenCase {
 pub struct SeenSlice {
     /// First 32 hex digits of the SHA-256 of its pixels; absent where all grey levels are one.
     pub pixels: Option<String>,
-    /// What it looks like; absent where the picture shows next to nothing.
-    pub look: Option<DifferenceHash>,
+    /// Absent where the picture shows next to nothing.
+    pub difference_hash: Option<DifferenceHash>,
 }
 
 impl SeenSlice {
@@ -83,7 +83,7 @@ impl SeenSlice {
         let digits = slice.provenance.pixel_sha256.get(..PIXEL_DIGITS);
         Self {
             pixels: digits.filter(|_| !slice.is_flat()).map(str::to_owned),
-            look: DifferenceHash::of(&slice.pixels, slice.pixels.len().isqrt()),
+            difference_hash: DifferenceHash::of(&slice.pixels, slice.pixels.len().isqrt()),
         }
     }
 }
@@ -148,7 +148,7 @@ impl Seen {
             patients: PatientCheck::of(same_key, &self.cases, &cases),
             n_seen_cases: self.cases.len(),
             n_cases: cases.len(),
-            look_alikes: self.look_alikes(&cases),
+            near_duplicates: self.near_duplicates(&cases),
             shared,
         })
     }
@@ -178,7 +178,7 @@ impl Seen {
     }
 
     /// Pairs of slices that look alike without being equal, pair of cases by pair of cases.
-    fn look_alikes(&self, cases: &[SeenCase]) -> Vec<LookAlike> {
+    fn near_duplicates(&self, cases: &[SeenCase]) -> Vec<NearDuplicate> {
         let slices: Vec<(&SeenCase, &SeenSlice)> = self
             .cases
             .iter()
@@ -186,16 +186,19 @@ impl Seen {
             .flat_map(|case| case.slices.iter().map(move |slice| (case, slice)))
             .collect();
         let n_seen: usize = self.cases.iter().map(|case| case.slices.len()).sum();
-        let hashes: Vec<(usize, DifferenceHash)> =
-            slices.iter().enumerate().filter_map(|(i, (_, slice))| Some((i, slice.look?))).collect();
-        let mut found: BTreeMap<(&CaseId, &CaseId), LookAlike> = BTreeMap::new();
+        let hashes: Vec<(usize, DifferenceHash)> = slices
+            .iter()
+            .enumerate()
+            .filter_map(|(i, (_, slice))| Some((i, slice.difference_hash?)))
+            .collect();
+        let mut found: BTreeMap<(&CaseId, &CaseId), NearDuplicate> = BTreeMap::new();
         near_pairs(&hashes, &|a, b| (a < n_seen) != (b < n_seen), &mut |a, b, distance| {
             // The smaller number is that of the slice that was seen.
             let ((seen, seen_slice), (case, slice)) = (slices[a], slices[b]);
             if seen_slice.pixels.is_some() && seen_slice.pixels == slice.pixels {
                 return;
             }
-            let entry = found.entry((&case.case_id, &seen.case_id)).or_insert_with(|| LookAlike {
+            let entry = found.entry((&case.case_id, &seen.case_id)).or_insert_with(|| NearDuplicate {
                 case_id: case.case_id.clone(),
                 seen_as: seen.case_id.clone(),
                 seen_in: seen.split,
@@ -282,7 +285,7 @@ pub struct Overlap {
     /// Cases that the network has seen.
     pub shared: Vec<SharedCase>,
     /// Pairs of cases with slices that look alike.
-    pub look_alikes: Vec<LookAlike>,
+    pub near_duplicates: Vec<NearDuplicate>,
 }
 
 /// Whether the patients of two cohorts could be compared.
@@ -345,7 +348,7 @@ pub struct SharedCase {
 /// Two cases with slices that look alike.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct LookAlike {
+pub struct NearDuplicate {
     /// The case of the cohort.
     pub case_id: CaseId,
     /// The case of the network's own data.
@@ -363,13 +366,15 @@ mod tests {
     use super::*;
     use crate::manifest::KeyKind;
 
-    fn look(word: u64) -> Option<DifferenceHash> {
+    fn difference_hash(word: u64) -> Option<DifferenceHash> {
         serde_json::from_value(serde_json::json!([word, 0xffff, 0xff00, 0x0f0f])).unwrap()
     }
 
     fn case(name: &str, patient: Option<&str>, series: Option<&str>, slices: &[(&str, u64)]) -> SeenCase {
-        let slice =
-            |&(pixels, word): &(&str, u64)| SeenSlice { pixels: Some(pixels.into()), look: look(word) };
+        let slice = |&(pixels, word): &(&str, u64)| SeenSlice {
+            pixels: Some(pixels.into()),
+            difference_hash: difference_hash(word),
+        };
         SeenCase {
             case_id: CaseId::new(name).unwrap(),
             split: Split::Train,
@@ -400,7 +405,7 @@ mod tests {
             shared.iter().map(|s| (s.case_id.as_str(), &s.what[..], s.seen_as.as_str())).collect();
         assert_eq!(found, [("c", &[Identity::Patient][..], "b"), ("d", &[Identity::Pixels][..], "a")]);
         // Equal pictures are no look-alikes.
-        assert_eq!(seen.look_alikes(&cohort), []);
+        assert_eq!(seen.near_duplicates(&cohort), []);
     }
 
     #[test]
@@ -415,7 +420,7 @@ mod tests {
     fn slices_that_look_alike_are_counted_by_pair_of_cases() {
         let seen = seen(vec![case("a", None, None, &[("x1", 0b111), ("x2", 0b1)])]);
         let cohort = [case("c", None, None, &[("x3", 0b110)]), case("d", None, None, &[("x4", u64::MAX)])];
-        let alike = seen.look_alikes(&cohort);
+        let alike = seen.near_duplicates(&cohort);
         assert_eq!(alike.len(), 1);
         assert_eq!((alike[0].case_id.as_str(), alike[0].n_pairs, alike[0].least_distance), ("c", 2, 1));
     }

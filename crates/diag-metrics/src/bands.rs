@@ -3,7 +3,6 @@
 use serde::Serialize;
 
 use crate::bootstrap::{Cases, MOST_UNDEFINED, check, percentile_interval};
-use crate::compare::predictive_values;
 use crate::measure::Evaluator;
 use crate::{Bootstrap, MetricsError, Scores};
 
@@ -91,42 +90,6 @@ pub fn net_benefit_band(
         bounds.map(|(low, high)| NetBenefitBandPoint { threshold, low, high })
     };
     Ok(thresholds.iter().zip(bounds).filter_map(point).collect())
-}
-
-/// Bounds of the positive and negative predictive value of a class at other shares
-/// of it, by case: sensitivity and specificity are drawn together. `None` also where
-/// every resample agrees (nothing called wrong), which says nothing about certainty.
-///
-/// # Errors
-/// As [`summarise`](crate::summarise).
-pub fn predictive_value_bounds(
-    scores: &Scores,
-    case_n: &[usize],
-    class: usize,
-    prevalences: &[f64],
-    plan: &Bootstrap,
-) -> Result<Vec<(Bounds, Bounds)>, MetricsError> {
-    let (called, event_n) = (scores.predicted(), scores.is_class(class));
-    let bounds = resampled_bounds(scores, case_n, plan, 2 * prevalences.len(), |times_n| {
-        // Counts by [event][called as the class].
-        let mut counts = [[0u64; 2]; 2];
-        for ((called, event), times) in called.iter().zip(&event_n).zip(times_n) {
-            counts[usize::from(*event)][usize::from(*called == class)] += times;
-        }
-        let [[rejected, false_alarms], [missed, found]] = counts;
-        let (events, others) = (found + missed, rejected + false_alarms);
-        if events == 0 || others == 0 {
-            return None;
-        }
-        let (sensitivity, specificity) = (found as f64 / events as f64, rejected as f64 / others as f64);
-        let at = |&prevalence: &f64| {
-            let (ppv, npv) = predictive_values(sensitivity, specificity, prevalence);
-            [ppv, npv]
-        };
-        Some(prevalences.iter().flat_map(at).collect())
-    })?;
-    let wide = |bounds: Bounds| bounds.filter(|(low, high)| low < high);
-    Ok(bounds.chunks_exact(2).map(|pair| (wide(pair[0]), wide(pair[1]))).collect())
 }
 
 /// Percentile bounds of each of `n_values` numbers, which `statistic` makes from how

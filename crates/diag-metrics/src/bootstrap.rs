@@ -283,7 +283,7 @@ impl Cases {
     }
 
     /// Patients, the units of `scores` of cases; drawn within those with the same classes.
-    fn of_patients(scores: &Scores, patient_n: &[usize]) -> Result<Self, MetricsError> {
+    pub(crate) fn of_patients(scores: &Scores, patient_n: &[usize]) -> Result<Self, MetricsError> {
         if patient_n.len() != scores.len() {
             let (got, want) = (patient_n.len(), scores.len());
             return Err(MetricsError::WrongLength { what: "patient numbers", got, want });
@@ -337,13 +337,36 @@ impl Cases {
         (0..plan.n_resamples).into_par_iter().map(one).collect()
     }
 
-    fn leave_one_out<T: Send>(&self, statistic: &(impl Fn(&[u32]) -> T + Sync)) -> Vec<T> {
+    pub(crate) fn n_units(&self) -> usize {
+        self.label.len()
+    }
+
+    pub(crate) fn leave_one_out<T: Send>(&self, statistic: &(impl Fn(&[u32]) -> T + Sync)) -> Vec<T> {
         let one = |left_out: usize| {
             let mut times_drawn = vec![1u32; self.label.len()];
             times_drawn[left_out] = 0;
             statistic(&times_drawn)
         };
         (0..self.label.len()).into_par_iter().map(one).collect()
+    }
+
+    /// Variance of a statistic from its values without each unit, stratum by stratum, and its
+    /// degrees of freedom. `None` where a stratum has one unit, which says nothing of its spread.
+    pub(crate) fn jackknife_variance(&self, left_out: &[f64]) -> Option<(f64, f64)> {
+        let (mut variance, mut freedom) = (0.0, 0.0);
+        for units in self.of_class.iter().filter(|units| !units.is_empty()) {
+            if units.len() < 2 {
+                return None;
+            }
+            let n = units.len() as f64;
+            let values = || units.iter().map(|&unit| left_out[unit as usize]);
+            let mean = values().sum::<f64>() / n;
+            variance += (n - 1.0) / n * values().map(|value| (value - mean).powi(2)).sum::<f64>();
+            freedom += n - 1.0;
+        }
+        // What rounding leaves of equal values is no spread.
+        let is_rounding = variance.sqrt() < 1e-12;
+        Some((if is_rounding { 0.0 } else { variance }, freedom))
     }
 
     /// Acceleration of BCa from leave-one-out values, by stratum (Davison and

@@ -153,6 +153,20 @@ pub fn predictive_values(sensitivity: f64, specificity: f64, prevalence: f64) ->
     )
 }
 
+/// Bounds of the positive and of the negative predictive value at a share of the class, from
+/// those of sensitivity and specificity `(low, high)`. Both values rise with either, and the
+/// cases of the class and the others are independent: where each pair of bounds holds with
+/// the chance `sqrt(level)`, these hold with at least `level`.
+pub fn predictive_value_bounds(
+    sensitivity: (f64, f64),
+    specificity: (f64, f64),
+    prevalence: f64,
+) -> [Option<(f64, f64)>; 2] {
+    let low = predictive_values(sensitivity.0, specificity.0, prevalence);
+    let high = predictive_values(sensitivity.1, specificity.1, prevalence);
+    [low.0.zip(high.0), low.1.zip(high.1)]
+}
+
 /// Chance of a split at least as uneven as `fewer` of `n` by fair coin, both sides.
 fn binomial_two_sided(fewer: u64, n: u64) -> f64 {
     let (mut term, mut sum) = (0.5f64.powi(n as i32), 0.0);

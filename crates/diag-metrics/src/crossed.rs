@@ -131,6 +131,43 @@ pub fn crossed_bootstrap(
     Ok(intervals(&found, &design, plan))
 }
 
+/// Fewest test patients with which a difference is seen with a chance of 0.8 by a single interval of
+/// 95 %, from standard deviations of the difference by seed and by patient (standard errors times the
+/// root of the number); `None` where no number up to a million is enough with so few seeds.
+///
+/// ```
+/// use diag_metrics::patients_needed;
+/// // Without scatter by seeds: (0.2 * (1.96 + 0.84) / 0.02)^2, and a few for Student's t.
+/// assert_eq!(patients_needed(0.0, 0.2, 10, 0.02), Some(787));
+/// assert_eq!(patients_needed(0.05, 0.2, 3, 0.02), None);
+/// ```
+pub fn patients_needed(seed_sd: f64, patient_sd: f64, n_seeds: usize, difference: f64) -> Option<usize> {
+    if n_seeds < 2 || difference.partial_cmp(&0.0) != Some(std::cmp::Ordering::Greater) {
+        return None;
+    }
+    let is_seen = |n_patients: usize| {
+        let design = Design { n_classes: 0, n_patients, n_seeds };
+        let seed_error = seed_sd / (n_seeds as f64).sqrt();
+        let patient_error = patient_sd / (n_patients as f64).sqrt();
+        let freedom = design.freedom(seed_error, patient_error);
+        let error = (seed_error.powi(2) + patient_error.powi(2)).sqrt();
+        let t = |p: f64| student_quantile(p, freedom).unwrap_or(f64::INFINITY);
+        (t(0.975) + t(0.8)) * error <= difference
+    };
+    let (mut too_few, mut enough) = (1, MOST_PATIENTS);
+    if !is_seen(enough) {
+        return None;
+    }
+    while enough - too_few > 1 {
+        let middle = too_few + (enough - too_few) / 2;
+        if is_seen(middle) { enough = middle } else { too_few = middle }
+    }
+    Some(enough)
+}
+
+/// More test patients than any study has.
+const MOST_PATIENTS: usize = 1_000_000;
+
 /// One contrast before the family is known.
 struct Found {
     difference: f64,
@@ -150,7 +187,7 @@ fn intervals(found: &[Found], design: &Design, plan: &CrossedPlan) -> Vec<Crosse
     largest_b.sort_by(f64::total_cmp);
     let family_tail = two_sided_p(quantile(&largest_b, plan.level));
     let finished = |one: &Found| {
-        let freedom = design.freedom(one);
+        let freedom = design.freedom(one.seed_error, one.patient_error);
         let bounds = |tail: f64| {
             let t = student_quantile(1.0 - tail / 2.0, freedom).unwrap_or(f64::INFINITY);
             // Where nothing varies there is no width, whatever t is.
@@ -248,9 +285,9 @@ impl Design {
         Some(runs.right_srn.iter().map(|series| series.iter().map(accuracy).collect()).collect())
     }
 
-    /// Satterthwaite's (1946) degrees of freedom; at least those of the seeds.
-    fn freedom(&self, one: &Found) -> f64 {
-        let (seeds, patients) = (one.seed_error.powi(2), one.patient_error.powi(2));
+    /// Satterthwaite's (1946) degrees of freedom.
+    fn freedom(&self, seed_error: f64, patient_error: f64) -> f64 {
+        let (seeds, patients) = (seed_error.powi(2), patient_error.powi(2));
         let (of_seeds, of_patients) = ((self.n_seeds - 1) as f64, (self.n_patients.max(2) - 1) as f64);
         let denominator = seeds.powi(2) / of_seeds + patients.powi(2) / of_patients;
         if denominator > 0.0 { (seeds + patients).powi(2) / denominator } else { of_seeds }

@@ -32,6 +32,7 @@ mod confusion;
 mod crossed;
 mod delong;
 mod error;
+mod intervals;
 mod means;
 mod measure;
 mod normal;
@@ -39,10 +40,7 @@ mod paired;
 mod ranking;
 mod scores;
 
-pub use bands::{
-    Bounds, NetBenefitBandPoint, PrBandPoint, net_benefit_band, precision_recall_band,
-    predictive_value_bounds,
-};
+pub use bands::{Bounds, NetBenefitBandPoint, PrBandPoint, net_benefit_band, precision_recall_band};
 pub use benefit::{NetBenefitPoint, net_benefit_curve};
 pub use bootstrap::{
     Bootstrap, Estimate, IntervalMethod, RocBandPoint, Summary, bca_interval, percentile_interval, roc_band,
@@ -54,12 +52,14 @@ pub use calibration::{
 };
 pub use cases::{Aggregation, CaseScores, aggregate, join_slices};
 pub use compare::{
-    Comparison, McNemar, PairedDifference, holm, mcnemar, paired_bootstrap, predictive_values,
+    Comparison, McNemar, PairedDifference, holm, mcnemar, paired_bootstrap, predictive_value_bounds,
+    predictive_values,
 };
 pub use confusion::{ClassCounts, ConfusionMatrix};
-pub use crossed::{CrossedDifference, CrossedPlan, CrossedRuns, crossed_bootstrap};
+pub use crossed::{CrossedDifference, CrossedPlan, CrossedRuns, crossed_bootstrap, patients_needed};
 pub use delong::{Delong, DelongDifference, delong, delong_paired};
 pub use error::MetricsError;
+pub use intervals::{IntervalKind, MeasuredInterval, UnitSummary, summarise_units};
 pub use means::mean_by_case;
 pub use measure::{ClassMeasures, Measure, Measures, evaluate};
 pub use normal::{normal_cdf, normal_quantile};

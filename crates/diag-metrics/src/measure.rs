@@ -270,6 +270,28 @@ pub struct ClassMeasures {
 }
 
 impl Measures {
+    /// The two counts behind a measure that is a share of items; `None` for another measure.
+    pub fn share(&self, measure: Measure) -> Option<(u64, u64)> {
+        let counts = |class: usize| self.classes.get(class).map(|class| class.counts);
+        match measure {
+            Measure::Accuracy => {
+                let right = self.classes.iter().map(|class| class.counts.true_positive).sum();
+                Some((right, self.n))
+            }
+            Measure::Sensitivity(k) => {
+                counts(k).map(|c| (c.true_positive, c.true_positive + c.false_negative))
+            }
+            Measure::Specificity(k) => {
+                counts(k).map(|c| (c.true_negative, c.true_negative + c.false_positive))
+            }
+            Measure::Precision(k) => counts(k).map(|c| (c.true_positive, c.true_positive + c.false_positive)),
+            Measure::NegativePredictiveValue(k) => {
+                counts(k).map(|c| (c.true_negative, c.true_negative + c.false_negative))
+            }
+            _ => None,
+        }
+    }
+
     /// One measure; `None` when it is undefined, or of a class that is not there.
     pub fn get(&self, measure: Measure) -> Option<f64> {
         let of =

@@ -5,8 +5,8 @@
 use diag_metrics::{
     Aggregation, Bootstrap, IntervalMethod, Measure, MetricsError, Scores, aggregate, auroc,
     average_precision, delong, delong_paired, evaluate, mcnemar, net_benefit_band, net_benefit_curve,
-    paired_bootstrap, pr_curve, precision_recall_band, predictive_value_bounds, predictive_values,
-    recalibrate, roc_band, roc_curve, summarise,
+    paired_bootstrap, pr_curve, precision_recall_band, predictive_values, recalibrate, roc_band, roc_curve,
+    summarise,
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -242,30 +242,11 @@ fn without_errors_or_without_a_side_there_is_no_made_up_band() {
     let case_n = [0, 1, 2, 3];
     let band = precision_recall_band(&right, &case_n, 0, &plan()).unwrap().unwrap();
     assert!(band.iter().all(|p| (p.low, p.high) == (1.0, 1.0)));
-    assert_eq!(predictive_value_bounds(&right, &case_n, 0, &[0.1], &plan()).unwrap(), [(None, None)]);
     let one_side = Scores::new(&[0.9, 0.1, 0.8, 0.2], 2, &[0, 0]).unwrap();
     assert_eq!(precision_recall_band(&one_side, &[0, 1], 0, &plan()).unwrap(), None);
-    assert_eq!(predictive_value_bounds(&one_side, &[0, 1], 0, &[0.1], &plan()).unwrap(), [(None, None)]);
     assert!(
         net_benefit_band(&one_side, &[0, 1], 0, &[0.5], &Bootstrap { n_resamples: 3, ..plan() }).is_err()
     );
-}
-
-#[test]
-fn predictive_values_have_bounds_that_hold_them() {
-    let scores = random_scores(8, 80, 2);
-    let case_n: Vec<usize> = (0..80).collect();
-    let measures = evaluate(&scores);
-    let pair = (measures.classes[1].sensitivity.unwrap(), measures.classes[1].specificity.unwrap());
-    let bounds = predictive_value_bounds(&scores, &case_n, 1, &[0.05, 0.5], &plan()).unwrap();
-    for (prevalence, (of_ppv, of_npv)) in [0.05, 0.5].into_iter().zip(bounds) {
-        let (ppv, npv) = predictive_values(pair.0, pair.1, prevalence);
-        let inside = |value: Option<f64>, bounds: Option<(f64, f64)>| {
-            let ((low, high), value) = (bounds.unwrap(), value.unwrap());
-            low < value && value < high
-        };
-        assert!(inside(ppv, of_ppv) && inside(npv, of_npv), "{ppv:?} {of_ppv:?} {npv:?} {of_npv:?}");
-    }
 }
 
 #[test]

@@ -32,12 +32,13 @@ pub use error::ReportError;
 pub use evidence::{Leakage, Link, LinkState};
 pub use explanations::{ExplanationNumbers, MapNumbers, Mean};
 pub use numbers::{
-    CalibrationBin, CaseResult, ClassCalibration, HeadNumbers, Interval, NamedEstimate, Numbers, RunNumbers,
+    CalibrationBin, CaseResult, ClassCalibration, HeadNumbers, NamedEstimate, Numbers, RunNumbers,
     UnitNumbers,
 };
 pub use subgroups::Subgroup;
 
 use diag_data::case::Split;
+pub use diag_metrics::IntervalKind;
 use diag_metrics::{Bootstrap, IntervalMethod};
 
 /// What may be chosen about a report.

@@ -1,14 +1,16 @@
 //! Every number of the page, computed once: the page and `--json` show the same.
 
-use diag_data::case::Split;
+use std::collections::BTreeMap;
+
+use diag_data::case::{CaseId, Split};
 use diag_data::case_predictions::{Call, CasePrediction};
 use diag_data::external::External;
 use diag_metrics::{
-    Aggregation, Bootstrap, Bounds, Estimate, Measure, Measures, MetricsError, NetBenefitBandPoint,
+    Aggregation, Bootstrap, IntervalKind, Measure, MeasuredInterval, MetricsError, NetBenefitBandPoint,
     NetBenefitPoint, PrBandPoint, PrPoint, Recalibration, ReliabilityBin, RocBandPoint, RocPoint, Scores,
-    Summary, aggregate, net_benefit_band, net_benefit_curve, pr_curve, precision_recall_band,
-    predictive_value_bounds, predictive_values, recalibrate, reliability, roc_band, roc_curve, summarise,
-    wilson_interval,
+    UnitSummary, aggregate, net_benefit_band, net_benefit_curve, pr_curve, precision_recall_band,
+    predictive_value_bounds, predictive_values, recalibrate, reliability, roc_band, roc_curve,
+    summarise_units, wilson_interval,
 };
 use serde::Serialize;
 
@@ -81,6 +83,10 @@ pub struct RunNumbers {
     pub leakage: Vec<Leakage>,
     /// Hashes from the source files to the heat maps.
     pub chain: Vec<Link>,
+    /// What intervals rest on: "patient" where every case names its patient, else "case".
+    pub unit_of_intervals: &'static str,
+    /// How many there are.
+    pub n_units: usize,
     /// What a reader must know before using the numbers, in words.
     pub warnings: Vec<String>,
 }
@@ -131,20 +137,7 @@ pub struct NamedEstimate {
     /// Upper bound.
     pub high: Option<f64>,
     /// How the bounds were made.
-    pub interval: Interval,
-}
-
-/// How an interval was made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Interval {
-    /// Resampling cases.
-    Bootstrap,
-    /// Wilson score interval, because every resample gave the same value.
-    Wilson,
-    /// There is none: undefined value, too many undefined resamples, or every
-    /// resample equal for a measure that is not a share of cases.
-    None,
+    pub interval: IntervalKind,
 }
 
 /// One head of the network.
@@ -190,13 +183,13 @@ pub struct AtPrevalence {
     pub prevalence: f64,
     /// Positive predictive value.
     pub ppv: Option<f64>,
-    /// Lower bound of the positive predictive value; absent where no resample differs.
+    /// Lower bound of the positive predictive value; absent where sensitivity or specificity has none.
     pub ppv_low: Option<f64>,
     /// Upper bound of the positive predictive value.
     pub ppv_high: Option<f64>,
     /// Negative predictive value.
     pub npv: Option<f64>,
-    /// Lower bound of the negative predictive value; absent where no resample differs.
+    /// Lower bound of the negative predictive value; absent where sensitivity or specificity has none.
     pub npv_low: Option<f64>,
     /// Upper bound of the negative predictive value.
     pub npv_high: Option<f64>,
@@ -262,19 +255,26 @@ fn measure_run(run: &Run, options: &Options) -> Result<RunNumbers, MetricsError>
     let last = run.heads().len() - 1;
     let cases = run.decided.scores.clone();
     let each_case: Vec<usize> = (0..cases.len()).collect();
-    let by_case = unit("case", &cases, &each_case, plan)?;
+    let (unit_of_case, unit_of_intervals) = units_of_cases(run);
+    let summarise = |scores: &Scores| summarise_units(scores, &unit_of_case, plan.level);
+    let by_case = unit("case", &cases, &cases, (&each_case, &unit_of_case), plan)?;
     let mean = case_scores(run, last, Aggregation::Mean)?;
     let top = case_scores(run, last, Aggregation::TopKMean { k: TOP_K })?;
     let mut heads = Vec::new();
     for (head, name) in run.heads().iter().enumerate() {
         let scores = case_scores(run, head, Aggregation::Mean)?;
-        let summary = summarise(&scores, &each_case, plan)?;
-        heads.push(HeadNumbers { head: name.clone(), estimates: named(&summary, true) });
+        heads.push(HeadNumbers { head: name.clone(), estimates: named(&summarise(&scores)?) });
     }
     let results = case_results(run, &cases);
-    let calibration: Result<Vec<_>, _> =
-        (0..cases.n_classes()).map(|k| calibration(&cases, &each_case, k, &by_case, plan)).collect();
+    let calibration: Result<Vec<_>, _> = (0..cases.n_classes())
+        .map(|k| calibration(&cases, (&each_case, &unit_of_case), k, &by_case, plan))
+        .collect();
+    let case_of_slice = run.case_of_slice();
+    let unit_of_slice: Vec<usize> = case_of_slice.iter().map(|&case| unit_of_case[case]).collect();
+    let slices = run.slice_scores(last)?;
     Ok(RunNumbers {
+        n_units: unit_of_case.iter().max().map_or(0, |last| last + 1),
+        unit_of_intervals,
         subgroups: subgroups(run, &results, plan.level)?,
         explanations: explanations::measure(run, plan)?,
         leakage: run.shards.as_ref().map(|shards| shards.evidence.leakage.clone()).unwrap_or_default(),
@@ -283,9 +283,9 @@ fn measure_run(run: &Run, options: &Options) -> Result<RunNumbers, MetricsError>
         synthetic: run.info.shards.synthetic,
         external: run.external.clone(),
         labels: run.info.labels.names().to_vec(),
-        by_slice: unit("slice", &run.slice_scores(last)?, &run.case_of_slice(), plan)?,
-        by_case_mean: named(&summarise(&mean, &each_case, plan)?, true),
-        by_case_top_3: named(&summarise(&top, &each_case, plan)?, true),
+        by_slice: unit("slice", &slices, &cases, (&case_of_slice, &unit_of_slice), plan)?,
+        by_case_mean: named(&summarise(&mean)?),
+        by_case_top_3: named(&summarise(&top)?),
         heads,
         calibration: calibration?,
         operating_point: run.decided.point.clone(),
@@ -295,13 +295,15 @@ fn measure_run(run: &Run, options: &Options) -> Result<RunNumbers, MetricsError>
     })
 }
 
+/// Measures of slices or cases; of each row, its case and its independent unit.
 fn unit(
     unit: &'static str,
     scores: &Scores,
-    case_n: &[usize],
+    cases: &Scores,
+    (case_n, unit_n): (&[usize], &[usize]),
     plan: &Bootstrap,
 ) -> Result<UnitNumbers, MetricsError> {
-    let summary = summarise(scores, case_n, plan)?;
+    let summary = summarise_units(scores, unit_n, plan.level)?;
     let classes = 0..scores.n_classes();
     let bands: Result<Vec<_>, _> = classes.clone().map(|k| roc_band(scores, case_n, k, plan)).collect();
     let recall_bands: Result<Vec<_>, _> =
@@ -309,10 +311,12 @@ fn unit(
     Ok(UnitNumbers {
         unit,
         n: scores.len(),
-        n_cases: summary.n_cases,
-        cases_per_class: summary.cases_per_class.clone(),
+        n_cases: cases.len(),
+        cases_per_class: (0..cases.n_classes())
+            .map(|class| cases.labels().iter().filter(|label| **label == class).count())
+            .collect(),
         confusion: summary.measures.confusion.counts().to_vec(),
-        estimates: named(&summary, unit == "case"),
+        estimates: named(&summary),
         roc: classes.clone().map(|k| roc_curve(&scores.of_class(k), &scores.is_class(k))).collect(),
         roc_band: bands?,
         precision_recall_band: recall_bands?,
@@ -320,48 +324,40 @@ fn unit(
     })
 }
 
-/// Wilson's interval needs independent trials, which cases are and slices are not.
-fn named(summary: &Summary, independent: bool) -> Vec<NamedEstimate> {
-    let name = |&(measure, estimate): &(Measure, Estimate)| {
-        let Estimate { value, low, high, degenerate } = estimate;
-        let (low, high, interval) = match (low, degenerate) {
-            (None, _) => (None, None, Interval::None),
-            (Some(_), false) => (low, high, Interval::Bootstrap),
-            (Some(_), true) => {
-                let trials = share_of(&summary.measures, measure).filter(|_| independent);
-                let level = summary.bootstrap.level;
-                match trials.and_then(|(part, whole)| wilson_interval(part, whole, level)) {
-                    Some((low, high)) => (Some(low), Some(high), Interval::Wilson),
-                    None => (None, None, Interval::None),
-                }
-            }
-        };
-        NamedEstimate { measure: measure.key(), class: measure.class(), value, low, high, interval }
+fn named(summary: &UnitSummary) -> Vec<NamedEstimate> {
+    let name = |found: &MeasuredInterval| NamedEstimate {
+        measure: found.measure.key(),
+        class: found.measure.class(),
+        value: found.value,
+        low: found.low,
+        high: found.high,
+        interval: found.kind,
     };
-    summary.estimates().iter().map(name).collect()
+    summary.intervals.iter().map(name).collect()
 }
 
-/// The two counts behind a measure that is a share of units.
-fn share_of(measures: &Measures, measure: Measure) -> Option<(u64, u64)> {
-    let counts = |k: usize| measures.classes.get(k).map(|class| class.counts);
-    match measure {
-        Measure::Accuracy => {
-            let right = measures.classes.iter().map(|class| class.counts.true_positive).sum();
-            Some((right, measures.n))
-        }
-        Measure::Sensitivity(k) => counts(k).map(|c| (c.true_positive, c.true_positive + c.false_negative)),
-        Measure::Specificity(k) => counts(k).map(|c| (c.true_negative, c.true_negative + c.false_positive)),
-        Measure::Precision(k) => counts(k).map(|c| (c.true_positive, c.true_positive + c.false_positive)),
-        Measure::NegativePredictiveValue(k) => {
-            counts(k).map(|c| (c.true_negative, c.true_negative + c.false_negative))
-        }
-        _ => None,
-    }
+/// The independent unit of every case, numbered without gaps, and its name: the patient where
+/// all are known, else the case.
+fn units_of_cases(run: &Run) -> (Vec<usize>, &'static str) {
+    let patient = |case: &CaseId| {
+        let shards = run.shards.as_ref().ok()?;
+        shards.case(case.as_str())?.patient_hash.as_deref()
+    };
+    let patients: Option<Vec<&str>> = run.case_ids.iter().map(patient).collect();
+    let Some(patients) = patients else {
+        return ((0..run.case_ids.len()).collect(), "case");
+    };
+    let mut numbers = BTreeMap::new();
+    let number = |patient: &&str| {
+        let next = numbers.len();
+        *numbers.entry(patient.to_string()).or_insert(next)
+    };
+    (patients.iter().map(number).collect(), "patient")
 }
 
 fn calibration(
     cases: &Scores,
-    each_case: &[usize],
+    (each_case, unit_of_case): (&[usize], &[usize]),
     class: usize,
     by_case: &UnitNumbers,
     plan: &Bootstrap,
@@ -370,8 +366,17 @@ fn calibration(
     let thresholds: Vec<f64> = (1..100).map(|i| f64::from(i) / 100.0).collect();
     let value = |measure| by_case.get(measure).and_then(|e| e.value);
     let pair = value(Measure::Sensitivity(class)).zip(value(Measure::Specificity(class)));
-    let bounds = predictive_value_bounds(cases, each_case, class, &PREVALENCES, plan)?;
-    let at = |(prevalence, (of_ppv, of_npv)): (f64, (Bounds, Bounds))| {
+    // Each of two independent pairs of bounds holds with this chance, both with that of the level.
+    let of_each = summarise_units(cases, unit_of_case, plan.level.sqrt())?;
+    let interval = |measure| {
+        let found = of_each.intervals.iter().find(|found| found.measure == measure)?;
+        found.low.zip(found.high)
+    };
+    let intervals = interval(Measure::Sensitivity(class)).zip(interval(Measure::Specificity(class)));
+    let at = |prevalence: f64| {
+        let bounds = intervals
+            .map(|(sensitivity, specificity)| predictive_value_bounds(sensitivity, specificity, prevalence));
+        let [of_ppv, of_npv] = bounds.unwrap_or([None, None]);
         let values =
             pair.map(|(sensitivity, specificity)| predictive_values(sensitivity, specificity, prevalence));
         let (ppv, npv) = values.unwrap_or((None, None));
@@ -388,7 +393,7 @@ fn calibration(
         recalibration: recalibrate(&prob_n, &event_n),
         net_benefit: net_benefit_curve(&prob_n, &event_n, &thresholds).unwrap_or_default(),
         net_benefit_band: net_benefit_band(cases, each_case, class, &thresholds, plan)?,
-        at_prevalence: PREVALENCES.into_iter().zip(bounds).map(at).collect(),
+        at_prevalence: PREVALENCES.into_iter().map(at).collect(),
     })
 }
 
@@ -436,6 +441,18 @@ fn warnings(run: &Run, by_case: &UnitNumbers, split: Split) -> Vec<String> {
             "These are the validation cases: the epoch and the rule were chosen on them, so that the numbers are too good.".into(),
         ),
         (None, Split::Test) => {}
+    }
+    let called = |class: usize| by_case.confusion.iter().map(|row| row[class]).sum::<u64>();
+    let names = run.info.labels.names();
+    let never: Vec<&str> =
+        (0..names.len()).filter(|&class| called(class) == 0).map(|class| names[class].as_str()).collect();
+    if never.len() + 1 == names.len() {
+        warnings.push("Every case is called the same class: this classifier says nothing of a case.".into());
+    } else if !never.is_empty() {
+        warnings.push(format!(
+            "No case is called {}: whoever has it is always called something else.",
+            never.join(" or ")
+        ));
     }
     for (name, &n) in run.info.labels.names().iter().zip(&by_case.cases_per_class) {
         if n == 0 {

@@ -18,7 +18,7 @@ mod training;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use crate::load::Run;
-use crate::numbers::{Interval, NamedEstimate, Numbers, RunNumbers};
+use crate::numbers::{NamedEstimate, Numbers, RunNumbers};
 use crate::{Options, ReportError, numbers, pictures};
 
 const STYLE: &str = include_str!("page/style.css");
@@ -151,7 +151,7 @@ pub(crate) fn bounds(low: Option<f64>, high: Option<f64>) -> String {
     }
 }
 
-/// A value above its interval; a dagger marks Wilson's.
+/// A value above its interval.
 pub(crate) fn estimate_cell(estimate: Option<&NamedEstimate>) -> Markup {
     html! {
         td.n {
@@ -164,15 +164,14 @@ pub(crate) fn estimate_cell(estimate: Option<&NamedEstimate>) -> Markup {
 }
 
 pub(crate) fn interval_text(estimate: &NamedEstimate) -> String {
-    let mark = if estimate.interval == Interval::Wilson { "†" } else { "" };
-    format!("{}{mark}", bounds(estimate.low, estimate.high))
+    bounds(estimate.low, estimate.high)
 }
 
 /// `95 % CI 0.712–0.903`, or in words why there is none.
 pub(crate) fn interval_words(estimate: &NamedEstimate) -> String {
     match estimate.low {
         Some(_) => format!("95 % CI {}", interval_text(estimate)),
-        None => "no 95 % CI: too few cases or resamples that all agree".into(),
+        None => "no 95 % CI: too few cases".into(),
     }
 }
 

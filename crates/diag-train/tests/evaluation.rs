@@ -231,7 +231,7 @@ fn another_cohort_is_measured_by_the_frozen_rule_and_leaves_the_run_alone() {
     let external = validate(&run, &shards, &out).unwrap();
     assert!(hashes(run.root()) == before, "the run was touched");
     // The cases of both cohorts have the same names, and are others.
-    assert_eq!((external.overlap.shared, external.overlap.look_alikes), (Vec::new(), Vec::new()));
+    assert_eq!((external.overlap.shared, external.overlap.near_duplicates), (Vec::new(), Vec::new()));
     assert_eq!(external.overlap.patients, PatientCheck::NotAllKnown);
     assert_eq!((external.overlap.n_seen_cases, external.overlap.n_cases), (36, 21));
     let out = RunDir::new(out);
@@ -265,7 +265,7 @@ fn what_the_network_has_seen_is_refused_under_any_name() {
     let brighter = toy::Cohort { brighter: 1, ..same };
     let shards = toy::write_cohort(&folder.path().join("brighter"), brighter);
     let external = validate(&run, &shards, &out).unwrap();
-    let alike = &external.overlap.look_alikes;
+    let alike = &external.overlap.near_duplicates;
     assert!(alike.len() >= 36, "{}", alike.len());
     assert!(alike.iter().any(|a| (a.case_id.as_str(), a.seen_as.as_str()) == ("renamed-000", "toy-000")));
 }

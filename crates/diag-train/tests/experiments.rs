@@ -12,10 +12,12 @@ use diag_train::sweep::fill_tables;
 
 #[test]
 fn every_table_of_the_experiments_is_made_from_its_results() {
-    let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/experiments.md");
-    let written = std::fs::read_to_string(&document).unwrap();
-    assert!(written.matches("<!-- table: ").count() > 0, "the document marks no table");
-    assert_eq!(fill_tables(&document).unwrap(), written, "run `diag-train tables docs/experiments.md`");
+    for name in ["experiments.md", "experiments/cxr.md"] {
+        let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(name);
+        let written = std::fs::read_to_string(&document).unwrap();
+        assert!(written.matches("<!-- table: ").count() > 0, "the document marks no table");
+        assert_eq!(fill_tables(&document).unwrap(), written, "run `diag-train tables docs/{name}`");
+    }
 }
 
 fn row(variant: &str, ratio: &str, seed: i64, measure: &str, value: f64) -> ResultRow {
@@ -170,6 +172,19 @@ fn a_ranking_chooses_the_simplest_that_is_near_the_best() {
     // One case of 60 between them: the simpler one is taken.
     let table = table_of_calls("ranking . validation 2 worse bad").unwrap();
     assert!(table[2].ends_with("| chosen |") && table[3].ends_with("| best |"), "{table:?}");
+}
+
+#[test]
+fn an_interaction_and_the_numbers_needed_come_from_the_same_runs() {
+    let table = table_of_calls("interaction . test 3 good bad good good").unwrap();
+    assert!(table[2].starts_with("| (good less bad) less (good less good) | +0.300, "), "{table:?}");
+    assert!(table_of_calls("interaction . test 3 good bad").unwrap_err().contains("four variants"));
+    let table = table_of_calls("power . test good 3 bad").unwrap();
+    // Both lose one case a class with every seed, so that the difference has no scatter by seeds.
+    assert!(table[0].starts_with("| seeds (deviation 0.000 by seed, "), "{table:?}");
+    let patients = |cell: usize| table[2].split(" | ").nth(cell).unwrap().parse::<f64>().unwrap();
+    let ratio = patients(1) / patients(2);
+    assert!((5.8..6.6).contains(&ratio), "a difference of 0.02 needs 6.25 times what 0.05 needs: {ratio}");
 }
 
 #[test]

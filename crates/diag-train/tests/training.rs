@@ -257,6 +257,12 @@ fn the_published_sweeps_ask_for_valid_runs() {
         ("covid-ct-224.toml", 2 * 3),
         ("covid-ct-pretrained.toml", 2 * 3),
         ("covid-ct-scratch.toml", 2 * 3),
+        ("covid-ct-original.toml", 3),
+        ("covid-ct-controlled.toml", 3),
+        ("cxr.toml", 7 * 5 * 10),
+        ("cxr-heads.toml", 4 * 2 * 5),
+        ("cxr-size.toml", 3 * 3),
+        ("study-ct.toml", 4 * 2 * 5),
     ] {
         let spec = diag_train::sweep::SweepSpec::read(&folder.join(name)).unwrap();
         assert_eq!(spec.n_runs().unwrap(), n_runs, "{name}");

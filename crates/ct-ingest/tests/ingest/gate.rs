@@ -448,3 +448,28 @@ fn lists_of_a_split_that_is_not_used_are_told() {
     let refused = told(&cohort, "images", &[]);
     assert!(refused.contains("the folders `A` and `a` differ only in case"), "{refused}");
 }
+
+#[test]
+fn patients_of_the_table_that_are_not_those_of_the_headers_are_told() {
+    let cohort = Cohort::new();
+    for (i, case) in ["a", "b", "c"].into_iter().enumerate() {
+        let mut slices = series(i + 1);
+        if case == "b" {
+            slices.iter_mut().for_each(|slice| slice.text(0x0010_0020, "LO", "PATIENT-1"));
+        }
+        cohort.write(case, &slices);
+    }
+    let labels = cohort.dicom().join("labels.csv");
+    let labels = labels.to_str().unwrap();
+    cohort.label("Case ID,label,PatientID,Note\na,normal,x,1\nb,covid-19,y,2\nc,normal,z,3\n");
+    let split = told(&cohort, "dicom", &["--labels", labels]);
+    let want = "1 PatientIDs of the headers are several patients in the label table; the table holds";
+    assert!(split.contains(want), "{split}");
+    assert!(split.contains("that are not known are ignored: `Note`"), "{split}");
+    cohort.label("case_id,label,patient_id\na,normal,x\nb,covid-19,x\nc,normal,x\n");
+    let joined = told(&cohort, "dicom", &["--labels", labels]);
+    let want = "1 patients of the label table have several PatientIDs in the headers; the table holds";
+    assert!(joined.contains(want), "{joined}");
+    cohort.label("case_id,label,patient_id\na,normal,x\nb,covid-19,x\nc,normal,z\n");
+    assert!(!told(&cohort, "dicom", &["--labels", labels]).contains("the table holds"));
+}

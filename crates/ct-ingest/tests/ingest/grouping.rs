@@ -373,3 +373,12 @@ fn broken_and_odd_objects_of_other_series_are_left_out() {
         assert_eq!(flow.files.set_aside.get(reason), Some(&1), "{:?}", flow.files);
     }
 }
+
+#[test]
+fn a_case_of_one_slice_is_used_where_it_is_asked_for() {
+    let one = |series: &mut Vec<Dicom>| series.truncate(1);
+    let (case, codes) = case_of(settings(), one);
+    assert_eq!((case.is_some(), codes), (false, vec!["no-series".to_string()]));
+    let (case, codes) = case_of(reading(|reader| reader.min_slices = 1), one);
+    assert_eq!((case.unwrap().n_slices, codes), (1, Vec::new()));
+}

@@ -164,6 +164,33 @@ fn a_label_table_may_name_images_and_folders() {
 }
 
 #[test]
+fn images_of_a_patient_stay_in_one_split() {
+    let folder = tempfile::tempdir().unwrap();
+    let (root, out) = (folder.path().join("images"), folder.path().join("shards"));
+    let mut text = String::from("case_id,label,patient_id\n");
+    // 12 patients with an image of either class.
+    for i in 0..24 {
+        write_image(&root.join(format!("{i}.png")), i);
+        text += &format!("{i},{},person{}\n", ["x", "y"][i as usize % 2], i / 2);
+    }
+    let table = folder.path().join("labels.csv");
+    std::fs::write(&table, text).unwrap();
+    let (result, _) = run(&root, &out, |run| {
+        run.labels = Some(table);
+        run.settings.keep_case_ids = true;
+    });
+    result.unwrap();
+    let mut split_of = std::collections::BTreeMap::new();
+    for case in ShardSet::open(&out).unwrap().cases().unwrap() {
+        let patient = case.patient_hash.unwrap();
+        assert!(!patient.contains("person"));
+        assert_eq!(*split_of.entry(patient).or_insert(case.split), case.split);
+    }
+    assert_eq!(split_of.len(), 12);
+    assert!(split_of.values().any(|split| *split == Split::Test));
+}
+
+#[test]
 fn pictures_of_stored_values_become_hu_by_a_line_or_are_set_aside() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("images");

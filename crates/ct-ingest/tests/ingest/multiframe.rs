@@ -262,3 +262,24 @@ fn compressed_frames_are_found_with_and_without_an_offset_table() {
     check(&Enhanced { change: |dicom| encapsulated(dicom, true), ..Enhanced::new() });
     check(&Enhanced { change: |dicom| encapsulated(dicom, false), ..Enhanced::new() });
 }
+
+#[test]
+fn a_turned_enhanced_object_gives_the_usual_view() {
+    let mut object = Enhanced::new();
+    for frame in &mut object.frames {
+        let cosines = text("DS", "1\\0\\0\\0\\-1\\0");
+        frame.groups.push((PLANE_ORIENTATION, elements(&[(0x0020_0037, cosines)])));
+        // Every HU can be stored.
+        (frame.slope, frame.intercept) = (1, -1024);
+    }
+    let (cohort, codes) = run(&[object.bytes()], settings());
+    assert_eq!(codes, Vec::<String>::new());
+    let rows = rows(&cohort.shards(), "tested");
+    assert_eq!(rows.len(), 6);
+    for row in rows {
+        let stored = chest_hu(row.geometry.z.unwrap().0);
+        let turned: Vec<i16> = stored.chunks(SIDE).rev().flatten().copied().collect();
+        assert_ne!(turned, stored, "the chest is not its own mirror image");
+        assert_eq!(row.hu.as_ref().unwrap(), &turned);
+    }
+}

@@ -5,7 +5,7 @@
 //! with its peak at fat (-100) or muscle (50). The shares of each are
 //! counted over a whole series, on the means of 4 x 4 pixels, in bins of 10 HU, and held
 //! against limits that the eleven real series of the shared test data keep. What was tried is in
-//! `docs/hostile-input.md`.
+//! `docs/input.md`.
 
 use std::ops::Range;
 

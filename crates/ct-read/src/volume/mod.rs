@@ -10,7 +10,7 @@
 mod axial;
 mod header;
 mod metaimage;
-mod names;
+mod name;
 mod nifti;
 mod nrrd;
 mod read;
@@ -18,5 +18,5 @@ mod text;
 
 pub use self::axial::Axial;
 pub use self::header::{Header, Packing, Place, Skip, VoxelType};
-pub use self::names::{is_named_as_volume, stem};
+pub use self::name::{is_named_as_volume, stem};
 pub use self::read::{Volume, read, read_file, scan_file, voxel_file};

@@ -6,7 +6,7 @@ use flate2::read::{MultiGzDecoder, ZlibDecoder};
 
 use super::axial::Axial;
 use super::header::{Header, Packing, Place, Skip, VoxelType, broken, wrong};
-use super::names::stem;
+use super::name::stem;
 use super::{metaimage, nifti, nrrd};
 use crate::fault::Fault;
 use crate::source::guard::guarded;
@@ -84,10 +84,10 @@ fn beside(header: &Header, file: &ListedFile, listing: &Listing) -> Result<(List
         Place::Here => None,
         Place::Beside(name) => listing.beside(file, name).map(|found| (found, header.packing)),
         Place::Twin => {
-            let stem = stem(&own_name).unwrap_or(&own_name);
+            let own_stem = stem(&own_name).unwrap_or(&own_name);
             let names = [(".img", Packing::Plain), (".img.gz", Packing::Gzip), (".IMG", Packing::Plain)];
             names.into_iter().find_map(|(extension, packing)| {
-                let found = listing.beside(file, &format!("{stem}{extension}"))?;
+                let found = listing.beside(file, &format!("{own_stem}{extension}"))?;
                 Some((found, packing))
             })
         }

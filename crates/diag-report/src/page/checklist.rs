@@ -101,12 +101,13 @@ pub(crate) fn definitions(options: &Options) -> Markup {
             dd { "A case is one CT series of one patient; a slice is one axial image of it. A case's probability is that of the decided rule, which joins its slices and calibrates (see Operating point); in the other columns it is the mean over its slices, or the mean of its three highest slice probabilities per class, scaled to sum to 1. The called class is the most probable one; nothing was tuned on this part." }
             dt { "95 % CI" }
             dd {
-                "Percentile bootstrap with " (options.n_resamples)
-                " samples (seed " (options.seed) "): cases are drawn with replacement within their class and keep all their slices. "
-                "No interval is given when more than 5 % of the samples leave the measure undefined, or when all samples agree and the measure is no share of cases."
+                "By patient where all are known, else by case; of slices, too. Wilson's score interval where a measure is a share of independent cases (accuracy, sensitivity, specificity, precision, NPV). "
+                "Else the variance is that of leaving out one patient at a time (jackknife within strata of equal classes), and Wilson's interval is taken at the number of independent trials that would have it; "
+                "where leaving out any changes nothing, at the number of patients. MCC and kappa are mapped to a share; Brier score, log loss and ECE have an interval on the logarithmic scale with Student's t. "
+                "No random numbers take part. No interval is given where a measure is undefined without one patient, or a class has but one."
             }
-            dt { "†, Wilson score interval" }
-            dd { "For shares of cases whose bootstrap samples all agree (for example none wrong), where the bootstrap would claim certainty." }
+            dt { "Band, paired test" }
+            dd { "By " (options.n_resamples) " bootstrap samples (seed " (options.seed) "): cases are drawn with replacement within their class and keep all their slices." }
             @for measure in measures { dt { (measure.title()) } dd { (measure.definition()) } }
             dt { "Pointing game, mass in lesion, overlap" }
             dd { "Of a heat map and a true lesion mask of the same slice: whether the map's highest point lies in the lesion (several equally high points count in proportion); the share of the map's sum within the lesion; the Dice overlap of the lesion with the map's highest part of equal area, which needs no threshold. Unit: case, the mean over its slices." }
@@ -119,7 +120,7 @@ pub(crate) fn definitions(options: &Options) -> Markup {
             dt { "Reliability" }
             dd { "Of the cases whose probability of a class lies in a bin: their mean probability, and the share that is of the class, with its Wilson score interval, 95 %. Unit: case." }
             dt { "Predictive values at another share" }
-            dd { "PPV and NPV by Bayes' rule from sensitivity and specificity on these cases, where the class has the stated share; intervals from the same bootstrap. They hold only if sensitivity and specificity do there, too." }
+            dd { "PPV and NPV by Bayes' rule from sensitivity and specificity on these cases, where the class has the stated share; intervals from those of the two, each at the level 0.95 to the power one half. They hold only if sensitivity and specificity do there, too." }
             dt { "Rank correlation of heat maps" }
             dd { "Spearman's, over the points of two maps of the same slice. Unit: case, the mean over its maps." }
             dt { "Peak of a heat map, probability by a head" }

@@ -30,7 +30,7 @@ pub(crate) fn cautions(external: &External) -> Vec<String> {
         let first = letters.next().map(|letter| letter.to_uppercase().collect::<String>());
         format!("{}{}.", first.unwrap_or_default(), letters.as_str())
     }));
-    let alike = &external.overlap.look_alikes;
+    let alike = &external.overlap.near_duplicates;
     if !alike.is_empty() {
         cautions.push(format!(
             "{} of cases have slices that look like slices that the network has seen: look at them (Data).",
@@ -51,7 +51,7 @@ pub(crate) fn overlap(external: &External) -> Markup {
             @if let Some(caution) = overlap.patients.caution() { strong { "But " (caution) ". " } }
             "Patients and series are compared by keyed hashes, pictures by the hash of their pixels and by a difference hash of 256 bits."
         }
-        @if overlap.look_alikes.is_empty() {
+        @if overlap.near_duplicates.is_empty() {
             p { "No two slices look alike (at most 15 bits apart)." }
         } @else {
             div.scroll {
@@ -62,7 +62,7 @@ pub(crate) fn overlap(external: &External) -> Markup {
                         th.n scope="col" { "Pairs of slices" } th.n scope="col" { "Nearest, bits" }
                     } }
                     tbody {
-                        @for alike in &overlap.look_alikes {
+                        @for alike in &overlap.near_duplicates {
                             tr {
                                 th scope="row" { (alike.case_id) } td { (alike.seen_as) } td { (alike.seen_in) }
                                 td.n { (alike.n_pairs) } td.n { (alike.least_distance) }

@@ -1,6 +1,6 @@
 //! The headline and the summary in words.
 
-use diag_metrics::Measure;
+use diag_metrics::{Measure, wilson_interval};
 use maud::{Markup, html};
 
 use super::{Context, count, interval_words, plain};
@@ -53,6 +53,9 @@ pub(crate) fn section(context: &Context) -> Markup {
         context.labels().iter().zip(&by_case.cases_per_class).map(|(name, n)| format!("{n} {name}"));
     let per_class: Vec<String> = per_class.collect();
     html! {
+        @if let Some(text) = how_little(by_case.n) {
+            p.warning { strong { "Caution. " } (text) }
+        }
         p {
             "On " (count(by_case.n, "case")) " (" (listed(&per_class)) "; "
             (count(context.numbers.by_slice.n, "slice")) "), the model called "
@@ -84,13 +87,28 @@ pub(crate) fn section(context: &Context) -> Markup {
         p.note {
             "Unit of analysis: a case, as the rule that was decided on the validation cases sees it, unless a table says slice: "
             (context.numbers.operating_point.aggregation) "; temperature " (context.numbers.operating_point.temperature_basis) ". "
-            "Intervals: 95 %, " (context.options.n_resamples)
-            " bootstrap samples of whole cases within each class (percentile, seed "
-            (context.options.seed) "), also for slices. "
-            "† marks a Wilson score interval, given where every bootstrap sample gave the same value. "
+            "Intervals: 95 %, by " (context.numbers.unit_of_intervals) " (" (context.numbers.n_units)
+            "), also for slices: Wilson's, where a measure is no share of independent cases at the effective number of "
+            (context.numbers.unit_of_intervals) "s. "
             a href="#definitions" { "Definitions of every measure." }
         }
     }
+}
+
+/// Fewer cases than this show next to nothing, whatever the result.
+const NEXT_TO_NOTHING: usize = 20;
+
+/// What the best result could show on so few cases; `None` for more.
+fn how_little(n: usize) -> Option<String> {
+    let (low, _) = wilson_interval(n as u64, n as u64, 0.95)?;
+    (n < NEXT_TO_NOTHING).then(|| {
+        format!(
+            "{} can show next to nothing about the network: had all of them been called right, the 95 % \
+             interval of the share of right calls (Wilson) would still begin at {}.",
+            count(n, "test case"),
+            plain(low)
+        )
+    })
 }
 
 fn sentence(unit: &UnitNumbers, measure: Measure, name: &str) -> Markup {

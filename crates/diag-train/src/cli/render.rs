@@ -82,7 +82,7 @@ pub fn metrics_table(metrics: &Metrics) -> String {
 /// measures. Something that looks alike is something to look at (exit code 3).
 pub fn external(metrics: &Metrics, external: &External, json: bool) -> Output {
     let overlap = &external.overlap;
-    let complete = overlap.look_alikes.is_empty();
+    let complete = overlap.near_duplicates.is_empty();
     if json {
         let document = serde_json::json!({ "metrics": metrics, "external": external });
         return Output { text: self::json(&document), complete };
@@ -94,7 +94,7 @@ pub fn external(metrics: &Metrics, external: &External, json: bool) -> Output {
             "note: slices look like those that the network has seen; look at them before you publish:".into(),
         );
     }
-    lines.extend(overlap.look_alikes.iter().map(|alike| {
+    lines.extend(overlap.near_duplicates.iter().map(|alike| {
         format!(
             "  {} and {} ({}): {} pairs of slices, the nearest differ in {} of 256 bits",
             alike.case_id, alike.seen_as, alike.seen_in, alike.n_pairs, alike.least_distance

@@ -145,7 +145,7 @@ fn overlap(run: &RunDir, shards: &ShardSet, job: &ExternalJob) -> Result<Overlap
             n_seen_cases: 0,
             n_cases: shards.cases()?.len(),
             shared: Vec::new(),
-            look_alikes: Vec::new(),
+            near_duplicates: Vec::new(),
         });
     }
     let overlap = Seen::read(&run.seen())?.overlap(shards)?;

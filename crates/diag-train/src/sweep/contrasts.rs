@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use diag_data::calls::{self, CallRow, CalledCase};
-use diag_metrics::{CrossedDifference, CrossedPlan, CrossedRuns, crossed_bootstrap};
+use diag_metrics::{CrossedDifference, CrossedPlan, CrossedRuns, crossed_bootstrap, patients_needed};
 
 use super::document::{index_or_push, line, setting_titles};
 use crate::error::TrainError;
@@ -34,21 +34,10 @@ pub(super) fn contrasts(folder: &Path, words: &[&str]) -> Result<Result<String, 
         return Ok(Err("contrasts needs a folder, a split, a variant, a number of seeds, others".to_owned()));
     };
     with_study(folder, split, n_seeds, [&[*own], others].concat(), |study| {
-        let mut families = Vec::new();
-        for other in 1..study.variants.len() {
-            for setting in 0..study.settings.len() {
-                families.push(vec![(study.series(0, setting), 1.0), (study.series(other, setting), -1.0)]);
-            }
-        }
-        let found = study.bootstrap(&families)?;
+        let found = study.bootstrap(&study.all_against_first())?;
         let mut text = setting_titles(&study.settings, &format!("{own} less"), None);
         for (row, other) in found.chunks(study.settings.len()).zip(others) {
-            let cells = row.iter().map(|one| {
-                let CrossedDifference { difference, simultaneous: (low, high), .. } = one;
-                let star = if low * high > 0.0 { " *" } else { "" };
-                format!("{difference:+.3}, {low:+.3} to {high:+.3}{star}")
-            });
-            text += &line(other, cells);
+            text += &line(other, row.iter().map(difference_text));
         }
         Ok(text)
     })
@@ -79,6 +68,64 @@ pub(super) fn pair(folder: &Path, words: &[&str]) -> Result<Result<String, Strin
         }
         Ok(text)
     })
+}
+
+/// `interaction FOLDER SPLIT SEEDS A B C D`: what A gains over B less what C gains over D, in every
+/// setting, with simultaneous intervals.
+pub(super) fn interaction(folder: &Path, words: &[&str]) -> Result<Result<String, String>, TrainError> {
+    let [split, n_seeds, variants @ ..] = words else {
+        return Ok(Err("interaction needs a folder, a split, a number of seeds, four variants".to_owned()));
+    };
+    let [a, b, c, d] = variants else {
+        return Ok(Err("interaction is of four variants".to_owned()));
+    };
+    with_study(folder, split, n_seeds, variants.to_vec(), |study| {
+        let weights = [(0, 1.0), (1, -1.0), (2, -1.0), (3, 1.0)];
+        let of_setting = |s: usize| weights.map(|(v, weight)| (study.series(v, s), weight)).to_vec();
+        let found = study.bootstrap(&(0..study.settings.len()).map(of_setting).collect::<Vec<_>>())?;
+        let mut text = setting_titles(&study.settings, "interaction", None);
+        text += &line(&format!("({a} less {b}) less ({c} less {d})"), found.iter().map(difference_text));
+        Ok(text)
+    })
+}
+
+/// `power FOLDER SPLIT VARIANT SEEDS OTHER...`: how many test patients make a difference visible,
+/// from the scatter by seeds and by patients of the variant less the others (the median over
+/// them and the settings).
+pub(super) fn power(folder: &Path, words: &[&str]) -> Result<Result<String, String>, TrainError> {
+    let [split, own, n_seeds, others @ ..] = words else {
+        return Ok(Err("power needs a folder, a split, a variant, a number of seeds, others".to_owned()));
+    };
+    with_study(folder, split, n_seeds, [&[*own], others].concat(), |study| {
+        let found = study.bootstrap(&study.all_against_first())?;
+        let n_patients = study.runs.patient_n.iter().max().map_or(0, |max| max + 1);
+        let median = |value: fn(&CrossedDifference) -> f64, n: usize| {
+            let mut values: Vec<f64> = found.iter().map(|one| value(one) * (n as f64).sqrt()).collect();
+            values.sort_by(f64::total_cmp);
+            values[values.len() / 2]
+        };
+        let seed_sd = median(|one| one.seed_error, study.seeds.len());
+        let patient_sd = median(|one| one.patient_error, n_patients);
+        let mut text = format!(
+            "| seeds (deviation {seed_sd:.3} by seed, {patient_sd:.3} by patient) | 0.02 | 0.05 | 0.10 |\n"
+        );
+        text += "| --- | --- | --- | --- |\n";
+        for n_seeds in [3, 5, 10, 20, 40] {
+            let cells = [0.02, 0.05, 0.1].map(|difference| {
+                let needed = patients_needed(seed_sd, patient_sd, n_seeds, difference);
+                needed.map_or("no number".to_owned(), |n| n.to_string())
+            });
+            text += &line(&n_seeds.to_string(), cells);
+        }
+        Ok(text)
+    })
+}
+
+/// A difference between its simultaneous bounds, with a star where zero lies outside.
+fn difference_text(one: &CrossedDifference) -> String {
+    let CrossedDifference { difference, simultaneous: (low, high), .. } = one;
+    let star = if low * high > 0.0 { " *" } else { "" };
+    format!("{difference:+.3}, {low:+.3} to {high:+.3}{star}")
 }
 
 /// `ranking FOLDER SPLIT SEEDS VARIANT...`, simplest first: balanced accuracy of each, mean over
@@ -148,8 +195,9 @@ impl Study {
         let mut calls: BTreeMap<(usize, usize, i64), &str> = BTreeMap::new();
         for row in rows.iter().filter(|row| row.split == split) {
             let setting = index_or_push(&mut settings, (row.class_ratio.clone(), row.label_noise));
-            let Some(variant) = variants.iter().position(|variant| *variant == row.variant) else { continue };
-            calls.insert((variant, setting, row.seed), &row.calls);
+            for (v, _) in variants.iter().enumerate().filter(|(_, name)| **name == row.variant) {
+                calls.insert((v, setting, row.seed), &row.calls);
+            }
         }
         let mut seeds: BTreeSet<i64> = calls.keys().map(|(.., seed)| *seed).collect();
         let all = |seed: &i64| {
@@ -181,6 +229,12 @@ impl Study {
 
     fn series(&self, variant: usize, setting: usize) -> usize {
         variant * self.settings.len() + setting
+    }
+
+    /// The first variant less each other one in every setting.
+    fn all_against_first(&self) -> Vec<Vec<(usize, f64)>> {
+        let pairs = (1..self.variants.len()).flat_map(|v| (0..self.settings.len()).map(move |s| (v, s)));
+        pairs.map(|(v, s)| vec![(self.series(0, s), 1.0), (self.series(v, s), -1.0)]).collect()
     }
 
     fn mean_contrast(&self, own: usize, other: usize) -> Vec<(usize, f64)> {

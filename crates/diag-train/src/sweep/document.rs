@@ -14,9 +14,11 @@
 //! | `runs FILE MEASURE...` | run by run, with the bounds that the file holds, and means |
 //! | `contrasts FOLDER SPLIT VARIANT SEEDS OTHER...` | that variant less the others in every setting: balanced accuracy, simultaneous intervals over seeds and patients |
 //! | `pair FOLDER SPLIT VARIANT SEEDS OTHER` | the same of two variants, mean over the settings |
+//! | `interaction FOLDER SPLIT SEEDS A B C D` | what A gains over B less what C gains over D |
 //! | `ranking FOLDER SPLIT SEEDS VARIANT...` | balanced accuracy, mean over the settings, and which one is chosen |
+//! | `power FOLDER SPLIT VARIANT SEEDS OTHER...` | test patients and seeds that make a difference visible |
 //!
-//! FOLDER holds `calls.csv` and `cases.csv`. The last three make no table before all SEEDS are
+//! FOLDER holds `calls.csv` and `cases.csv`; tables from it are not made before all SEEDS are
 //! finished.
 
 use std::collections::BTreeMap;
@@ -61,7 +63,9 @@ pub fn fill_tables(document: &Path) -> Result<String, TrainError> {
         let table = match *kind {
             "contrasts" => contrasts::contrasts(&path, rest)?,
             "pair" => contrasts::pair(&path, rest)?,
+            "interaction" => contrasts::interaction(&path, rest)?,
             "ranking" => contrasts::ranking(&path, rest)?,
+            "power" => contrasts::power(&path, rest)?,
             _ => of_results(&results::read_csv(&path)?, kind, rest)
                 .unwrap_or_else(|| Err(format!("`{}` is no table", marker.trim()))),
         };

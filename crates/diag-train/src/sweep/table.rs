@@ -12,10 +12,9 @@ use diag_decision::PriorCorrection;
 use diag_metrics::{Aggregation, Bootstrap, aggregate, summarise, summarise_by_patient};
 
 use super::calls::{Calls, MeanCases};
-use super::spec::{Cell, SummarySpec, SweepSpec, join, ratio_of};
+use super::spec::{Cell, SummarySpec, SweepSpec, ratio_of};
 use crate::error::TrainError;
 use crate::evaluate::inference::scores;
-use crate::recipe::TrainSpec;
 use crate::run::plan::TrainPlan;
 
 /// Every number of a run's `metrics.json`, the bounds of its intervals where the summary
