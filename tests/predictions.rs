@@ -433,6 +433,10 @@ fn a_study_is_a_folder_a_file_an_archive_or_a_volume_and_one_only() {
     let archive = folder.path().join("study.ZIP");
     zipped(&study, &archive);
     assert_eq!(json(&archive), of_folder);
+    let tarball = folder.path().join("study.tar.gz");
+    let (parent, name) = (study.parent().unwrap(), study.file_name().unwrap());
+    succeed(Command::new("tar").arg("-czf").arg(&tarball).arg("-C").arg(parent).arg(name));
+    assert_eq!(json(&tarball), of_folder);
     let refused = |study: &Path, what: &str| {
         let output = output(program("diag-predict").arg(exported()).arg(study));
         assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
@@ -455,6 +459,28 @@ fn a_study_is_a_folder_a_file_an_archive_or_a_volume_and_one_only() {
     let report = json(&files[0]);
     assert!(report["n_source_slices"].as_u64() > Some(1), "{report}");
     refused(files[0].parent().unwrap(), "volumes");
+
+    // Its header and its voxels in two files: the same; and the second file is a part of the study.
+    let root = folder.path().join("volumes");
+    fs::create_dir(&root).unwrap();
+    let whole = succeed(Command::new("gzip").arg("-dc").arg(&files[0])).stdout;
+    let mut header = whole[..348].to_vec();
+    header[108..112].copy_from_slice(&0_f32.to_le_bytes());
+    header[344..348].copy_from_slice(b"ni1\0");
+    fs::write(root.join("pair.hdr"), header).unwrap();
+    fs::write(root.join("pair.img"), &whole[352..]).unwrap();
+    assert_eq!(json(&root.join("pair.hdr")), report);
+    let out = folder.path().join("out");
+    let mut batch = each(exported(), &root, &out);
+    batch.arg("--keep-case-ids");
+    succeed(&mut batch);
+    assert_eq!(
+        rows(&out.join("predictions.csv"))["pair"].n_slices as usize,
+        report["slices"].as_array().unwrap().len()
+    );
+    fs::write(root.join("pair.img"), &whole[352..whole.len() / 2]).unwrap();
+    assert_eq!(output(&mut batch).status.code(), Some(3));
+    assert!(fs::read_to_string(out.join("quarantine.jsonl")).unwrap().contains("truncated"));
 }
 
 #[test]

@@ -10,8 +10,8 @@ use clap::Parser;
 pub struct Args {
     /// Run folder of diag-train, or a file of `diag-train export`.
     pub model: PathBuf,
-    /// One study: a folder of DICOM files, an archive, a DICOM file or a NIfTI volume. With
-    /// --each, a folder of studies.
+    /// One study: a folder of DICOM files, a zip or tar archive, a DICOM file, or a volume (NIfTI,
+    /// MetaImage, NRRD). With --each, a folder of studies.
     pub study: PathBuf,
     /// Take every folder, archive or volume directly below the folder for a study.
     #[arg(long, requires = "out", conflicts_with = "keep_paths")]

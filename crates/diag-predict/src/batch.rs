@@ -511,13 +511,15 @@ mod tests {
         for folder in ["a", "b", ".hidden", "out"] {
             std::fs::create_dir(root.path().join(folder)).unwrap();
         }
-        for file in ["a.zip", "c.nii.gz", "D.NII", "labels.csv", "README", "1.2.3"] {
+        for file in
+            ["a.zip", "c.nii.gz", "D.NII", "e.tar.gz", "f.mhd", "f.raw", "labels.csv", "README", "1.2.3"]
+        {
             std::fs::write(root.path().join(file), [0, 1, 2]).unwrap();
         }
         let mut found = Found::below(root.path()).unwrap();
         found.leave_out(&root.path().join("out")).unwrap();
         let names: Vec<&str> = found.studies.iter().map(|study| study.name.as_str()).collect();
-        assert_eq!(names, ["D", "a", "a.zip", "b", "c"]);
+        assert_eq!(names, ["D", "a", "a.zip", "b", "c", "e", "f"]);
         assert_eq!(found.n_loose, 1);
         std::fs::create_dir(root.path().join("b/out")).unwrap();
         assert_eq!(escaped("a\u{1b}[2J\nb\u{202e} 王"), "a\\u{1b}[2J\\nb\\u{202e} 王");

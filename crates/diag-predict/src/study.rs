@@ -58,6 +58,13 @@ pub(crate) fn content_sha256(listing: &Listing) -> String {
         }
         before = Some(path.into_owned());
     }
+    // A volume by itself may have its voxels in a file beside it, which is not listed.
+    if let [file] = &listing.files[..]
+        && let Some(voxels) = volume::voxel_file(file, listing)
+    {
+        let hash = files::sha256_file(&voxels.path()).unwrap_or_else(|_| "unreadable".into());
+        text.push_str(&format!("{hash} voxels\n"));
+    }
     for (path, fault) in &listing.closed {
         text.push_str(&format!("closed {path:?} {}\n", fault.code()));
     }

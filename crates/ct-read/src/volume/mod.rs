@@ -19,4 +19,4 @@ mod text;
 pub use self::axial::Axial;
 pub use self::header::{Header, Packing, Place, Skip, VoxelType};
 pub use self::name::{is_named_as_volume, stem};
-pub use self::read::{Volume, read, read_file, scan_file};
+pub use self::read::{Volume, read, read_file, scan_file, voxel_file};

@@ -9,6 +9,7 @@ use super::header::{Header, Packing, Place, Skip, VoxelType, broken, wrong};
 use super::name::stem;
 use super::{metaimage, nifti, nrrd};
 use crate::fault::Fault;
+use crate::source::guard::guarded;
 use crate::source::listing::{ListedFile, Listing, Opened};
 
 /// Deflate cannot make more of a byte than this.
@@ -65,6 +66,11 @@ pub fn read(reader: impl Read + 'static, n_bytes: u64) -> Result<Volume, Fault> 
     }
     let voxels = source.voxels(&header, header.packing)?;
     Ok(Volume { header, axial, voxels })
+}
+
+/// The file with the voxels of a volume, where that is another one.
+pub fn voxel_file(file: &ListedFile, listing: &Listing) -> Option<ListedFile> {
+    guarded(not_beside(), || beside(&scan_file(file)?, file, listing)).ok().map(|(found, _)| found)
 }
 
 fn not_beside() -> Fault {
