@@ -327,8 +327,3 @@ fn merge(base: &mut Table, changes: &Table) {
         }
     }
 }
-
-/// The ratio of the classes as tables show it.
-pub(super) fn ratio_of(recipe: &TrainSpec) -> Option<String> {
-    recipe.data.class_ratio.as_ref().map(|ratio| join(ratio, ":"))
-}
