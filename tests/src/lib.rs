@@ -55,7 +55,7 @@ pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// The real test data, or `None` with a loud word when the variable is not set.
+/// The real test data, or `None` with a printed warning when the variable is not set.
 /// Set, but without the file: a failure.
 pub fn test_data(below: &str) -> Option<PathBuf> {
     let Some(root) = std::env::var_os("COVID19_DIAG_TEST_DATA") else {

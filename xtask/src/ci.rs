@@ -84,7 +84,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Whether code for AArch64 can be checked: its standard library is there. Without, a loud word.
+/// Whether code for AArch64 can be checked: its standard library is there. Without, it prints that it skips.
 fn arm_is_here() -> Result<bool, Failure> {
     let printed = Command::new("rustc").args(["--print", "target-libdir", "--target", ARM]).output();
     let printed = printed.map_err(|err| Failure::new(err, "install Rust: https://rustup.rs"))?;

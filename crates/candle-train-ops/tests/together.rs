@@ -167,7 +167,7 @@ mod gpu {
 
     use super::*;
 
-    /// So many GPUs; a loud word where there are fewer.
+    /// So many GPUs; prints that the test skips where there are fewer.
     #[expect(clippy::print_stderr, reason = "a test that skips says so")]
     fn gpus(n: usize) -> Option<Vec<Device>> {
         match (0..n).map(cuda::device).collect() {

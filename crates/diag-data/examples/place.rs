@@ -71,7 +71,7 @@ fn part(root: &Path, from: &str) -> Result<String, DataError> {
 fn work(run: &Path, name: &str) -> Result<String, DataError> {
     let copy = WorkingCopy::of(run)?;
     files::write_atomic(&copy.path().join(name), name.as_bytes())?;
-    copy.hand_in(&["run.json"])?;
+    copy.upload(&["run.json"])?;
     let mut names: Vec<String> = std::fs::read_dir(copy.path())
         .map_err(|source| DataError::Io { action: "read", path: copy.path().into(), source })?
         .flatten()

@@ -135,7 +135,7 @@ pub fn copy(from: &Path, to: &Path, last: &[&str]) -> Result<usize, DataError> {
 }
 
 /// A folder on this machine to work in. If its lasting place is a store, it is a
-/// copy, which goes when this is dropped; [`hand_in`](Self::hand_in) writes it back.
+/// copy, which goes when this is dropped; [`upload`](Self::upload) writes it back.
 #[derive(Debug)]
 pub struct WorkingCopy {
     folder: PathBuf,
@@ -175,7 +175,7 @@ impl WorkingCopy {
     ///
     /// # Errors
     /// As [`copy`].
-    pub fn hand_in(&self, last: &[&str]) -> Result<(), DataError> {
+    pub fn upload(&self, last: &[&str]) -> Result<(), DataError> {
         match &self.store {
             Some(store) => copy(&self.folder, store, last).map(drop),
             None => Ok(()),

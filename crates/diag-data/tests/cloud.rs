@@ -31,7 +31,7 @@ struct Store {
 }
 
 impl Store {
-    /// `None`, with a loud word, where Python or moto is missing.
+    /// `None`, with a printed warning, where Python or moto is missing.
     fn start() -> Option<Self> {
         let python = python();
         let check = Command::new(&python).args(["-c", "import moto.server"]).output();

@@ -110,7 +110,7 @@ pub struct TrainSpec {
     /// Whether images of a batch are mixed.
     #[serde(default)]
     pub mixing: MixingSpec,
-    /// What becomes of the training cases before training.
+    /// How the training cases are changed before training.
     #[serde(default)]
     pub data: DataSpec,
     /// How slices make a case and when a case is called.

@@ -27,7 +27,7 @@ static STAY: AtomicBool = AtomicBool::new(false);
 /// The switches of the arithmetic belong to the process: one test at a time.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// The GPU for one test; if there is none, a loud word.
+/// The GPU for one test; if there is none, prints that the test skips.
 #[expect(clippy::print_stderr, reason = "a test that skips says so")]
 fn gpu() -> Option<MutexGuard<'static, ()>> {
     match candle_train_ops::cuda::device(0) {

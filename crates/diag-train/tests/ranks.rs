@@ -360,7 +360,7 @@ mod mpi {
 mod gpu {
     use super::*;
 
-    /// Whether so many GPUs are here; if not, a loud word.
+    /// Whether so many GPUs are here; if not, prints that the test skips.
     #[expect(clippy::print_stderr, reason = "a test that skips says so")]
     fn are_here(n_wanted: usize) -> bool {
         let n = candle_train_ops::cuda::n_devices().unwrap_or(0);

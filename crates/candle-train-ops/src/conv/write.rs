@@ -1,4 +1,4 @@
-//! What becomes of the sums that a convolution makes.
+//! How the sums of a convolution reach the output.
 
 use crate::{activation::BLOCK, kernels::direct::Finish};
 #[cfg(target_arch = "x86_64")]

@@ -5,7 +5,7 @@ use crate::common::{Cohort, series, settings, test_data};
 use ct_read::dicom::{self, Scanned};
 use ct_read::source::listing::ListedFile;
 
-/// What becomes of a file: "read", the reason it is no CT image, or the fault's code.
+/// How a file is handled: "read", the reason it is no CT image, or the fault's code.
 fn outcome(path: &std::path::Path) -> String {
     let header = match dicom::scan_file(&ListedFile::at(path)) {
         Ok(Scanned::Ct(header)) => header,

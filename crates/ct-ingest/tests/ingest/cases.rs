@@ -155,7 +155,7 @@ fn orientation() {
     }
 }
 
-/// What becomes of a folder of pictures: images used, and the codes of those set aside.
+/// How a folder of pictures is handled: images used, and the codes of those set aside.
 fn pictures(name: &str, line: Option<HuLine>) -> Option<(u64, Vec<String>)> {
     let root = test_data(&format!("cases/{name}"))?.join("images");
     let out = tempfile::tempdir().unwrap();

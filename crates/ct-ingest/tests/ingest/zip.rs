@@ -119,7 +119,7 @@ fn a_name_that_leads_elsewhere_is_a_label_only() {
     assert!(!cohort.folder.path().join("escape.dcm").exists());
 }
 
-/// What becomes of a good case and an archive of the tested one.
+/// Outcome of a good case and an archive of the tested one.
 fn outcome(bytes: Vec<u8>) -> Vec<String> {
     let cohort = cohort(&[("tested.zip", bytes)]);
     let good: Vec<Vec<u8>> = case_entries(1, "").into_iter().map(|(_, bytes)| bytes).collect();
@@ -267,7 +267,7 @@ fn tar_archives_are_folders_too() {
     }
 }
 
-/// What becomes of a good case and a tar archive of the tested one.
+/// Outcome of a good case and a tar archive of the tested one.
 fn tar_outcome(name: &str, bytes: &[u8]) -> Vec<String> {
     let cohort = cohort(&[(name, bytes.to_vec())]);
     let good: Vec<Vec<u8>> = case_entries(1, "").into_iter().map(|(_, bytes)| bytes).collect();

@@ -39,7 +39,7 @@ pub enum Form {
     Literal,
 }
 
-/// What becomes of one part of the loss.
+/// How one term of the loss is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Part {

@@ -192,7 +192,7 @@ fn scanners(context: &Context) -> Markup {
     html! {
         div.scroll {
             table {
-                caption { "Unit: case. A class that comes from one scanner only can be told by the scanner." }
+                caption { "Unit: case. A class that comes from one scanner only can be recognised by the scanner." }
                 thead {
                     tr {
                         @for title in ["Manufacturer", "Model", "Kernel", "Slice thickness"] { th rowspan="2" { (title) } }

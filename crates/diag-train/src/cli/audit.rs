@@ -31,7 +31,7 @@ pub fn run(audit: Audit, stop: &AtomicBool) -> Result<Output, TrainError> {
         Audit::Trivial { run, shards, json } => {
             let (copy, job) = on_copy(run, shards)?;
             let found = audit::trivial(&job)?;
-            copy.hand_in(&UPLOADED_LAST)?;
+            copy.upload(&UPLOADED_LAST)?;
             Ok(Output::complete(if json { render::json(&found) } else { render::trivial_table(&found) }))
         }
         Audit::Leakage { shards, recipe, seeds, out, json } => {

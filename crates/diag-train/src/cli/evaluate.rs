@@ -24,6 +24,6 @@ pub fn run(args: EvaluateArgs, stop: &AtomicBool) -> Result<Output, TrainError> 
     }
     let job = EvaluateJob { run: copy.path().into(), shards, split, device, threads };
     let metrics = evaluate(&job, stop)?;
-    copy.hand_in(&UPLOADED_LAST)?;
+    copy.upload(&UPLOADED_LAST)?;
     Ok(Output::complete(if json { render::json(&metrics) } else { render::metrics_table(&metrics) }))
 }

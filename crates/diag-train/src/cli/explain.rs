@@ -28,7 +28,7 @@ pub fn run(args: ExplainArgs, stop: &AtomicBool) -> Result<Output, TrainError> {
         device,
     };
     let explained = explain(&job, stop)?;
-    copy.hand_in(&UPLOADED_LAST)?;
+    copy.upload(&UPLOADED_LAST)?;
     Ok(Output::complete(if json {
         render::explained_json(&explained)
     } else {

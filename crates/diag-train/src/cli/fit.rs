@@ -34,14 +34,14 @@ pub fn run(args: FitArgs, ranks: &Arc<Ranks>, stop: &AtomicBool) -> Result<Outpu
         // A failed upload is tried again after the next epoch; the last one must succeed.
         if epoch_ends
             && ranks.is_first()
-            && let Err(err) = copy.hand_in(&UPLOADED_LAST)
+            && let Err(err) = copy.upload(&UPLOADED_LAST)
         {
             tracing::warn!("the run is not in {} yet: {err}", out.display());
         }
     });
     bar.finish();
     if ranks.is_first() && matches!(fitted, Ok(_) | Err(TrainError::Interrupted { .. })) {
-        copy.hand_in(&UPLOADED_LAST)?;
+        copy.upload(&UPLOADED_LAST)?;
     }
     let summary = fitted?;
     Ok(Output::complete(if json { render::fit_json(&summary) } else { render::fit_words(&summary, &out) }))

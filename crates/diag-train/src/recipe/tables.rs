@@ -100,7 +100,7 @@ pub struct MixingSpec {
     pub cutmix: f64,
 }
 
-/// What becomes of the training cases before training: for experiments.
+/// How the training cases are changed before training, for experiments.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DataSpec {
