@@ -165,6 +165,7 @@ fn planted(number: usize, plants: &mut Plants) -> Vec<Dicom> {
     let (study, series_uid, patient) = (plants.uid(), plants.uid(), plants.any());
     // What is told of a whole case, and compared inside it, is equal in all slices.
     let products: Vec<String> = (0..3).map(|_| plants.any()).collect();
+    let birth_date = plants.date();
     for slice in &mut slices {
         for (tag, vr) in TEXTS {
             slice.text(tag, vr, &plants.any());
@@ -181,9 +182,10 @@ fn planted(number: usize, plants: &mut Plants) -> Vec<Dicom> {
         slice.text(0x0020_000E, "UI", &series_uid);
         slice.text(0x0008_0018, "UI", &plants.uid());
         slice.text(0x0020_0052, "UI", &plants.uid());
-        for tag in [0x0008_0020, 0x0008_0021, 0x0008_0022, 0x0008_0023, 0x0010_0030] {
+        for tag in [0x0008_0020, 0x0008_0021, 0x0008_0022, 0x0008_0023] {
             slice.text(tag, "DA", &plants.date());
         }
+        slice.text(0x0010_0030, "DA", &birth_date);
         // Numbers where a scanner writes its own.
         for tag in [0x0018_0060, 0x0018_0050] {
             slice.text(tag, "DS", &plants.number());
