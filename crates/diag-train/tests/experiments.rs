@@ -24,6 +24,22 @@ fn every_table_of_the_experiments_is_made_from_its_results() {
     }
 }
 
+#[test]
+fn the_trivial_baselines_of_covid_ct_are_those_of_their_files() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/experiments");
+    let document = std::fs::read_to_string(folder.join("covid-ct.md")).unwrap();
+    for name in ["original", "controlled"] {
+        let path = folder.join(format!("covid-ct-trivial-{name}.json"));
+        let found: serde_json::Value = diag_data::files::read_json(&path).unwrap();
+        for set in ["acquisition", "grey", "both", "permuted"] {
+            let number = |key: &str| found[set][key].as_f64().unwrap();
+            let (low, high) = (number("low"), number("high"));
+            let text = format!("{:.3} ({low:.3} to {high:.3})", number("macro_auroc"));
+            assert!(document.contains(&text), "{name}, {set}: {text}");
+        }
+    }
+}
+
 fn row(variant: &str, ratio: &str, seed: i64, measure: &str, value: f64) -> ResultRow {
     ResultRow {
         run: format!("{variant}_{ratio}_{seed}"),
