@@ -28,6 +28,18 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), DataError> {
     })
 }
 
+/// Opens a file for reading. A folder, FIFO, socket or device is refused before it is opened, as
+/// opening or reading one may wait for ever.
+///
+/// # Errors
+/// When the system refuses, or it is no plain file.
+pub fn open_plain(path: &Path) -> std::io::Result<fs::File> {
+    if !fs::metadata(path)?.is_file() {
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is not a plain file"));
+    }
+    fs::File::open(path)
+}
+
 /// Reads a whole file, here or in a store (see [`place`](crate::place)).
 ///
 /// # Errors

@@ -60,7 +60,7 @@ impl Place {
     pub fn open(&self) -> Result<Box<dyn Read + '_>, DataError> {
         match self {
             Self::Local(path) => {
-                let file = fs::File::open(path).map_err(DataError::io("read", path))?;
+                let file = crate::files::open_plain(path).map_err(DataError::io("read", path))?;
                 Ok(Box::new(file))
             }
             #[cfg(feature = "cloud")]

@@ -412,7 +412,7 @@ fn read_choice(path: &Path, choice: &Choice<'_>) -> Result<Chosen, DataError> {
 }
 
 fn read_file(path: PathBuf, choice: &Choice<'_>) -> Result<Chosen, DataError> {
-    let file = File::open(&path).map_err(DataError::io("read", &path))?;
+    let file = files::open_plain(&path).map_err(DataError::io("read", &path))?;
     let parquet = |source| DataError::Parquet { path: path.clone(), source };
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(parquet)?;
     let n_rows = builder.metadata().file_metadata().num_rows() as usize;

@@ -175,7 +175,7 @@ fn load(dir: &RunDir, split: Split) -> Result<Run, ReportError> {
     let evidence = shards.as_ref().ok().map(|shards| &shards.evidence);
     Ok(Run {
         name,
-        plan: std::fs::read_to_string(dir.plan()).ok(),
+        plan: files::read(&dir.plan()).ok().and_then(|text| String::from_utf8(text).ok()),
         chain: evidence::chain(
             dir,
             &info,

@@ -1,7 +1,6 @@
 //! The files below a folder, in a fixed order.
 
 use std::borrow::Cow;
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,6 +12,7 @@ use crate::error::ReadError;
 use crate::fault::Fault;
 use crate::source::archive::{self, Entry};
 use crate::source::guard::guarded;
+use crate::source::plain;
 use crate::source::tarball::{self, OpenArchives};
 
 /// Files above this are refused: the largest multi-frame objects stay below 2 GiB.
@@ -116,12 +116,9 @@ impl ListedFile {
         if let Place::Tarred(archive, entry, open) = &self.place {
             return Ok(Opened { reader: open.open(archive, *entry)?, n_bytes: entry.n_bytes() });
         }
-        let file = File::open(self.path()).map_err(unreadable)?;
-        let metadata = file.metadata().map_err(unreadable)?;
-        if !metadata.is_file() {
-            return Err(Fault::Unreadable { why: "it is not a plain file".into() });
-        }
-        Ok(Opened { reader: Box::new(file), n_bytes: metadata.len() })
+        let file = plain::open(&self.path())?;
+        let n_bytes = file.metadata().map_err(unreadable)?.len();
+        Ok(Opened { reader: Box::new(file), n_bytes })
     }
 
     /// Reads all of it, with a limit.

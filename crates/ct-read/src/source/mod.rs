@@ -3,6 +3,7 @@
 pub mod archive;
 pub(crate) mod guard;
 pub mod listing;
+mod plain;
 pub mod tarball;
 
 pub use self::listing::{ListedFile, Listing};
