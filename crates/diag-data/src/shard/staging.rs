@@ -107,7 +107,7 @@ struct Footer<'a> {
 
 impl<'a> Footer<'a> {
     fn read(path: &'a Path) -> Result<Self, DataError> {
-        let file = crate::files::open_plain(path).map_err(DataError::io("read", path))?;
+        let file = files::open_plain(path).map_err(DataError::io("read", path))?;
         let reader = SerializedFileReader::new(file)
             .map_err(|source| DataError::Parquet { path: path.into(), source })?;
         Ok(Self { path, metadata: reader.metadata().file_metadata().clone() })
