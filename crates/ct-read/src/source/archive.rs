@@ -13,8 +13,8 @@ use flate2::Crc;
 use flate2::read::DeflateDecoder;
 use zip::{CompressionMethod, ZipArchive};
 
-use super::plain;
 use crate::fault::Fault;
+use crate::source::plain::open_plain;
 
 /// Most entries of an archive: a hospital export has tens of thousands.
 pub(super) const MAX_ENTRIES: usize = 500_000;
@@ -65,7 +65,7 @@ pub fn stem(name: &str) -> Option<&str> {
 /// [`Fault::Archive`] when it is no zip archive, or announces more than it may.
 pub fn list(path: &Path) -> Result<Contents, Fault> {
     let unreadable = |err: std::io::Error| Fault::Unreadable { why: err.kind().to_string() };
-    let file = plain::open(path)?;
+    let file = open_plain(path)?;
     let n_bytes = file.metadata().map_err(unreadable)?.len();
     read_directory(BufReader::new(file), n_bytes)
 }

@@ -12,7 +12,7 @@ use crate::error::ReadError;
 use crate::fault::Fault;
 use crate::source::archive::{self, Entry};
 use crate::source::guard::guarded;
-use crate::source::plain;
+use crate::source::plain::open_plain;
 use crate::source::tarball::{self, OpenArchives};
 
 /// Files above this are refused: the largest multi-frame objects stay below 2 GiB.
@@ -116,7 +116,7 @@ impl ListedFile {
         if let Place::Tarred(archive, entry, open) = &self.place {
             return Ok(Opened { reader: open.open(archive, *entry)?, n_bytes: entry.n_bytes() });
         }
-        let file = plain::open(&self.path())?;
+        let file = open_plain(&self.path())?;
         let n_bytes = file.metadata().map_err(unreadable)?.len();
         Ok(Opened { reader: Box::new(file), n_bytes })
     }

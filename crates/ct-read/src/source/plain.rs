@@ -12,7 +12,7 @@ use crate::fault::Fault;
 ///
 /// # Errors
 /// [`Fault::Unreadable`] when the system refuses, or it is another kind of file.
-pub(super) fn open(path: &Path) -> Result<File, Fault> {
+pub(super) fn open_plain(path: &Path) -> Result<File, Fault> {
     files::open_plain(path).map_err(|err| Fault::Unreadable {
         why: match err.kind() {
             std::io::ErrorKind::InvalidInput => err.to_string(),
@@ -22,18 +22,19 @@ pub(super) fn open(path: &Path) -> Result<File, Fault> {
     })
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
+    #[cfg(unix)]
     fn a_fifo_is_refused_and_not_waited_for() {
         let folder = tempfile::tempdir().unwrap();
         let fifo = folder.path().join("1.dcm");
         let made = std::process::Command::new("mkfifo").arg(&fifo).status().unwrap();
         assert!(made.success());
         for path in [&fifo, Path::new("/dev/zero"), folder.path()] {
-            let fault = open(path).unwrap_err();
+            let fault = open_plain(path).unwrap_err();
             assert_eq!(
                 fault,
                 Fault::Unreadable { why: "it is not a plain file".into() },
@@ -41,6 +42,6 @@ mod tests {
                 path.display()
             );
         }
-        assert!(matches!(open(&folder.path().join("2.dcm")), Err(Fault::Unreadable { .. })));
+        assert!(matches!(open_plain(&folder.path().join("2.dcm")), Err(Fault::Unreadable { .. })));
     }
 }

@@ -17,8 +17,8 @@ use flate2::read::MultiGzDecoder;
 use super::archive::{
     MAX_ENTRIES, MAX_ENTRY_RATIO, MAX_TOTAL_RATIO, MIN_ENTRY_LIMIT, MIN_TOTAL_LIMIT, label,
 };
-use super::plain;
 use crate::fault::Fault;
+use crate::source::plain::open_plain;
 
 /// Bytes of a header; what an entry holds is filled up to a multiple.
 const BLOCK: u64 = 512;
@@ -51,7 +51,7 @@ pub struct Contents {
 /// # Errors
 /// [`Fault::Archive`] when it is no tar archive, or inflates beyond reason; [`Fault::Truncated`].
 pub fn list(path: &Path) -> Result<Contents, Fault> {
-    let file = plain::open(path)?;
+    let file = open_plain(path)?;
     let n_bytes = file.metadata().map_err(|err| unreadable(&err))?.len();
     read_directory(inflated(file, n_bytes)?)
 }
@@ -201,7 +201,7 @@ impl OpenArchives {
 
 /// A plain archive as it lies; what a packed one inflates to, in a file without a name.
 fn whole(path: &Path) -> Result<Mutex<File>, Fault> {
-    let mut file = plain::open(path)?;
+    let mut file = open_plain(path)?;
     let n_bytes = file.metadata().map_err(|err| unreadable(&err))?.len();
     if !is_packed(&mut file).map_err(|err| unreadable(&err))? {
         return Ok(Mutex::new(file));
