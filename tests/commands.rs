@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use covid19_diag_tests::{
     output, program, smoke_run, stderr, succeed, test_data, tiny_cohort, tiny_cohort_copy, workspace,
@@ -192,10 +193,13 @@ fn no_broken_file_stops_an_inspection() {
     assert!(!stderr(&output).contains("panicked"), "{}", stderr(&output));
 }
 
+/// `audit trivial` writes into the run that all tests share: one test at a time.
+static WRITES_INTO_THE_RUN: Mutex<()> = Mutex::new(());
+
 /// Commands with a result on standard output, of each program; what they write goes to `folder`.
 fn answering(folder: &Path) -> Vec<Command> {
     let (out, cohort) = (smoke_run(), tiny_cohort());
-    let (run, page) = (out.join("run"), out.join("again.html"));
+    let (run, page) = (out.join("run"), folder.join("again.html"));
     let case = fs::read_dir(out.join("dicom")).unwrap();
     let case = case.map(|entry| entry.unwrap().path()).find(|path| path.is_dir()).unwrap();
     let with = |name: &str, arguments: &[&std::ffi::OsStr]| {
@@ -223,6 +227,7 @@ fn answering(folder: &Path) -> Vec<Command> {
 
 #[test]
 fn a_closed_pipe_ends_every_program_quietly() {
+    let _alone = WRITES_INTO_THE_RUN.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = tempfile::tempdir().unwrap();
     for mut command in answering(folder.path()) {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -237,6 +242,7 @@ fn a_closed_pipe_ends_every_program_quietly() {
 #[test]
 #[cfg(target_os = "linux")]
 fn a_full_standard_output_is_an_error() {
+    let _alone = WRITES_INTO_THE_RUN.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = tempfile::tempdir().unwrap();
     for mut command in answering(folder.path()) {
         let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();

@@ -36,7 +36,7 @@ fn main() -> Result<(), DataError> {
             decision["n_validation_cases"],
             test["decision"]["case"]["n"],
             number(&decision["temperature"]),
-            decision["aggregation"].to_string().replace('"', ""),
+            aggregation(&decision["aggregation"]),
             loss - mean_loss,
             accuracy - mean_accuracy,
         );
@@ -50,6 +50,14 @@ fn main() -> Result<(), DataError> {
         mean(&accuracy_changes)
     );
     Ok(())
+}
+
+/// `mean` or `top-3`.
+fn aggregation(value: &Value) -> String {
+    match value["top-k-mean"]["k"].as_u64() {
+        Some(k) => format!("top-{k}"),
+        None => value.as_str().unwrap_or("unknown").to_owned(),
+    }
 }
 
 /// The last two parts of the path: pipelines call every run folder alike.
