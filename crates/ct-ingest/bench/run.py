@@ -71,7 +71,7 @@ def table(title, n_slices, found, ours_name):
 
 
 KINDS = {
-    "SHA-256 of files and pictures": r"sha2|sha256|twin_hash",
+    "BLAKE3 of files, SHA-256 of pictures and shards": r"blake3|sha2|sha256",
     "zstd, Parquet": r"ZSTD|HUF_|HIST|FSE|parquet|arrow",
     "grey levels, measures, resizing": r"pulp|survey|render|HuTable|Grid|slices::|study::",
     "body and lung masks": r"select::",
@@ -86,7 +86,9 @@ def where_time_goes():
     shutil.rmtree(OUT, ignore_errors=True)
     OUT.mkdir()
     data = str(OUT / "perf.data")
-    subprocess.run(["perf", "record", "-o", data, *ours("small", 1, "--select", "all")], capture_output=True, check=True)
+    recorded = subprocess.run(["perf", "record", "-o", data, *ours("small", 1, "--select", "all")], capture_output=True)
+    # 3: done, but slices of one anatomy look alike, which is listed.
+    assert recorded.returncode in (0, 3), recorded.stderr
     report = ["perf", "report", "-i", data, "--stdio", "--sort", "symbol"]
     lines = subprocess.run(report, capture_output=True, check=True, text=True).stdout.splitlines()
     shares = dict.fromkeys([*KINDS, "the rest"], 0.0)
