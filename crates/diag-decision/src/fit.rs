@@ -170,12 +170,18 @@ fn checked(cases: &[Case], labels: &LabelSet) -> Result<Vec<Case>, DecisionError
 
 fn warnings(terms: &Terms, spec: &FitSpec, at_bound: bool) -> Vec<String> {
     let mut warnings = Vec::new();
+    let corrected = match terms.prior_correction {
+        PriorCorrection::None => "",
+        PriorCorrection::TrainingShares(_) => ", divided by the class shares of the training slices",
+    };
     if terms.n_validation_cases == 0 {
-        warnings.push("There are no validation cases: the rule is the plain mean over the slices.".into());
+        warnings.push(format!(
+            "There are no validation cases: the rule is the plain mean over the slices{corrected}."
+        ));
     } else if !terms.basis.temperature.is_enough() {
         let CaseCount { class, has, needs } = &terms.basis.temperature;
         warnings.push(format!(
-            "Probabilities are the plain mean over the slices, not calibrated: aggregation and temperature need {needs} validation cases of every class, {class} has {has}."
+            "Probabilities are the plain mean over the slices{corrected}, not calibrated: aggregation and temperature need {needs} validation cases of every class, {class} has {has}."
         ));
     }
     if terms.threshold.is_none() {

@@ -275,6 +275,8 @@ fn a_corrected_rule_divides_the_joined_probabilities_by_the_shares() {
     assert!(
         read.terms().aggregation_in_words().ends_with("divided by the class shares of the training slices")
     );
+    let corrected = "plain mean over the slices, divided by the class shares of the training slices";
+    assert!(read.terms().warnings[0].contains(corrected), "{:?}", read.terms().warnings);
     assert!(matches!(PriorCorrection::of_counts(&[4, 0, 1]), Err(DecisionError::Setting { .. })));
 }
 
