@@ -120,6 +120,8 @@ pub fn validate_externally(job: &ExternalJob, stop: &AtomicBool) -> Result<(Metr
         overlap,
         recalibration: local_calibration(&decision, &rows)?,
     };
+    // First: with it, the same command goes on in a folder that a stop left unfinished.
+    files::write_json(&out.external(), &external)?;
     for (path, bytes) in [(out.info(), &info.bytes), (out.decision(), &rule.bytes)] {
         files::write_atomic(&path, bytes)?;
     }
@@ -128,7 +130,6 @@ pub fn validate_externally(job: &ExternalJob, stop: &AtomicBool) -> Result<(Metr
     if plan.is_some() {
         files::write_atomic(&out.plan(), &files::read(&run.plan())?)?;
     }
-    files::write_json(&out.external(), &external)?;
     Ok((results.write(rows, metrics)?, external))
 }
 
