@@ -2,13 +2,9 @@
 //! split, and `cases.csv`, what the places of its text stand for. Together they are enough for
 //! balanced accuracies and for resampling patients, and name nobody.
 
-use std::path::Path;
-
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::case::Label;
-use crate::{DataError, files};
 
 /// One case that runs were tested on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,32 +52,10 @@ pub fn decode(calls: &str) -> Option<Vec<Label>> {
     calls.bytes().map(|byte| byte.is_ascii_lowercase().then(|| Label(byte - b'a'))).collect()
 }
 
-/// Writes rows in the order given.
-///
-/// # Errors
-/// When the disk refuses.
-pub fn write<T: Serialize>(path: &Path, rows: &[T]) -> Result<(), DataError> {
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    for row in rows {
-        writer.serialize(row).map_err(|err| DataError::malformed(path, err))?;
-    }
-    let bytes = writer.into_inner().map_err(|err| DataError::malformed(path, err))?;
-    files::write_atomic(path, &bytes)
-}
-
-/// Reads rows that [`write`] wrote.
-///
-/// # Errors
-/// When the file cannot be read, lacks a column, or holds what is no number.
-pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, DataError> {
-    let bytes = files::read(path)?;
-    let mut reader = csv::Reader::from_reader(bytes.as_slice());
-    reader.deserialize().collect::<Result<_, _>>().map_err(|err| DataError::malformed(path, err))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::{read_csv, write_csv};
 
     #[test]
     fn rows_and_calls_survive_the_text_file() {
@@ -100,11 +74,11 @@ mod tests {
         let case = |patient| CalledCase { split: "test".into(), case: 1, label: 2, patient };
         let folder = tempfile::tempdir().unwrap();
         let (calls, cases) = (folder.path().join("calls.csv"), folder.path().join("cases.csv"));
-        write(&calls, std::slice::from_ref(&row)).unwrap();
-        write(&cases, &[case(Some(7)), case(None)]).unwrap();
-        assert_eq!(read::<CallRow>(&calls).unwrap(), [row]);
-        assert_eq!(read::<CalledCase>(&cases).unwrap(), [case(Some(7)), case(None)]);
-        assert!(read::<CallRow>(&cases).is_err());
+        write_csv(&calls, std::slice::from_ref(&row)).unwrap();
+        write_csv(&cases, &[case(Some(7)), case(None)]).unwrap();
+        assert_eq!(read_csv::<CallRow>(&calls).unwrap(), [row]);
+        assert_eq!(read_csv::<CalledCase>(&cases).unwrap(), [case(Some(7)), case(None)]);
+        assert!(read_csv::<CallRow>(&cases).is_err());
         assert_eq!(decode("acz").unwrap(), classes);
         assert_eq!(decode("a{"), None);
     }

@@ -68,6 +68,30 @@ pub fn write_json<T: serde::Serialize>(path: &Path, value: &T) -> Result<(), Dat
     write_atomic(path, &text)
 }
 
+/// Writes rows as CSV with a header, in the order given and with all digits, so that a change of
+/// one number changes one line.
+///
+/// # Errors
+/// As [`write_atomic`].
+pub fn write_csv<T: serde::Serialize>(path: &Path, rows: &[T]) -> Result<(), DataError> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    for row in rows {
+        writer.serialize(row).map_err(|err| DataError::malformed(path, err))?;
+    }
+    let bytes = writer.into_inner().map_err(|err| DataError::malformed(path, err))?;
+    write_atomic(path, &bytes)
+}
+
+/// Reads rows that [`write_csv`] wrote.
+///
+/// # Errors
+/// When the file cannot be read, lacks a column, or a value has another form.
+pub fn read_csv<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Vec<T>, DataError> {
+    let bytes = read(path)?;
+    let mut reader = csv::Reader::from_reader(bytes.as_slice());
+    reader.deserialize().collect::<Result<_, _>>().map_err(|err| DataError::malformed(path, err))
+}
+
 /// SHA-256 of some bytes, in hex.
 ///
 /// ```

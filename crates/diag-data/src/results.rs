@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
 use serde::{Deserialize, Serialize};
 
-use crate::{DataError, files};
+use crate::DataError;
 
 /// One number that one run measured, with the settings that tell the runs apart.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -73,33 +73,10 @@ pub fn write(path: &Path, rows: &[ResultRow]) -> Result<(), DataError> {
     crate::shard::write_table(path, &batch)
 }
 
-/// Writes rows as text, in the order given and with all digits, so that a change of one
-/// number changes one line.
-///
-/// # Errors
-/// When the disk refuses.
-pub fn write_csv(path: &Path, rows: &[ResultRow]) -> Result<(), DataError> {
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    for row in rows {
-        writer.serialize(row).map_err(|err| DataError::malformed(path, err))?;
-    }
-    let bytes = writer.into_inner().map_err(|err| DataError::malformed(path, err))?;
-    files::write_atomic(path, &bytes)
-}
-
-/// Reads rows that [`write_csv`] wrote.
-///
-/// # Errors
-/// When the file cannot be read, lacks a column, or holds what is no number.
-pub fn read_csv(path: &Path) -> Result<Vec<ResultRow>, DataError> {
-    let bytes = files::read(path)?;
-    let mut reader = csv::Reader::from_reader(bytes.as_slice());
-    reader.deserialize().collect::<Result<_, _>>().map_err(|err| DataError::malformed(path, err))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::{read_csv, write_csv};
 
     #[test]
     fn rows_survive_the_text_file() {
@@ -122,8 +99,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("results.csv");
         write_csv(&path, &rows).unwrap();
-        assert_eq!(read_csv(&path).unwrap(), rows);
+        assert_eq!(read_csv::<ResultRow>(&path).unwrap(), rows);
         std::fs::write(&path, "run,value\nsaal,high\n").unwrap();
-        assert!(read_csv(&path).is_err());
+        assert!(read_csv::<ResultRow>(&path).is_err());
     }
 }

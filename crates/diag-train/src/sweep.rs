@@ -152,7 +152,7 @@ pub fn sweep(job: &SweepJob, stop: &AtomicBool, progress: &mut Progress<'_>) -> 
     results::write(&job.out.join("results.parquet"), &rows)?;
     let compared: Vec<ResultRow> =
         rows.iter().filter(|row| job.spec.summary.compares(row)).cloned().collect();
-    results::write_csv(&job.out.join("results.csv"), &compared)?;
+    files::write_csv(&job.out.join("results.csv"), &compared)?;
     let summary = summary::summarise(&job.spec, &rows, n_done, failed);
     files::write_json(&job.out.join("summary.json"), &summary)?;
     files::write_atomic(&job.out.join("summary.md"), summary.markdown().as_bytes())?;

@@ -7,7 +7,8 @@ use std::path::Path;
 
 use diag_data::calls::{self, CallRow, CalledCase};
 use diag_data::case::Label;
-use diag_data::results::{self, ResultRow};
+use diag_data::files;
+use diag_data::results::ResultRow;
 use diag_train::sweep::fill_tables;
 
 #[test]
@@ -30,7 +31,7 @@ fn the_trivial_baselines_of_covid_ct_are_those_of_their_files() {
     let document = std::fs::read_to_string(folder.join("covid-ct.md")).unwrap();
     for name in ["original", "controlled"] {
         let path = folder.join(format!("covid-ct-trivial-{name}.json"));
-        let found: serde_json::Value = diag_data::files::read_json(&path).unwrap();
+        let found: serde_json::Value = files::read_json(&path).unwrap();
         for set in ["acquisition", "grey", "both", "permuted"] {
             let number = |key: &str| found[set][key].as_f64().unwrap();
             let (low, high) = (number("low"), number("high"));
@@ -70,9 +71,9 @@ fn check(document: &str, want: Result<&str, &str>) {
     }
     rows.push(row("theirs", "1:9:1", 1, "f1", 0.25));
     rows.extend([("f1:low", 0.125), ("f1:high", 0.375)].map(|(m, v)| row("theirs", "1:9:1", 1, m, v)));
-    results::write_csv(&folder.path().join("f.csv"), &rows).unwrap();
+    files::write_csv(&folder.path().join("f.csv"), &rows).unwrap();
     let path = folder.path().join("document.md");
-    results::write_csv(&folder.path().join("none.csv"), &[]).unwrap();
+    files::write_csv::<ResultRow>(&folder.path().join("none.csv"), &[]).unwrap();
     std::fs::write(&path, document).unwrap();
     match (fill_tables(&path), want) {
         (Ok(filled), Ok(want)) => assert!(filled.contains(want), "{filled}"),
@@ -159,8 +160,8 @@ fn write_calls(folder: &Path) {
             }));
         }
     }
-    calls::write(&folder.join("calls.csv"), &rows).unwrap();
-    calls::write(&folder.join("cases.csv"), &cases).unwrap();
+    files::write_csv(&folder.join("calls.csv"), &rows).unwrap();
+    files::write_csv(&folder.join("cases.csv"), &cases).unwrap();
 }
 
 #[track_caller]

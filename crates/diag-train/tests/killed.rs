@@ -119,7 +119,8 @@ fn a_sweep_makes_one_table_and_goes_on_where_it_was_stopped() {
     }
     let table = read(folder, "out", "results.parquet");
     // The text table holds what the summary compares, each between its bounds.
-    let compared = diag_data::results::read_csv(&folder.join("out/results.csv")).unwrap();
+    let compared =
+        diag_data::files::read_csv::<diag_data::results::ResultRow>(&folder.join("out/results.csv")).unwrap();
     let value_of = |run: &str, measure: &str| {
         let found = compared.iter().find(|row| row.run == run && row.measure == measure);
         found.map(|row| row.value).unwrap_or_else(|| panic!("no {measure} of {run}"))
@@ -193,12 +194,14 @@ fn a_sweep_corrects_runs_and_takes_the_results_of_an_earlier_one() {
     let said = String::from_utf8_lossy(&whole.stderr).into_owned();
     assert_eq!(said.matches("starts").count(), 8, "{said}");
     assert!(said.rfind("seed-1: starts").unwrap() < said.rfind("seed-2: starts").unwrap(), "{said}");
-    let calls: Vec<CallRow> = diag_data::calls::read(&folder.join("whole/calls.csv")).unwrap();
-    let cases: Vec<CalledCase> = diag_data::calls::read(&folder.join("whole/cases.csv")).unwrap();
+    let calls: Vec<CallRow> = diag_data::files::read_csv(&folder.join("whole/calls.csv")).unwrap();
+    let cases: Vec<CalledCase> = diag_data::files::read_csv(&folder.join("whole/cases.csv")).unwrap();
     // Each seed draws its own validation cases, so that only the test cases have a table.
     assert!(cases.iter().all(|case| case.split == "test" && case.patient.is_none()));
     assert_eq!((cases.len(), calls.len()), (18, 12));
-    let results = diag_data::results::read_csv(&folder.join("whole/results.csv")).unwrap();
+    let results =
+        diag_data::files::read_csv::<diag_data::results::ResultRow>(&folder.join("whole/results.csv"))
+            .unwrap();
     let mut changed = 0;
     for row in &calls {
         // What is called by hand of the file of the run.

@@ -8,7 +8,7 @@ use diag_data::calls::{self, CallRow, CalledCase};
 use diag_data::case::{CaseId, Label, LabelSet, Split};
 use diag_data::case_predictions::{self, CasePrediction};
 use diag_data::files;
-use diag_data::results::{self, ResultRow};
+use diag_data::results::ResultRow;
 use diag_data::run::RunDir;
 use diag_data::shard::ShardSet;
 use diag_decision::PriorCorrection;
@@ -158,8 +158,8 @@ impl Calls {
                 }
             }
         }
-        calls::write(&out.join("cases.csv"), &rows)?;
-        Ok(calls::write(&out.join("calls.csv"), &self.rows)?)
+        files::write_csv(&out.join("cases.csv"), &rows)?;
+        Ok(files::write_csv(&out.join("calls.csv"), &self.rows)?)
     }
 }
 
@@ -185,11 +185,11 @@ impl Had {
         spec: &SweepSpec,
         shards_sha256: &str,
     ) -> Result<Self, TrainError> {
-        let mut had = Self { cases: calls::read(&folder.join("cases.csv"))?, ..Self::default() };
-        for row in calls::read::<CallRow>(&folder.join("calls.csv"))? {
+        let mut had = Self { cases: files::read_csv(&folder.join("cases.csv"))?, ..Self::default() };
+        for row in files::read_csv::<CallRow>(&folder.join("calls.csv"))? {
             had.calls.entry(row.run.clone()).or_default().push(row);
         }
-        for row in results::read_csv(&folder.join("results.csv"))? {
+        for row in files::read_csv::<ResultRow>(&folder.join("results.csv"))? {
             had.results.entry(row.run.clone()).or_default().push(row);
         }
         for cell in cells {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use diag_data::calls::{self, CallRow, CalledCase};
+use diag_data::files;
 use diag_metrics::{CrossedDifference, CrossedPlan, CrossedRuns, crossed_bootstrap, patients_needed};
 
 use super::markdown::{index_or_push, line, setting_titles};
@@ -178,8 +179,8 @@ fn with_study(
     variants: Vec<&str>,
     table: impl FnOnce(&Study) -> Result<String, String>,
 ) -> Result<Result<String, String>, TrainError> {
-    let rows: Vec<CallRow> = calls::read(&folder.join("calls.csv"))?;
-    let cases: Vec<CalledCase> = calls::read(&folder.join("cases.csv"))?;
+    let rows: Vec<CallRow> = files::read_csv(&folder.join("calls.csv"))?;
+    let cases: Vec<CalledCase> = files::read_csv(&folder.join("cases.csv"))?;
     let Ok(wanted) = n_seeds.parse::<usize>() else {
         return Ok(Err(format!("`{n_seeds}` is no number of seeds")));
     };

@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use diag_data::files;
-use diag_data::results::{self, ResultRow};
+use diag_data::results::ResultRow;
 use diag_metrics::{holm, paired_test};
 
 use super::contrasts;
@@ -67,7 +67,7 @@ pub fn fill_tables(document: &Path) -> Result<String, TrainError> {
             "interaction" => contrasts::interaction(&path, rest)?,
             "ranking" => contrasts::ranking(&path, rest)?,
             "power" => contrasts::power(&path, rest)?,
-            _ => of_results(&results::read_csv(&path)?, kind, rest)
+            _ => of_results(&files::read_csv(&path)?, kind, rest)
                 .unwrap_or_else(|| Err(format!("`{}` is no table", marker.trim()))),
         };
         filled += &table.map_err(bad)?;
